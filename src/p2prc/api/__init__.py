@@ -1,0 +1,1 @@
+"""The control API of a running node: schema, server and client."""

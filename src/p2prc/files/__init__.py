@@ -1,0 +1,1 @@
+"""Move trees of files between disk, blob store and peers."""

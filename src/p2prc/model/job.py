@@ -1,0 +1,71 @@
+"""A job: steps, each a command over a parameter space; each point of the space is a task.
+
+The shape is Open Job Description's (job, steps, parameter space, tasks, host requirements), so
+that a template translates one to one. `map` and `render` write a job with one step.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from blake3 import blake3
+from msgspec import Meta
+
+from p2prc.model.identity import JobId, NodeIdField, ShortText
+from p2prc.model.workload import Command, Workload
+from p2prc.wire.codec import encode
+
+TASKS_LIMIT = 1_000_000
+ParameterName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
+
+
+class IntegerRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="int"):
+    """Integers from `start` to `end`, both included, by `step`; `chunk` joins that many."""
+
+    name: ParameterName
+    start: int
+    end: int
+    step: Annotated[int, Meta(ge=1)] = 1
+    chunk: Annotated[int, Meta(ge=1)] = 1
+
+
+class TextList(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="text"):
+    """Listed values."""
+
+    name: ParameterName
+    values: Annotated[tuple[Annotated[str, Meta(max_length=1000)], ...], Meta(min_length=1)]
+
+
+Parameter = IntegerRange | TextList
+
+
+class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One command for every point of the product of its parameters.
+
+    `{NAME}` and `{NAME:04d}` in the command, its variables and outputs stand for the task's
+    values; only names in `parameters` are replaced. With `is_isolated` each task has a sandbox
+    of its own.
+    """
+
+    name: ShortText
+    command: Command
+    workload: Workload = Workload()
+    parameters: Annotated[tuple[Parameter, ...], Meta(max_length=16)] = ()
+    retries: Annotated[int, Meta(ge=0, le=100)] = 2
+    is_isolated: bool = False
+
+
+class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An immutable description, named by its hash; `salt` tells two equal submissions apart."""
+
+    name: ShortText
+    submitter: NodeIdField
+    salt: Annotated[str, Meta(max_length=40)]
+    steps: Annotated[tuple[Step, ...], Meta(min_length=1, max_length=100)]
+    nodes: Annotated[tuple[NodeIdField, ...], Meta(max_length=1000)] = ()
+
+    @property
+    def id(self) -> JobId:
+        """The hash of the description, cut to 20 digits."""
+        return JobId(blake3(encode(self)).hexdigest()[:20])

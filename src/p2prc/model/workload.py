@@ -1,0 +1,71 @@
+"""What a requester wants to run: a place (the workload of a lease) and a command in it.
+
+Shaped so that a translation to Open Job Description is one to one: a command is an argument list,
+never a shell string; needs are host requirements.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from p2prc.model.environment import EnvironmentLock
+from p2prc.model.identity import BlobIdField, ShortText
+from p2prc.model.resources import Limits, Usage
+
+Argument = Annotated[str, Meta(max_length=128 * 1024)]
+VariableName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$")]
+Pattern = Annotated[str, Meta(min_length=1, max_length=400)]
+
+
+class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The place a lease offers: limits, software, and which runtime may be used.
+
+    `runtime` is `auto`, `docker` or `process`. `tiers` names the tiers that the requester
+    accepts; empty means any that the provider's owner allows for this requester.
+    """
+
+    limits: Limits = Limits()
+    environment: EnvironmentLock | None = None
+    runtime: Annotated[str, Meta(max_length=20)] = "auto"
+    tiers: Annotated[tuple[ShortText, ...], Meta(max_length=8)] = ()
+    image: ShortText = ""
+    name: ShortText = ""
+
+
+class Command(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One command with its inputs and the outputs to bring back.
+
+    `inputs` names a tree that the requester serves. `outputs` are glob patterns relative to the
+    working folder (`**` crosses folders). `timeout_s` None means the lease's lifetime.
+    """
+
+    argv: Annotated[tuple[Argument, ...], Meta(min_length=1, max_length=4096)]
+    variables: dict[VariableName, Argument] = {}
+    inputs: BlobIdField | None = None
+    outputs: Annotated[tuple[Pattern, ...], Meta(max_length=100)] = ()
+    timeout_s: Annotated[float, Meta(gt=0, le=366 * 86400)] | None = None
+
+
+class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a command ended. `status` is its exit status, or None when it never ended by itself.
+
+    `code` is "" for success, else an error's slug (`work-failed` for a non-zero status) and
+    `reason` the sentence. `log_tail` is the end of what it printed, both streams together.
+    """
+
+    status: int | None
+    code: ShortText = ""
+    reason: Annotated[str, Meta(max_length=2000)] = ""
+    outputs: BlobIdField | None = None
+    output_bytes: int = 0
+    log_tail: Annotated[bytes, Meta(max_length=16 * 1024)] = b""
+    usage: Usage = Usage()
+    duration_s: float = 0.0
+
+    @property
+    def is_success(self) -> bool:
+        """Whether the command ended with status 0 and its outputs were found."""
+        return self.code == ""

@@ -1,0 +1,1 @@
+"""A live peer: drives the machines and performs their effects."""

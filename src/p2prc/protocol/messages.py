@@ -1,0 +1,310 @@
+"""Every message between two nodes, by the conversation it belongs to.
+
+Each conversation decodes one tagged union, so that a message from another conversation is refused
+by its tag. Lists and strings are bounded here; bytes are bounded by the frame.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from p2prc.model.identity import (
+    AttemptIdField,
+    BlobIdField,
+    JobIdField,
+    LeaseIdField,
+    NodeIdField,
+    ShortText,
+)
+from p2prc.model.resources import Bytes, Gpu, RuntimeOffer
+from p2prc.model.workload import Command, Outcome, Workload
+from p2prc.wire.codec import Codec
+from p2prc.wire.signed import Envelope
+
+PROTOCOL_VERSION = 1
+OLDEST_PROTOCOL_VERSION = 1
+CONTROL_FRAME_LIMIT_BYTES = 1 << 20
+HELLO_FRAME_LIMIT_BYTES = 16 << 10
+
+Chain = Annotated[bytes, Meta(max_length=4096)]
+Sentence = Annotated[str, Meta(max_length=2000)]
+LEASES_LISTED_LIMIT = 10_000
+
+
+class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Strict: a field that this version does not know is a refusal."""
+
+
+# -- the handshake: nothing else is answered before it is complete ----------------------------
+
+
+class Hello(_Message, frozen=True, tag="hello"):
+    """A member shows its chain; the first message of each side on every connection."""
+
+    network: NodeIdField
+    membership: Chain
+    version: int = PROTOCOL_VERSION
+    observed_address: ShortText = ""
+
+
+class Join(_Message, frozen=True, tag="join"):
+    """A newcomer shows a ticket instead; the same stream then goes on as a member's."""
+
+    network: NodeIdField
+    ticket: Annotated[str, Meta(max_length=512)]
+    version: int = PROTOCOL_VERSION
+    name: ShortText = ""
+
+
+class Admitted(_Message, frozen=True, tag="admitted"):
+    """The newcomer's own chain, made by the member that it reached."""
+
+    membership: Chain
+    network_name: ShortText = ""
+
+
+class Refused(_Message, frozen=True, tag="refused"):
+    """No, and why: an error's code, its sentence and its hint."""
+
+    code: ShortText
+    message: Sentence
+    hint: Sentence = ""
+
+
+# -- membership -------------------------------------------------------------------------------
+
+
+class DigestEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+    """What the sender holds about one node: its newest version and heartbeat counter."""
+
+    node: NodeIdField
+    version: int
+    heartbeat: int
+
+
+class Digest(_Message, frozen=True, tag="digest"):
+    """The sender's whole summary; `is_reply` stops the exchange after the second half."""
+
+    entries: Annotated[tuple[DigestEntry, ...], Meta(max_length=10_000)]
+    is_reply: bool = False
+
+
+class Delta(_Message, frozen=True, tag="delta"):
+    """Records that the receiver lacks or has only in an older version, as their authors signed."""
+
+    records: Annotated[tuple[Envelope, ...], Meta(max_length=500)]
+
+
+# -- liveness ---------------------------------------------------------------------------------
+
+
+class Ping(_Message, frozen=True, tag="ping"):
+    """Answer with a Pong: a heartbeat, and a round trip measured by the sender."""
+
+
+class Pong(_Message, frozen=True, tag="pong"):
+    """I am here."""
+
+
+class Goodbye(_Message, frozen=True, tag="goodbye"):
+    """The sender stops now, on purpose."""
+
+
+class AskSpecs(_Message, frozen=True, tag="ask-specs"):
+    """Tell what machine you are."""
+
+
+class GpuReading(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A graphics card and what it does at this moment."""
+
+    card: Gpu
+    utilization_percent: float = 0.0
+    temperature_c: float = 0.0
+
+
+class Specs(_Message, frozen=True, tag="specs"):
+    """A machine's facts, read when asked."""
+
+    hostname: ShortText
+    platform: ShortText
+    cpu: ShortText
+    cpus: int
+    memory_bytes: Bytes
+    disk_bytes: Bytes
+    gpus: Annotated[tuple[GpuReading, ...], Meta(max_length=16)] = ()
+    runtimes: Annotated[tuple[RuntimeOffer, ...], Meta(max_length=8)] = ()
+
+
+# -- leases and attempts ----------------------------------------------------------------------
+
+
+class RequestLease(_Message, frozen=True, tag="request-lease"):
+    """Lend me a place; asking again with the same id is asking once.
+
+    `job` ties the lease to a job: it then ends with the job's last attempt being acknowledged or
+    by `EndLease`. `is_isolated` gives every command a sandbox of its own.
+    """
+
+    lease: LeaseIdField
+    workload: Workload
+    job: JobIdField | None = None
+    is_isolated: bool = False
+
+
+class LeaseGranted(_Message, frozen=True, tag="lease-granted"):
+    """The place exists; `expires_in_s` from now it ends."""
+
+    lease: LeaseIdField
+    expires_in_s: float
+    tier: ShortText
+
+
+class EndLease(_Message, frozen=True, tag="end-lease"):
+    """Take the place back; ending twice is ending once."""
+
+    lease: LeaseIdField
+
+
+class LeaseEnded(_Message, frozen=True, tag="lease-ended"):
+    """Told by the provider: `ended_by` is owner, requester, time, limit or lost."""
+
+    lease: LeaseIdField
+    ended_by: ShortText
+    reason: Sentence = ""
+
+
+class StartAttempt(_Message, frozen=True, tag="start-attempt"):
+    """Run one task's command in the lease; the provider keeps the outcome until acknowledged."""
+
+    lease: LeaseIdField
+    attempt: AttemptIdField
+    command: Command
+
+
+class AttemptEnded(_Message, frozen=True, tag="attempt-ended"):
+    """Told by the provider, and repeated on request until acknowledged."""
+
+    attempt: AttemptIdField
+    outcome: Outcome
+
+
+class AcknowledgeAttempt(_Message, frozen=True, tag="acknowledge-attempt"):
+    """The outcome is safe with the submitter: the provider may forget it and its outputs."""
+
+    attempt: AttemptIdField
+
+
+class CancelAttempt(_Message, frozen=True, tag="cancel-attempt"):
+    """Stop the attempt and forget its outcome."""
+
+    attempt: AttemptIdField
+
+
+class AskAttempts(_Message, frozen=True, tag="ask-attempts"):
+    """What do you hold of my job? Asked after either side came back."""
+
+    job: JobIdField
+
+
+class Attempts(_Message, frozen=True, tag="attempts"):
+    """Leases and running attempts of the job; finished ones follow as `AttemptEnded`."""
+
+    leases: Annotated[tuple[LeaseIdField, ...], Meta(max_length=LEASES_LISTED_LIMIT)] = ()
+    running: Annotated[tuple[AttemptIdField, ...], Meta(max_length=LEASES_LISTED_LIMIT)] = ()
+    finished: Annotated[tuple[AttemptIdField, ...], Meta(max_length=100_000)] = ()
+
+
+class Done(_Message, frozen=True, tag="done"):
+    """The request was carried out."""
+
+
+# -- a command with its output streamed: a stream of its own ----------------------------------
+
+
+class RunCommand(_Message, frozen=True, tag="run-command"):
+    """Run in the lease and stream what it prints; the stream's end from us cancels it."""
+
+    lease: LeaseIdField
+    command: Command
+
+
+class Output(_Message, frozen=True, tag="output"):
+    """Some bytes of what the command printed: `channel` 1 is its output, 2 its errors."""
+
+    channel: Annotated[int, Meta(ge=1, le=2)]
+    content: Annotated[bytes, Meta(max_length=512 * 1024)]
+
+
+class CommandEnded(_Message, frozen=True, tag="command-ended"):
+    """The last message of the stream."""
+
+    outcome: Outcome
+
+
+# -- bulk: a connection of its own, one stream a request --------------------------------------
+
+
+class FetchTree(_Message, frozen=True, tag="fetch-tree"):
+    """Send the manifest of a tree that I may read."""
+
+    tree: BlobIdField
+
+
+class FetchBlobs(_Message, frozen=True, tag="fetch-blobs"):
+    """Send these blobs of a tree that I may read, one after another."""
+
+    tree: BlobIdField
+    blobs: Annotated[tuple[BlobIdField, ...], Meta(min_length=1, max_length=1000)]
+
+
+class BlobHeader(_Message, frozen=True, tag="blob-header"):
+    """So many raw bytes follow on the stream."""
+
+    blob: BlobIdField
+    size_bytes: Bytes
+
+
+Opening = Hello | Join | Admitted | Refused
+Control = (
+    Digest
+    | Delta
+    | Ping
+    | Pong
+    | Goodbye
+    | AskSpecs
+    | Specs
+    | RequestLease
+    | LeaseGranted
+    | EndLease
+    | LeaseEnded
+    | StartAttempt
+    | AttemptEnded
+    | AcknowledgeAttempt
+    | CancelAttempt
+    | AskAttempts
+    | Attempts
+    | Done
+    | Refused
+)
+Session = RunCommand | Output | CommandEnded | Refused
+Bulk = FetchTree | FetchBlobs | BlobHeader | Refused
+
+
+class Letter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+    """A frame on the control stream: requests carry a number, replies the number they answer.
+
+    Number 0 is a notice that nobody answers.
+    """
+
+    number: Annotated[int, Meta(ge=0, le=1 << 62)]
+    is_reply: bool
+    body: Control
+
+
+opening_codec: Codec[Opening] = Codec(Opening, limit_bytes=HELLO_FRAME_LIMIT_BYTES)
+letter_codec: Codec[Letter] = Codec(Letter, limit_bytes=CONTROL_FRAME_LIMIT_BYTES)
+session_codec: Codec[Session] = Codec(Session, limit_bytes=CONTROL_FRAME_LIMIT_BYTES)
+bulk_codec: Codec[Bulk] = Codec(Bulk, limit_bytes=CONTROL_FRAME_LIMIT_BYTES)

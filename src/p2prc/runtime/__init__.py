@@ -1,0 +1,1 @@
+"""Run workloads: the port, the embedded sandbox `process`, and a fake for tests."""

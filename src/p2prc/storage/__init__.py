@@ -1,0 +1,1 @@
+"""What outlives the process: the home folder, keys, state in SQLite, blobs on disk."""

@@ -1,0 +1,46 @@
+"""Signed envelopes: original bytes, the key that signed them, and what they were signed as.
+
+A value is kept and forwarded as the bytes its author signed, so a newer author's unknown fields
+survive an older forwarder. The purpose is part of what is signed: a ticket can never be replayed
+as a record.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from p2prc.errors import WireError
+
+SIGNATURE_BYTES = 64
+
+
+class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+    """Bytes and the signature over `purpose, NUL, bytes`."""
+
+    author: bytes
+    payload: bytes
+    signature: bytes
+
+
+def public_key_of(secret: bytes) -> bytes:
+    """Return the 32-byte Ed25519 public key of a 32-byte seed."""
+    return Ed25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw()
+
+
+def sign(secret: bytes, purpose: str, payload: bytes) -> Envelope:
+    """Sign the payload with a 32-byte Ed25519 seed."""
+    key = Ed25519PrivateKey.from_private_bytes(secret)
+    signature = key.sign(purpose.encode() + b"\0" + payload)
+    return Envelope(key.public_key().public_bytes_raw(), payload, signature)
+
+
+def verify(envelope: Envelope, purpose: str) -> bytes:
+    """Return the payload when its author signed it for this purpose; else raise `WireError`."""
+    try:
+        key = Ed25519PublicKey.from_public_bytes(envelope.author)
+        key.verify(envelope.signature, purpose.encode() + b"\0" + envelope.payload)
+    except (InvalidSignature, ValueError) as error:
+        raise WireError("the signature does not match its author") from error
+    return envelope.payload
