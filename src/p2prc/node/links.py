@@ -1,0 +1,275 @@
+"""All live conversations of this node: accept, dial when somebody is needed, notice who is lost.
+
+Two nodes that dial each other at once have two links; both work, the newest is used, and the peer
+is lost when the last one is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+from p2prc.errors import NodeUnknown, P2prcError, PeerLost, PeerUnreachable
+from p2prc.model.identity import NodeId, short
+from p2prc.node.handshake import (
+    HANDSHAKE_TIMEOUT_S,
+    Introduction,
+    introduce,
+    introduce_with_ticket,
+    receive,
+)
+from p2prc.node.link import Answer, Link
+from p2prc.node.standing import Standing
+from p2prc.node.tasks import Tasks, Work
+from p2prc.protocol.messages import Control, Goodbye, Join
+from p2prc.transport.port import Channel, Connection, Endpoint, Stream
+
+DIAL_TIMEOUT_S = 10.0
+HANDSHAKES_LIMIT = 64
+STREAMS_LIMIT = 512
+
+log = logging.getLogger(__name__)
+
+
+class Switchboard(Protocol):
+    """What the node does with what arrives over links."""
+
+    def standing(self) -> Standing: ...
+
+    def admit(self, joiner: NodeId, request: Join) -> bytes: ...
+
+    def addresses_of(self, peer: NodeId) -> tuple[str, ...]: ...
+
+    def link_up(self, peer: NodeId) -> None: ...
+
+    def link_down(self, peer: NodeId, *, on_purpose: bool) -> None: ...
+
+    def letter(self, peer: NodeId, body: Control, answer: Answer | None) -> None: ...
+
+    async def session(self, peer: NodeId, stream: Stream) -> None: ...
+
+    async def bulk(self, peer: NodeId, stream: Stream) -> None: ...
+
+
+class Links:
+    """The table of links, by peer."""
+
+    def __init__(self, endpoint: Endpoint, switchboard: Switchboard, tasks: Tasks) -> None:
+        self._endpoint = endpoint
+        self._board = switchboard
+        self._tasks = tasks
+        self._links: dict[NodeId, list[Link]] = {}
+        self._dials: dict[NodeId, Work[Link]] = {}
+        self._bulk: dict[NodeId, Work[Connection]] = {}
+        self._departed: set[NodeId] = set()
+        self._handshakes = asyncio.Semaphore(HANDSHAKES_LIMIT)
+        self.refusals: Counter[str] = Counter()
+
+    # -- asking about links ------------------------------------------------------------------
+
+    def get(self, peer: NodeId) -> Link | None:
+        """Return the newest live link to the peer."""
+        links = self._links.get(peer)
+        return links[-1] if links else None
+
+    def peers(self) -> list[NodeId]:
+        """Return whom we talk to."""
+        return list(self._links)
+
+    def tell(self, peer: NodeId, body: Control) -> bool:
+        """Send a notice when there is a link; say whether there was."""
+        link = self.get(peer)
+        if link is None:
+            return False
+        link.tell(body)
+        return True
+
+    async def reach(self, peer: NodeId) -> Link:
+        """Return a link to the peer, dialling when there is none. Raises PeerError, NotAllowed."""
+        if (link := self.get(peer)) is not None:
+            return link
+        dial = self._dials.get(peer)
+        if dial is None:
+            dial = self._tasks.start(self._dial(peer), f"dial {short(peer)}")
+            self._dials[peer] = dial
+            dial.add_done_callback(lambda _: self._dials.pop(peer, None))
+        return await asyncio.shield(dial)
+
+    async def bulk_connection(self, peer: NodeId) -> Connection:
+        """Return the connection on which we fetch from the peer."""
+        task = self._bulk.get(peer)
+        if task is not None and task.done():
+            stale = task.cancelled() or task.exception() is not None or task.result().is_closed
+            task = None if stale else task
+        if task is None:
+            task = self._tasks.start(self._dial_bulk(peer), f"bulk {short(peer)}")
+            self._bulk[peer] = task
+        return await asyncio.shield(task)
+
+    async def join(
+        self, peer: NodeId, addresses: Sequence[str], ticket: str, *, network: NodeId, name: str
+    ) -> bytes:
+        """Show a ticket to a member and return our new chain. Raises its refusal, PeerError."""
+        connection = await self._endpoint.connect(
+            peer, addresses, Channel.CONTROL, timeout_s=DIAL_TIMEOUT_S
+        )
+        try:
+            async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
+                _, chain = await introduce_with_ticket(
+                    connection, ticket, network=network, name=name
+                )
+        except TimeoutError as error:
+            raise PeerUnreachable(f"{short(peer)} did not answer the ticket") from error
+        finally:
+            await connection.close("joined")
+        return chain
+
+    # -- life --------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Accept connections until the endpoint is closed."""
+        while (connection := await self._endpoint.accept()) is not None:
+            self._tasks.start(self._welcome(connection), "welcome")
+
+    async def leave_all(self, *, farewell: bool) -> None:
+        """Close every link, saying goodbye first."""
+        links = [link for several in self._links.values() for link in several]
+        for link in links:
+            if farewell:
+                link.tell(Goodbye())
+        for link in links:
+            if farewell:
+                try:
+                    await link.flush()
+                except TimeoutError:
+                    log.info("a peer did not take our goodbye", extra={"peer": link.peer})
+            await link.close("this node stops")
+        for task in self._bulk.values():
+            if task.done() and not task.cancelled() and task.exception() is None:
+                await task.result().close("this node stops")
+        self._bulk.clear()
+
+    async def drop(self, peer: NodeId, reason: str) -> None:
+        """Close every link to one peer."""
+        for link in list(self._links.get(peer, ())):
+            await link.close(reason)
+
+    # -- dialling ----------------------------------------------------------------------------
+
+    async def _dial(self, peer: NodeId) -> Link:
+        connection, introduction = await self._connect(peer, Channel.CONTROL)
+        return self._adopt(connection, introduction)
+
+    async def _dial_bulk(self, peer: NodeId) -> Connection:
+        connection, introduction = await self._connect(peer, Channel.BULK)
+        await introduction.stream.finish()
+        self._tasks.start(
+            self._serve_streams(connection, self._board.bulk), f"bulk of {short(peer)}"
+        )
+        return connection
+
+    async def _connect(self, peer: NodeId, channel: Channel) -> tuple[Connection, Introduction]:
+        if peer == self._endpoint.node:
+            raise PeerUnreachable("a node does not dial itself")
+        addresses = self._board.addresses_of(peer)
+        if not addresses:
+            raise NodeUnknown(f"no address of {short(peer)} is known")
+        connection = await self._endpoint.connect(
+            peer, addresses, channel, timeout_s=DIAL_TIMEOUT_S
+        )
+        try:
+            async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
+                return connection, await introduce(connection, self._board.standing())
+        except TimeoutError as error:
+            await connection.close("no handshake")
+            raise PeerUnreachable(f"{short(peer)} did not finish the handshake") from error
+        except BaseException:
+            await connection.close("no handshake")
+            raise
+
+    # -- being dialled -----------------------------------------------------------------------
+
+    async def _welcome(self, connection: Connection) -> None:
+        if self._handshakes.locked():
+            self.refusals["too-many-handshakes"] += 1
+            await connection.close("busy")
+            return
+        try:
+            async with self._handshakes, asyncio.timeout(HANDSHAKE_TIMEOUT_S):
+                introduction = await receive(connection, self._board.standing(), self._board.admit)
+        except (P2prcError, TimeoutError) as error:
+            code = error.code if isinstance(error, P2prcError) else "silent-handshake"
+            self.refusals[code] += 1
+            log.info("refused a connection", extra={"peer": connection.peer, "reason": str(error)})
+            await connection.close("refused")
+            return
+        if connection.channel is Channel.BULK:
+            await self._serve_streams(connection, self._board.bulk)
+        else:
+            self._adopt(connection, introduction)
+
+    def _adopt(self, connection: Connection, introduction: Introduction) -> Link:
+        link = Link(connection, introduction, self._take)
+        self._links.setdefault(link.peer, []).append(link)
+        self._departed.discard(link.peer)
+        self._tasks.start(self._keep(link), f"link {short(link.peer)}")
+        if len(self._links[link.peer]) == 1:
+            self._board.link_up(link.peer)
+        return link
+
+    async def _keep(self, link: Link) -> None:
+        streams = self._tasks.start(
+            self._serve_streams(link.connection, self._board.session),
+            f"sessions of {short(link.peer)}",
+        )
+        try:
+            await link.run()
+        finally:
+            streams.stop()
+            links = self._links[link.peer]
+            links.remove(link)
+            if not links:
+                del self._links[link.peer]
+                self._board.link_down(link.peer, on_purpose=link.peer in self._departed)
+
+    def _take(self, link: Link, body: Control, answer: Answer | None) -> None:
+        if isinstance(body, Goodbye):
+            self._departed.add(link.peer)
+            self._tasks.start(link.close("the peer said goodbye"), "goodbye")
+            return
+        self._board.letter(link.peer, body, answer)
+
+    async def _serve_streams(
+        self, connection: Connection, serve: Callable[[NodeId, Stream], Awaitable[None]]
+    ) -> None:
+        room = asyncio.Semaphore(STREAMS_LIMIT)
+        try:
+            async with asyncio.TaskGroup() as group:
+                while True:
+                    stream = await connection.accept_stream()
+                    await room.acquire()
+                    group.create_task(self._serve_one(connection.peer, stream, serve, room))
+        except* PeerLost:
+            await connection.close()
+
+    async def _serve_one(
+        self,
+        peer: NodeId,
+        stream: Stream,
+        serve: Callable[[NodeId, Stream], Awaitable[None]],
+        room: asyncio.Semaphore,
+    ) -> None:
+        try:
+            await serve(peer, stream)
+        except P2prcError as error:
+            self.refusals[error.code] += 1
+            log.info("a stream ended early", extra={"peer": peer, "reason": error.message})
+            await stream.abort()
+        except asyncio.CancelledError:
+            await stream.abort()
+            raise
+        finally:
+            room.release()
