@@ -162,6 +162,13 @@ class LeaseGranted(_Message, frozen=True, tag="lease-granted"):
     tier: ShortText
 
 
+class LeaseProgress(_Message, frozen=True, tag="lease-progress"):
+    """What a lease that was asked for waits for, in words: told while it is made."""
+
+    lease: LeaseIdField
+    text: ShortText
+
+
 class EndLease(_Message, frozen=True, tag="end-lease"):
     """Take the place back; ending twice is ending once."""
 
@@ -278,6 +285,7 @@ Control = (
     | Specs
     | RequestLease
     | LeaseGranted
+    | LeaseProgress
     | EndLease
     | LeaseEnded
     | StartAttempt
