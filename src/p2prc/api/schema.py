@@ -1,0 +1,444 @@
+"""The values that cross the control API: exactly the JSON keys that scripts rely on.
+
+Requests are strict, so that a misspelled field is an error and not a silent default. Answers
+ignore unknown fields: a command line may be older than the node it talks to. Where a contract
+key is no good Python name, the field says what it means and `name=` says the key.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, field
+
+ARGUMENTS_LIMIT = 4096
+_Text = Annotated[str, Meta(max_length=1000)]
+_Name = Annotated[str, Meta(min_length=1, max_length=200)]
+_Path = Annotated[str, Meta(min_length=1, max_length=4096)]
+_Bytes = Annotated[int, Meta(ge=1, le=1 << 60)]
+_Seconds = Annotated[float, Meta(gt=0, le=366 * 86400)]
+
+
+class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a caller sends."""
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What a node answers."""
+
+
+# -- this node --------------------------------------------------------------------------------
+
+
+class RuntimeTier(Answer, frozen=True):
+    """A way to run work and what it promises."""
+
+    name: str
+    tier: str
+    limits: str = "polled"
+
+
+class Lending(Answer, frozen=True):
+    """What this node lends, and to whom. `enabled` is false with `up --no-lend`."""
+
+    enabled: bool
+    paused: bool = False
+    to: str = "members"
+    cpus: float = 0.0
+    memory_bytes: int = 0
+    disk_bytes: int = 0
+    gpus: int = 0
+    network: str = "none"
+    runtimes: list[RuntimeTier] = []
+
+
+class Status(Answer, frozen=True):
+    """This node. `state` is starting, running, paused or stopping."""
+
+    id: str
+    name: str
+    pid: int
+    network: str | None
+    state: str
+    addresses: list[str]
+    is_public: bool = field(name="public")
+    relays: list[str] = []
+    leases: int = 0
+    uptime_s: float = 0.0
+    version: str = ""
+    home: str = ""
+    members: int = 1
+    lending: Lending | None = None
+
+
+class InviteRequest(Request, frozen=True):
+    """A ticket: how long it can be used, and whether who joins by it may invite others."""
+
+    expires_s: _Seconds = 86400.0
+    is_admin: bool = field(name="admin", default=False)
+    is_lan: bool = field(name="lan", default=False)
+
+
+class Invitation(Answer, frozen=True):
+    """A bearer ticket. `reach` says from where it can be used: internet, relay or lan."""
+
+    ticket: str
+    network: str
+    expires_at: str
+    reach: str
+
+
+class JoinRequest(Request, frozen=True):
+    """A ticket, or the address of a member that is asked to let us in."""
+
+    ticket: Annotated[str, Meta(min_length=1, max_length=2000)]
+
+
+class Joined(Answer, frozen=True):
+    """The network that this node is now a member of."""
+
+    network: str
+    name: str
+    members: int
+
+
+class Setting(Answer, frozen=True):
+    """One setting; `origin` says where its value came from."""
+
+    key: str
+    value: bool | int | float | str | list[str] | None
+    origin: str
+
+
+# -- the network ------------------------------------------------------------------------------
+
+
+class GpuFacts(Answer, frozen=True):
+    """A graphics card; readings are null where the driver does not tell."""
+
+    name: str
+    memory_bytes: int
+    driver: str = ""
+    utilization_percent: float | None = None
+    temperature_c: float | None = None
+
+
+class FreeCapacity(Answer, frozen=True):
+    """What a node could lend at this moment."""
+
+    cpus: float = 0.0
+    memory_bytes: int = 0
+
+
+class NodeRow(Answer, frozen=True):
+    """A node as seen from here. `state`: alive, suspect, left, dead; `path`: direct, relayed, self.
+
+    `is_lending` is false when its owner lends nothing at present.
+    """
+
+    id: str
+    name: str
+    state: str
+    is_self: bool = field(name="self")
+    path: str | None = None
+    latency_ms: float | None = None
+    addresses: list[str] = []
+    is_public: bool = field(name="public", default=False)
+    version: str = ""
+    cpus: int = 0
+    memory_bytes: int = 0
+    gpus: list[GpuFacts] = []
+    runtimes: list[RuntimeTier] = []
+    free: FreeCapacity = FreeCapacity()
+    metadata: dict[str, str] = {}
+    is_lending: bool = field(name="lending", default=True)
+
+
+class SpecsOfNode(Answer, frozen=True):
+    """A machine's facts, read when asked."""
+
+    hostname: str
+    platform: str
+    cpu: str
+    cpus: int
+    memory_bytes: int
+    disk_bytes: int
+    gpus: list[GpuFacts] = []
+    runtimes: list[RuntimeTier] = []
+
+
+class RoundTrips(Answer, frozen=True):
+    """Milliseconds."""
+
+    min: float
+    median: float
+    max: float
+
+
+class PingResult(Answer, frozen=True):
+    """Round trips to a node; `rtt_ms` is null when every one was lost."""
+
+    node: str
+    path: str | None
+    rtt_ms: RoundTrips | None
+    lost: int
+    sent: int = 0
+
+
+# -- work -------------------------------------------------------------------------------------
+
+
+class _Work(Request, frozen=True):
+    """What `run` and `map` have in common. Nothing given means the node's own default.
+
+    `inputs` and `to` are absolute paths on this machine. `requirements` and `variables` are as
+    typed; the node checks them.
+    """
+
+    argv: Annotated[
+        list[Annotated[str, Meta(max_length=128 * 1024)]],
+        Meta(min_length=1, max_length=ARGUMENTS_LIMIT),
+    ]
+    requirements: Annotated[list[_Text], Meta(max_length=100)] = []
+    inputs: Annotated[list[_Path], Meta(max_length=1000)] = []
+    outputs: Annotated[list[_Path], Meta(max_length=100)] = []
+    to: _Path | None = None
+    variables: Annotated[
+        dict[_Name, Annotated[str, Meta(max_length=128 * 1024)]], Meta(max_length=1000)
+    ] = {}
+    runtime: _Name = "auto"
+    cpus: Annotated[float, Meta(gt=0, le=1000)] | None = None
+    memory_bytes: _Bytes | None = None
+    disk_bytes: _Bytes | None = None
+    gpus: Annotated[int, Meta(ge=0, le=64)] = 0
+    lifetime_s: _Seconds | None = None
+    timeout_s: _Seconds | None = None
+    name: Annotated[str, Meta(max_length=200)] = ""
+
+
+class RunRequest(_Work, frozen=True):
+    """One command, now, on `target`: a node's name, id or prefix, or `any`."""
+
+    target: _Name = "any"
+
+
+class JobRequest(_Work, frozen=True):
+    """One command over a range. `over` holds `NAME=RANGE` as typed; `on` names allowed nodes."""
+
+    over: Annotated[list[_Text], Meta(max_length=16)] = []
+    chunk: Annotated[int, Meta(ge=1)] = 1
+    retries: Annotated[int, Meta(ge=0, le=100)] | None = None
+    on: Annotated[list[_Name], Meta(max_length=1000)] = []
+    is_isolated: bool = field(name="isolate", default=False)
+
+
+class RunNote(Answer, frozen=True, tag="note", tag_field="type"):
+    """What is done before the command starts, for a person who waits."""
+
+    message: str
+
+
+class RunStarted(Answer, frozen=True, tag="started", tag_field="type"):
+    """The command is being run."""
+
+    node: str
+    lease: str
+    node_name: str = ""
+
+
+class RunOutput(Answer, frozen=True, tag="output", tag_field="type"):
+    """Some bytes that the command printed (base64): `channel` 1 is its output, 2 its errors."""
+
+    channel: Literal[1, 2]
+    content: bytes
+
+
+class RunEnded(Answer, frozen=True, tag="ended", tag_field="type"):
+    """The last event. `exit` is null when the command could not be run or was ended from outside.
+
+    `code` is then an error's slug. Outputs are the files brought back, as paths on this machine.
+    With a status and a code the command ended, but its outputs did not come back.
+    """
+
+    exit: int | None
+    node: str | None = None
+    lease: str | None = None
+    outputs: list[str] = []
+    code: str = ""
+    message: str = ""
+    hint: str = ""
+
+
+RunEvent = RunNote | RunStarted | RunOutput | RunEnded
+
+
+class JobCreated(Answer, frozen=True):
+    """The job is stored: whoever has the key may follow it and collect its results."""
+
+    id: str
+    key: str
+    tasks: int = 0
+
+
+class TaskCounts(Answer, frozen=True):
+    """How many tasks are in which state."""
+
+    total: int = 0
+    queued: int = 0
+    running: int = 0
+    succeeded: int = 0
+    failed: int = 0
+
+
+class JobRow(Answer, frozen=True):
+    """A job. `state`: queued, running, succeeded, failed or cancelled."""
+
+    id: str
+    name: str
+    state: str
+    tasks: TaskCounts
+    is_safe: bool = field(name="safe", default=False)
+    created_at: str = ""
+    finished_at: str | None = None
+    eta_s: float | None = None
+
+
+class NodeShare(Answer, frozen=True):
+    """What one node did of a job."""
+
+    succeeded: int = 0
+    failed: int = 0
+    running: int = 0
+    name: str = ""
+
+
+class TaskFailure(Answer, frozen=True):
+    """An attempt that failed. `log` is the end of what it printed."""
+
+    task: str
+    attempt: int
+    node: str
+    reason: str
+    node_name: str = ""
+    log: str = ""
+
+
+class StepRow(Answer, frozen=True):
+    """One step of a job."""
+
+    name: str
+    tasks: TaskCounts
+
+
+class JobDetail(JobRow, frozen=True):
+    """A job in full. `nodes` is by node id; `blocked` says why nothing runs, else it is empty."""
+
+    steps: list[StepRow] = []
+    nodes: dict[str, NodeShare] = {}
+    failures: list[TaskFailure] = []
+    outputs_bytes: int = 0
+    to: str | None = None
+    blocked: str = ""
+
+
+class JobProgress(Answer, frozen=True, tag="progress", tag_field="type"):
+    """How far a job is; at most five a second. `blocked` says why nothing runs."""
+
+    id: str
+    state: str
+    tasks: TaskCounts
+    nodes: dict[str, NodeShare] = {}
+    rate_per_s: float = 0.0
+    eta_s: float | None = None
+    blocked: str = ""
+
+
+class JobEnded(Answer, frozen=True, tag="ended", tag_field="type"):
+    """The last event of a job."""
+
+    job: JobDetail
+
+
+JobEvent = JobProgress | JobEnded
+
+
+class ResultsRequest(Request, frozen=True):
+    """Bring a job's outputs to an absolute folder."""
+
+    to: _Path
+
+
+class Collected(Answer, frozen=True):
+    """What was brought. `missing` counts finished tasks whose outputs could not be had."""
+
+    id: str
+    to: str
+    files: int
+    bytes: int
+    missing: int = 0
+
+
+class TaskLog(Answer, frozen=True):
+    """The end of what a task printed in its newest attempt."""
+
+    task: str
+    attempt: int
+    node: str
+    state: str
+    log: str
+    node_name: str = ""
+    reason: str = ""
+
+
+# -- the owner --------------------------------------------------------------------------------
+
+
+class LeaseRow(Answer, frozen=True):
+    """Who runs what here, and what it uses."""
+
+    id: str
+    peer: str
+    peer_name: str
+    image: str
+    state: str
+    cpu_percent: float = 0.0
+    cpu_s: float = 0.0
+    memory_bytes: int = 0
+    memory_peak_bytes: int = 0
+    disk_bytes: int = 0
+    processes: int = 0
+    net_rx_bytes: int = 0
+    net_tx_bytes: int = 0
+    created_at: str = ""
+    expires_at: str | None = None
+    command: str = ""
+
+
+class KillRequest(Request, frozen=True):
+    """Which leases to end: these, those of one peer, or all."""
+
+    leases: Annotated[list[_Name], Meta(max_length=10_000)] = []
+    peer: Annotated[str, Meta(max_length=200)] = ""
+    is_all: bool = field(name="all", default=False)
+
+
+class Killed(Answer, frozen=True):
+    """The leases that were ended."""
+
+    ended: list[str]
+
+
+class ErrorFields(Answer, frozen=True):
+    """An error as it crosses the API."""
+
+    code: str
+    message: str
+    hint: str = ""
+    retryable: bool = False
+
+
+class ErrorBody(Answer, frozen=True):
+    """The body of every answer that is not a success."""
+
+    error: ErrorFields

@@ -1,0 +1,113 @@
+"""What a running node does for its owner: the methods that the control API calls.
+
+The daemon implements this; the server knows nothing else of a node. Every method raises errors
+of `p2prc.errors` and nothing else. NODE, LEASE and JOB are given as typed by a person: a name, an
+id or a unique prefix, and the service resolves them (`NodeUnknown`, `NameAmbiguous`, ...).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from p2prc.api.schema import (
+    Collected,
+    Invitation,
+    InviteRequest,
+    JobCreated,
+    JobDetail,
+    JobEvent,
+    JobRequest,
+    JobRow,
+    Joined,
+    Killed,
+    KillRequest,
+    LeaseRow,
+    NodeRow,
+    PingResult,
+    RunEvent,
+    RunRequest,
+    Setting,
+    SpecsOfNode,
+    Status,
+    TaskLog,
+)
+
+
+class NodeService(Protocol):
+    """A running node, as its owner uses it."""
+
+    async def status(self) -> Status: ...
+
+    async def shut_down(self) -> None:
+        """Begin to stop and return at once: the answer must still reach the caller."""
+        ...
+
+    async def settings(self) -> list[Setting]: ...
+
+    async def node_log(self, lines: int) -> list[str]:
+        """Return the last lines of the node's own log, oldest first."""
+        ...
+
+    # -- the network
+
+    async def invite(self, request: InviteRequest) -> Invitation: ...
+
+    async def join(self, ticket: str) -> Joined: ...
+
+    async def leave(self) -> None: ...
+
+    async def nodes(self) -> list[NodeRow]: ...
+
+    async def specs(self, node: str) -> SpecsOfNode:
+        """Ask a node what machine it is; "" means this one."""
+        ...
+
+    async def ping(self, node: str, count: int) -> PingResult: ...
+
+    # -- work
+
+    def run(self, request: RunRequest) -> AsyncIterator[RunEvent]:
+        """Run one command; an async generator whose last event is `RunEnded`.
+
+        Closing it (`aclose`, or cancelling the task that waits on it) cancels the command: that
+        is how a caller that went away is noticed. May raise before its first event, for requests
+        that are refused; a failure after that should be told by `RunEnded`.
+        """
+        ...
+
+    async def submit(self, request: JobRequest) -> JobCreated:
+        """Store a job durably and start it; return as soon as it cannot be lost."""
+        ...
+
+    async def jobs(self) -> list[JobRow]: ...
+
+    async def job(self, job: str) -> JobDetail: ...
+
+    def job_events(self, job: str) -> AsyncIterator[JobEvent]:
+        """Follow a job; an async generator: a snapshot at once, then at most five a second, with
+        `JobEnded` last. Closing it changes nothing for the job.
+        """
+        ...
+
+    async def task_logs(self, job: str, task: str | None) -> list[TaskLog]:
+        """Return how tasks' output ended: one task's, or with None those that failed."""
+        ...
+
+    async def results(self, job: str, to: str) -> Collected: ...
+
+    async def cancel(self, job: str) -> JobRow: ...
+
+    async def retry(self, job: str) -> JobRow:
+        """Queue the failed tasks again."""
+        ...
+
+    # -- the owner's side
+
+    async def leases(self) -> list[LeaseRow]: ...
+
+    async def kill(self, request: KillRequest) -> Killed: ...
+
+    async def pause(self) -> None: ...
+
+    async def resume(self) -> None: ...
