@@ -51,7 +51,7 @@ class Switchboard(Protocol):
 
     async def session(self, peer: NodeId, stream: Stream) -> None: ...
 
-    async def bulk(self, peer: NodeId, stream: Stream) -> None: ...
+    async def serve_bulk(self, peer: NodeId, stream: Stream) -> None: ...
 
 
 class Links:
@@ -68,7 +68,7 @@ class Links:
         self._handshakes = asyncio.Semaphore(HANDSHAKES_LIMIT)
         self.refusals: Counter[str] = Counter()
 
-    # -- asking about links ------------------------------------------------------------------
+    # -- asking about links --
 
     def get(self, peer: NodeId) -> Link | None:
         """Return the newest live link to the peer."""
@@ -127,7 +127,7 @@ class Links:
             await connection.close("joined")
         return chain
 
-    # -- life --------------------------------------------------------------------------------
+    # -- life --
 
     async def run(self) -> None:
         """Accept connections until the endpoint is closed."""
@@ -157,7 +157,7 @@ class Links:
         for link in list(self._links.get(peer, ())):
             await link.close(reason)
 
-    # -- dialling ----------------------------------------------------------------------------
+    # -- dialling --
 
     async def _dial(self, peer: NodeId) -> Link:
         connection, introduction = await self._connect(peer, Channel.CONTROL)
@@ -167,14 +167,16 @@ class Links:
         connection, introduction = await self._connect(peer, Channel.BULK)
         await introduction.stream.finish()
         self._tasks.start(
-            self._serve_streams(connection, self._board.bulk), f"bulk of {short(peer)}"
+            self._serve_streams(connection, self._board.serve_bulk), f"bulk of {short(peer)}"
         )
         return connection
 
-    async def _connect(self, peer: NodeId, channel: Channel) -> tuple[Connection, Introduction]:
+    async def _connect(
+        self, peer: NodeId, channel: Channel, known: Sequence[str] = ()
+    ) -> tuple[Connection, Introduction]:
         if peer == self._endpoint.node:
             raise PeerUnreachable("a node does not dial itself")
-        addresses = self._board.addresses_of(peer)
+        addresses = known or self._board.addresses_of(peer)
         if not addresses:
             raise NodeUnknown(f"no address of {short(peer)} is known")
         connection = await self._endpoint.connect(
@@ -190,7 +192,7 @@ class Links:
             await connection.close("no handshake")
             raise
 
-    # -- being dialled -----------------------------------------------------------------------
+    # -- being dialled --
 
     async def _welcome(self, connection: Connection) -> None:
         if self._handshakes.locked():
@@ -207,7 +209,7 @@ class Links:
             await connection.close("refused")
             return
         if connection.channel is Channel.BULK:
-            await self._serve_streams(connection, self._board.bulk)
+            await self._serve_streams(connection, self._board.serve_bulk)
         else:
             self._adopt(connection, introduction)
 

@@ -170,7 +170,7 @@ class Places:
 
     async def _lay_inputs(self, place: Place, name: BlobId) -> None:
         tree = await self._obtain(place.peer, name)
-        self._blobs.pin(place.token, name)
+        self._blobs.pin_tree(place.token, tree)
         if name not in place.placed:
             await asyncio.to_thread(
                 place_inputs, tree, self._blobs, place.sandbox.spec.folder / "inputs" / name
@@ -188,7 +188,7 @@ class Places:
             limit_bytes=place.workload.limits.disk_bytes,
         )
         name = self._blobs.put_tree(tree)
-        self._blobs.pin(place.token, name)
+        self._blobs.pin_tree(place.token, tree)
         return Outcome(
             status=outcome.status,
             outputs=name,

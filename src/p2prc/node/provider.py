@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from p2prc.errors import LeaseUnknown, P2prcError, PeerBusy
-from p2prc.model.identity import AttemptId, BlobId, JobId, LeaseId, NodeId
+from p2prc.errors import DiskFull, LeaseUnknown, P2prcError, PeerBusy
+from p2prc.model.identity import AttemptId, JobId, LeaseId, NodeId
 from p2prc.model.resources import Capacity, Usage
 from p2prc.model.workload import Outcome
 from p2prc.node.drive import Driver
@@ -21,6 +21,7 @@ from p2prc.node.grants import Grants
 from p2prc.node.link import Answer
 from p2prc.node.places import Place, Places
 from p2prc.node.post import Post
+from p2prc.node.shelf import AttemptShelf
 from p2prc.node.tasks import Tasks, Work
 from p2prc.protocol import leases as lending
 from p2prc.protocol.leases import LeaseBook, LeaseView
@@ -42,11 +43,11 @@ from p2prc.protocol.messages import (
     StartAttempt,
 )
 from p2prc.runtime.port import OutputChunk
-from p2prc.storage.attempts import AttemptShelf
 from p2prc.storage.blobs import BlobStore
 
+ENDING_TIMEOUT_S = 10.0
+
 log = logging.getLogger(__name__)
-Key = tuple[NodeId, LeaseId]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +72,10 @@ class Provider:
         post: Post,
         tasks: Tasks,
         capacity_changed: Callable[[], None],
+        lends: bool,
     ) -> None:
         self._book = book
+        self._lends = lends
         self._driver = Driver(book, self._perform, tick=lending.Tick)
         self._places = places
         self._blobs = blobs
@@ -81,9 +84,9 @@ class Provider:
         self._post = post
         self._tasks = tasks
         self._capacity_changed = capacity_changed
-        self._open: dict[Key, Place] = {}
-        self._making: dict[Key, Work[None]] = {}
-        self._asked: dict[Key, list[Answer]] = {}
+        self._open: dict[LeaseId, Place] = {}
+        self._making: dict[LeaseId, Work[None]] = {}
+        self._asked: dict[tuple[NodeId, LeaseId], list[Answer]] = {}
         self._running: dict[tuple[NodeId, AttemptId], Place] = {}
         self._endings: set[Work[None]] = set()
 
@@ -91,9 +94,10 @@ class Provider:
         """Take up the outcomes that the last run left: their trees stay and may be fetched."""
         for held in self._shelf.all():
             if held.outcome.outputs is not None:
-                self._keep_outputs(held.peer, held.attempt, held.outcome.outputs)
+                reason = _reason(held.peer, held.attempt)
+                self._grants.allow(held.peer, held.outcome.outputs, reason=reason)
 
-    # -- what owners see and do ---------------------------------------------------------------
+    # -- what owners see and do --
 
     @property
     def free(self) -> Capacity:
@@ -103,13 +107,18 @@ class Provider:
     @property
     def is_lending(self) -> bool:
         """Whether anything new would be lent."""
-        return self._book.is_lending
+        return self._lends and not self._book.is_paused
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether the owner lends nothing new at present."""
+        return self._book.is_paused
 
     async def readings(self) -> list[LeaseReading]:
         """Return every lease with what it uses."""
         found = []
         for view in self._book.leases():
-            place = self._open.get((view.peer, view.lease))
+            place = self._open.get(view.lease)
             usage = Usage() if place is None else await place.sandbox.usage()
             found.append(LeaseReading(view, usage))
         return found
@@ -118,9 +127,13 @@ class Provider:
         """Return how many leases there are."""
         return len(self._book.leases())
 
-    async def kill(self, keys: list[Key]) -> None:
+    def leases(self) -> tuple[LeaseView, ...]:
+        """Return every lease that holds something, oldest first."""
+        return self._book.leases()
+
+    async def kill(self, leases: Sequence[LeaseId]) -> None:
         """End leases in the owner's name, and wait until they are gone."""
-        self._driver.feed(lending.OwnerKilled(tuple(keys)))
+        self._driver.feed(lending.OwnerKilled(leases=tuple(leases)))
         await self._settle()
 
     def pause(self) -> None:
@@ -133,17 +146,19 @@ class Provider:
 
     async def close(self) -> None:
         """End every lease: the node stops."""
-        keys = [(view.peer, view.lease) for view in self._book.leases()]
-        self._driver.feed(lending.OwnerKilled(tuple(keys), reason="the node stops"))
+        self._driver.feed(lending.OwnerKilled(is_all=True))
         await self._settle()
         self._driver.stop()
 
     async def _settle(self) -> None:
-        async with asyncio.timeout(10):
-            while self._endings:
-                await asyncio.wait(set(self._endings))
+        try:
+            async with asyncio.timeout(ENDING_TIMEOUT_S):
+                while self._endings:
+                    await asyncio.wait(set(self._endings))
+        except TimeoutError:
+            log.error("leases are still ending", extra={"count": len(self._endings)})
 
-    # -- letters --------------------------------------------------------------------------------
+    # -- letters --
 
     def letter(self, peer: NodeId, body: Control, answer: Answer | None) -> bool:
         """Take a letter if it is for a provider; say whether it was."""
@@ -175,9 +190,9 @@ class Provider:
 
     def peer_back(self, peer: NodeId) -> None:
         """Stop counting it."""
-        self._driver.feed(lending.PeerBack(peer))
+        self._driver.feed(lending.PeerReturned(peer))
 
-    # -- a command with its output streamed ------------------------------------------------------
+    # -- a command with its output streamed --
 
     async def run(
         self,
@@ -186,9 +201,7 @@ class Provider:
         printed: Callable[[OutputChunk], Awaitable[None]],
     ) -> Outcome:
         """Run in the peer's lease; cancelling this kills the command. Raises LeaseUnknown."""
-        place = self._open.get((peer, request.lease))
-        if place is None:
-            raise LeaseUnknown(f"no lease {request.lease} of yours is open here")
+        place = self._place_of(peer, request.lease)
         try:
             outcome = await self._places.run(place, request.command, printed)
         except asyncio.CancelledError:
@@ -198,7 +211,14 @@ class Provider:
             self._grants.allow(peer, outcome.outputs, reason=place.token)
         return outcome
 
-    # -- attempts ----------------------------------------------------------------------------------
+    def _place_of(self, peer: NodeId, lease: LeaseId) -> Place:
+        place = self._open.get(lease)
+        # Another's lease and none at all look the same from outside.
+        if place is None or place.peer != peer:
+            raise LeaseUnknown(f"no lease {lease} of yours is open here")
+        return place
+
+    # -- attempts --
 
     def _start_attempt(self, peer: NodeId, body: StartAttempt, say: Answer) -> None:
         key = (peer, body.attempt)
@@ -209,12 +229,12 @@ class Provider:
             say(Done())
             self._post.tell(peer, AttemptEnded(body.attempt, held))
             return
-        place = self._open.get((peer, body.lease))
-        if place is None:
-            say(_refusal(LeaseUnknown(f"no lease {body.lease} of yours is open here")))
-            return
-        if place.is_busy or place in self._running.values():
-            say(_refusal(PeerBusy("the lease runs another command at present")))
+        try:
+            place = self._place_of(peer, body.lease)
+            if place.is_busy or any(place is other for other in self._running.values()):
+                raise PeerBusy("the lease runs another command at present")
+        except P2prcError as error:
+            say(Refused(error.code, error.message, error.hint))
             return
         self._running[key] = place
         say(Done())
@@ -224,23 +244,23 @@ class Provider:
         key = (place.peer, body.attempt)
         try:
             outcome = await self._places.run(place, body.command, _discard)
-            if key not in self._running or (place.peer, place.lease) not in self._open:
+            if key not in self._running or place.lease not in self._open:
                 return
             if outcome.outputs is not None:
-                self._keep_outputs(place.peer, body.attempt, outcome.outputs)
-            self._shelf.put(place.peer, body.attempt, outcome)
+                tree = self._blobs.tree(outcome.outputs)
+                self._blobs.pin_tree(_reason(*key), tree, survives=True)
+                self._grants.allow(place.peer, outcome.outputs, reason=_reason(*key))
+            self._shelf.put(place.peer, place.lease, body.attempt, outcome)
+        except DiskFull as error:
+            # Told although it could not be kept: the submitter then does not wait for it.
+            outcome = Outcome(None, code=error.code, reason=error.message)
         finally:
             self._running.pop(key, None)
         self._post.tell(place.peer, AttemptEnded(body.attempt, outcome))
 
-    def _keep_outputs(self, peer: NodeId, attempt: AttemptId, tree: BlobId) -> None:
-        reason = _attempt_reason(peer, attempt)
-        self._blobs.pin(reason, tree)
-        self._grants.allow(peer, tree, reason=reason)
-
     def _forget(self, peer: NodeId, attempt: AttemptId) -> None:
         self._shelf.remove(peer, attempt)
-        reason = _attempt_reason(peer, attempt)
+        reason = _reason(peer, attempt)
         self._grants.revoke(reason)
         self._blobs.unpin(reason)
 
@@ -262,19 +282,21 @@ class Provider:
         for held in finished:
             self._post.tell(peer, AttemptEnded(held.attempt, held.outcome))
 
-    # -- effects of the book -----------------------------------------------------------------------
+    # -- effects of the book --
 
     def _perform(self, effect: lending.Effect) -> None:
         match effect:
             case lending.CreateSandbox():
-                key = (effect.peer, effect.lease)
-                self._making[key] = self._tasks.start(self._create(effect), f"make {effect.lease}")
+                making = self._tasks.start(self._create(effect), f"make {effect.lease}")
+                self._making[effect.lease] = making
             case lending.Granted():
                 granted = LeaseGranted(effect.lease, effect.expires_in_s, effect.tier)
                 self._say(effect.peer, effect.lease, granted)
             case lending.Refuse():
                 refused = Refused(effect.code, effect.message, effect.hint)
                 self._say(effect.peer, effect.lease, refused)
+            case lending.ConfirmEnd():
+                pass  # Said at once: ending twice is ending once.
             case lending.EndSandbox():
                 ending = self._tasks.start(self._end(effect), f"end {effect.lease}")
                 self._endings.add(ending)
@@ -290,51 +312,52 @@ class Provider:
             say(body)
 
     async def _create(self, wanted: lending.CreateSandbox) -> None:
-        key = (wanted.peer, wanted.lease)
+        lease = wanted.lease
         try:
             place = await self._places.create(
                 wanted.peer,
-                wanted.lease,
+                lease,
                 wanted.workload,
                 tier=wanted.tier,
                 is_isolated=wanted.is_isolated,
-                progress=lambda text: self._progress(key, text),
+                progress=lambda text: self._progress(wanted.peer, lease, text),
             )
         except P2prcError as error:
-            self._driver.feed(lending.SandboxFailed(*key, error.code, error.message))
+            self._driver.feed(lending.SandboxFailed(lease, error.code, error.message))
             return
         finally:
-            self._making.pop(key, None)
-        self._open[key] = place
-        self._tasks.start(self._watch(place), f"watch {wanted.lease}")
-        self._driver.feed(lending.SandboxReady(*key))
+            self._making.pop(lease, None)
+        self._open[lease] = place
+        self._tasks.start(self._watch(place), f"watch {lease}")
+        self._driver.feed(lending.SandboxReady(lease))
 
-    def _progress(self, key: Key, text: str) -> None:
-        self._post.tell(key[0], LeaseProgress(key[1], text[:200]))
+    def _progress(self, peer: NodeId, lease: LeaseId, text: str) -> None:
+        self._post.tell(peer, LeaseProgress(lease, text[:200]))
 
     async def _watch(self, place: Place) -> None:
         ended = await place.sandbox.wait_ended()
-        key = (place.peer, place.lease)
-        if self._open.get(key) is place:
-            self._driver.feed(lending.SandboxEnded(*key, ended.code, ended.reason))
+        if self._open.get(place.lease) is place:
+            del self._open[place.lease]
+            await self._clean(place)
+            self._driver.feed(lending.SandboxEnded(place.lease, ended.code, ended.reason))
 
     async def _end(self, effect: lending.EndSandbox) -> None:
-        key = (effect.peer, effect.lease)
-        if (making := self._making.pop(key, None)) is not None:
+        making = self._making.get(effect.lease)
+        if making is not None:
             making.stop()
-        place = self._open.pop(key, None)
-        if place is None:
-            return
+            await asyncio.wait({making})
+        place = self._open.pop(effect.lease, None)
+        if place is not None:
+            await self._clean(place)
+        self._driver.feed(lending.SandboxEnded(effect.lease))
+
+    async def _clean(self, place: Place) -> None:
         self._grants.revoke(place.token)
         await self._places.end(place)
 
 
-def _attempt_reason(peer: NodeId, attempt: AttemptId) -> str:
+def _reason(peer: NodeId, attempt: AttemptId) -> str:
     return f"attempt/{peer}/{attempt}"
-
-
-def _refusal(error: P2prcError) -> Refused:
-    return Refused(error.code, error.message, error.hint)
 
 
 def _nobody(_: Control) -> None:

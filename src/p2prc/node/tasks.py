@@ -23,10 +23,19 @@ class Tasks:
 
     def __init__(self, group: asyncio.TaskGroup) -> None:
         self._group = group
+        self._live: set[Work[Any]] = set()
 
     def start(self, work: Coroutine[Any, Any, Result], name: str) -> Work[Result]:
         """Start it now; cancelling the node cancels it."""
-        return Work(self._group, work, name)
+        started = Work(self._group, work, name)
+        self._live.add(started)
+        started.add_done_callback(self._live.discard)
+        return started
+
+    def stop_all(self) -> None:
+        """Cancel everything that still runs; the group then ends."""
+        for work in list(self._live):
+            work.stop()
 
 
 class Work(asyncio.Future[Result]):

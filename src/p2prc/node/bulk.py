@@ -1,0 +1,52 @@
+"""Bring trees here and serve ours: bulk runs on connections of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from p2prc.files.transfer import fetch_tree, serve_bulk_stream
+from p2prc.model.identity import BlobId, NodeId
+from p2prc.model.tree import Tree
+from p2prc.node.grants import Grants
+from p2prc.node.links import Links
+from p2prc.storage.blobs import BlobStore
+from p2prc.transport.port import Stream
+
+Received = Callable[[int], None]
+
+
+class Bulk:
+    """Trees in and out of this node."""
+
+    def __init__(self, own: NodeId, links: Links, blobs: BlobStore, grants: Grants) -> None:
+        self._own = own
+        self._links = links
+        self._blobs = blobs
+        self._grants = grants
+        self._fetching: dict[BlobId, asyncio.Lock] = {}
+
+    async def obtain(self, peer: NodeId, name: BlobId, received: Received | None = None) -> Tree:
+        """Return a peer's tree with all its blobs in our store, fetching what is missing.
+
+        Two that want one tree fetch it once. Raises PeerError, DiskFull, WireError.
+        """
+        if (tree := self._blobs.complete_tree(name)) is not None:
+            return tree
+        lock = self._fetching.setdefault(name, asyncio.Lock())
+        async with lock:
+            try:
+                if (tree := self._blobs.complete_tree(name)) is not None:
+                    return tree
+                connection = await self._links.bulk_connection(peer)
+                return await fetch_tree(connection, name, self._blobs, received=received)
+            finally:
+                self._fetching.pop(name, None)
+
+    async def serve(self, peer: NodeId, stream: Stream) -> None:
+        """Answer one request for bytes, if the peer was promised them."""
+        await serve_bulk_stream(
+            stream,
+            store=self._blobs,
+            may_read=lambda tree: self._grants.may_read(peer, tree),
+        )

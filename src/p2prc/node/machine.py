@@ -1,0 +1,94 @@
+"""Facts about this machine, read when asked: the only door to psutil's totals and to NVML."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import socket
+import sys
+from pathlib import Path
+
+import psutil
+import pynvml
+
+from p2prc.model.resources import Gpu, RuntimeOffer
+from p2prc.protocol.messages import GpuReading, Specs
+
+
+def python_version() -> str:
+    """Return the interpreter's minor version, `3.11`: what environments are built for."""
+    return f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def platform_name() -> str:
+    """Return `linux-x86_64` and the like."""
+    return f"{platform.system().lower()}-{platform.machine().lower()}"
+
+
+def core_count() -> int:
+    """Return how many cores this process may use."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def memory_bytes() -> int:
+    """Return how much memory the machine has."""
+    return psutil.virtual_memory().total
+
+
+def free_disk_bytes(folder: Path) -> int:
+    """Return how much room the folder's disk has."""
+    return shutil.disk_usage(folder).free
+
+
+def read_specs(folder: Path, runtimes: tuple[RuntimeOffer, ...]) -> Specs:
+    """Read the machine's facts; takes milliseconds, more where there are graphics cards."""
+    return Specs(
+        hostname=socket.gethostname()[:200],
+        platform=platform_name(),
+        cpu=_processor_name(),
+        cpus=core_count(),
+        memory_bytes=memory_bytes(),
+        disk_bytes=shutil.disk_usage(folder).total,
+        gpus=read_gpus(),
+        runtimes=runtimes,
+    )
+
+
+def read_gpus() -> tuple[GpuReading, ...]:
+    """Return the NVIDIA cards that the driver shows; none where there is no driver."""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return ()
+    try:
+        return tuple(_read_gpu(index) for index in range(pynvml.nvmlDeviceGetCount()))
+    except pynvml.NVMLError:
+        return ()
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _read_gpu(index: int) -> GpuReading:
+    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+    card = Gpu(
+        name=str(pynvml.nvmlDeviceGetName(handle))[:200],
+        memory_bytes=int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
+        driver=str(pynvml.nvmlSystemGetDriverVersion())[:200],
+    )
+    busy = float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu)
+    heat = float(pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU))
+    return GpuReading(card, utilization_percent=busy, temperature_c=heat)
+
+
+def _processor_name() -> str:
+    try:
+        with Path("/proc/cpuinfo").open() as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()[:200]
+    except OSError:
+        pass
+    return (platform.processor() or platform.machine())[:200]

@@ -1,0 +1,373 @@
+"""This node's membership: its standing, its own record, tickets in and out, who else is there."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+
+from p2prc.authority import (
+    Member,
+    admit,
+    check_fresh,
+    check_ticket,
+    found_network,
+    read_ticket,
+    verify_chain,
+    write_ticket,
+)
+from p2prc.errors import (
+    AlreadyInNetwork,
+    NotMember,
+    P2prcError,
+    PeerError,
+    PeerUnreachable,
+    RightMissing,
+    WireError,
+)
+from p2prc.model.identity import NodeId
+from p2prc.model.record import NodeRecord, SignedRecord, open_record, sign_record
+from p2prc.model.resources import Capacity, RuntimeOffer
+from p2prc.model.ticket import NONCE_BYTES, Reach, Ticket
+from p2prc.node.gossip import Gossip
+from p2prc.node.links import Links
+from p2prc.node.machine import platform_name, python_version, read_gpus
+from p2prc.node.standing import Standing
+from p2prc.node.tasks import Tasks
+from p2prc.protocol.membership import Membership, NodeView
+from p2prc.protocol.messages import Join
+from p2prc.storage.state import State, StoredRecord
+from p2prc.wire.codec import Codec, encode
+from p2prc.wire.signed import Envelope
+
+PUBLISH_DELAY_S = 0.25
+"""Changes of free capacity are gathered this long before our record is signed anew."""
+SAVE_DELAY_S = 5.0
+ADDRESSES_IN_TICKET = 4
+HEARSAY_PATIENCE_S = 5.0
+
+log = logging.getLogger(__name__)
+_envelopes: Codec[Envelope] = Codec(Envelope, limit_bytes=16 << 10)
+
+
+@dataclass(frozen=True, slots=True)
+class SelfDescription:
+    """What our record says that does not change while we run."""
+
+    name: str
+    software: str
+    cpus: int
+    memory_bytes: int
+    lent: Capacity
+    runtimes: tuple[RuntimeOffer, ...]
+    addresses: tuple[str, ...]
+    is_public: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Lent:
+    """What our record says that changes all the time."""
+
+    is_lending: bool
+    free: Capacity
+
+
+class Network:
+    """Our place in the network and our picture of it."""
+
+    def __init__(
+        self,
+        secret: bytes,
+        own: NodeId,
+        description: SelfDescription,
+        *,
+        links: Links,
+        state: State,
+        tasks: Tasks,
+        rng: Random,
+        lent: Callable[[], Lent],
+        changed: Callable[[NodeId], None],
+    ) -> None:
+        self.own = own
+        self.description = description
+        self._secret = secret
+        self._links = links
+        self._state = state
+        self._tasks = tasks
+        self._rng = rng
+        self._lent = lent
+        self._changed = changed
+        self._gpus = tuple(reading.card for reading in read_gpus())
+        self._standing: Standing | None = None
+        self._gossip: Gossip | None = None
+        self._version = 0
+        self._publishing: asyncio.TimerHandle | None = None
+        self._saving: asyncio.TimerHandle | None = None
+        self._unsaved: set[NodeId] = set()
+        self._news = asyncio.Event()
+
+    # -- where we stand --
+
+    @property
+    def standing(self) -> Standing:
+        """Our place in the network. Raises NotMember before there is one."""
+        if self._standing is None:
+            raise NotMember("this node has no network yet")
+        return self._standing
+
+    @property
+    def gossip(self) -> Gossip:
+        """The network as seen from here. Raises NotMember before there is one."""
+        if self._gossip is None:
+            raise NotMember("this node has no network yet")
+        return self._gossip
+
+    def nodes(self) -> list[NodeView]:
+        """Return every node known, ourselves included."""
+        return self.gossip.nodes()
+
+    def start(self) -> None:
+        """Enter the network of the last run, or found one."""
+        self._enter(self._stored_standing() or self._new_network())
+
+    def stop(self) -> None:
+        """Say nothing more."""
+        for timer in (self._publishing, self._saving):
+            if timer is not None:
+                timer.cancel()
+        if self._gossip is not None:
+            self._gossip.stop()
+            self._save()
+
+    # -- our own record --
+
+    def record_changed(self) -> None:
+        """Something that we tell has changed: sign a new record soon."""
+        if self._publishing is None and self._gossip is not None:
+            loop = asyncio.get_running_loop()
+            self._publishing = loop.call_later(PUBLISH_DELAY_S, self._publish)
+
+    def _publish(self) -> None:
+        self._publishing = None
+        self.gossip.publish(self._own_record(has_left=False))
+
+    def _own_record(self, *, has_left: bool) -> SignedRecord:
+        # Wall-clock milliseconds: a node that lost its disk still issues newer versions.
+        self._version = max(self._version + 1, int(time.time() * 1000))
+        told, lent = self.description, self._lent()
+        standing = self.standing
+        record = NodeRecord(
+            node=self.own,
+            network=standing.network,
+            version=self._version,
+            name=told.name,
+            membership=standing.chain,
+            addresses=told.addresses[:8],
+            is_public=told.is_public,
+            has_left=has_left,
+            is_lending=lent.is_lending,
+            software=told.software,
+            platform=platform_name(),
+            python=python_version(),
+            cpus=told.cpus,
+            memory_bytes=told.memory_bytes,
+            lent=told.lent,
+            free=lent.free,
+            gpus=self._gpus,
+            runtimes=told.runtimes,
+        )
+        return sign_record(record, self._secret)
+
+    def _outnumbered(self, version: int) -> None:
+        self._version = max(self._version, version)
+        self.record_changed()
+
+    # -- tickets --
+
+    def invite(self, *, expires_s: float, may_invite: bool, reach: Reach) -> tuple[str, float]:
+        """Write a ticket; return it and when it expires (UTC seconds). Raises RightMissing."""
+        standing = self.standing
+        if not standing.member.rights.may_invite:
+            raise RightMissing("this node was not given the right to invite others")
+        expires_at = time.time() + expires_s
+        ticket = Ticket(
+            network=standing.network,
+            issuer=self.own,
+            addresses=self.description.addresses[:ADDRESSES_IN_TICKET],
+            expires_at=int(expires_at),
+            may_invite=may_invite,
+            nonce=self._rng.randbytes(NONCE_BYTES),
+            reach=reach,
+        )
+        return write_ticket(ticket, secret=self._secret), expires_at
+
+    def admit(self, joiner: NodeId, request: Join) -> bytes:
+        """Make the chain of a newcomer with a good ticket; raises why not."""
+        standing = self.standing
+        if not standing.member.rights.may_invite:
+            raise RightMissing(
+                "this member may not admit others",
+                hint="use a ticket of a member who may invite",
+            )
+        ticket = read_ticket(request.ticket)
+        rights = check_ticket(
+            ticket,
+            network=standing.network,
+            issuer=self._issuer(ticket.issuer),
+            now=time.time(),
+        )
+        return admit(
+            standing.chain,
+            network=standing.network,
+            secret=self._secret,
+            joiner=joiner,
+            rights=rights,
+        )
+
+    def _issuer(self, node: NodeId) -> Member | None:
+        if node == self.own:
+            return self.standing.member
+        record = self.gossip.record_of(node)
+        if record is None:
+            return None
+        return verify_chain(record.membership, network=self.standing.network)
+
+    async def join(self, text: str) -> Standing:
+        """Enter the network of a ticket. Raises TicketInvalid and its kin, AlreadyInNetwork."""
+        ticket = read_ticket(text)
+        check_fresh(ticket, now=time.time())
+        if ticket.network == self.standing.network:
+            return self.standing
+        if any(view.record.node != self.own and view.state != "left" for view in self.nodes()):
+            raise AlreadyInNetwork("this node is in a network with other members")
+        host, chain = await self._ask_in(ticket, text)
+        member = verify_chain(chain, network=ticket.network)
+        if member.node != self.own:
+            raise NotMember("the chain that we were given names another node")
+        await self._change_network(Standing(ticket.network, chain, member))
+        addresses = dict(ticket.bootstraps)[host]
+        await self._links.reach_at(host, addresses)
+        await self._hear_of(host)
+        return self.standing
+
+    async def _ask_in(self, ticket: Ticket, text: str) -> tuple[NodeId, bytes]:
+        """Knock at the ticket's members in turn; return who opened, and our chain."""
+        unreachable: P2prcError = PeerUnreachable("the ticket names no address")
+        for node, addresses in ticket.bootstraps:
+            if node == self.own or not addresses:
+                continue
+            try:
+                chain = await self._links.join(
+                    node,
+                    addresses,
+                    text,
+                    network=ticket.network,
+                    name=self.description.name,
+                )
+            except PeerError as error:
+                unreachable = error
+            else:
+                return node, chain
+        raise unreachable
+
+    async def _hear_of(self, peer: NodeId) -> None:
+        # The picture is worth printing once the member that admitted us is in it.
+        try:
+            async with asyncio.timeout(HEARSAY_PATIENCE_S):
+                while self.gossip.record_of(peer) is None:
+                    self._news.clear()
+                    await self._news.wait()
+        except TimeoutError:
+            log.info("joined, but nothing heard yet", extra={"peer": peer})
+
+    async def leave(self) -> None:
+        """Leave the network and found one of our own."""
+        self.gossip.publish(self._own_record(has_left=True))
+        await self._links.leave_all(farewell=True)
+        await self._change_network(self._new_network())
+
+    async def _change_network(self, standing: Standing) -> None:
+        if self._gossip is not None:
+            self._gossip.stop()
+        await self._links.leave_all(farewell=False)
+        self._state.forget_records([stored.node for stored in self._state.records()])
+        self._enter(standing)
+
+    def _enter(self, standing: Standing) -> None:
+        self._state.set_values({"network": standing.network.encode(), "membership": standing.chain})
+        self._standing = standing
+        machine = Membership(
+            own=self._own_record(has_left=False),
+            is_member=self._is_member,
+            rng=self._rng,
+            now=asyncio.get_running_loop().time(),
+            known=self._stored_records(),
+        )
+        self._gossip = Gossip(
+            machine,
+            links=self._links,
+            tasks=self._tasks,
+            changed=self._node_changed,
+            own_version_behind=self._outnumbered,
+        )
+        self._gossip.start()
+
+    def _is_member(self, record: NodeRecord) -> bool:
+        try:
+            member = verify_chain(record.membership, network=self.standing.network)
+        except NotMember:
+            return False
+        return member.node == record.node and record.network == self.standing.network
+
+    # -- what is kept for the next start --
+
+    def _node_changed(self, node: NodeId) -> None:
+        self._news.set()
+        self._unsaved.add(node)
+        if self._saving is None:
+            self._saving = asyncio.get_running_loop().call_later(SAVE_DELAY_S, self._save)
+        self._changed(node)
+
+    def _save(self) -> None:
+        self._saving = None
+        changed, self._unsaved = self._unsaved, set()
+        kept = []
+        for node in sorted(changed):
+            envelope = self.gossip.envelope_of(node)
+            if envelope is not None and node != self.own:
+                kept.append(StoredRecord(node, encode(envelope), time.time()))
+        try:
+            self._state.save_records(kept)
+        except P2prcError as error:
+            log.warning("the table of nodes was not saved", extra={"reason": error.message})
+
+    def _stored_records(self) -> list[SignedRecord]:
+        found = []
+        for stored in self._state.records():
+            try:
+                found.append(open_record(_envelopes.decode(stored.envelope)))
+            except WireError as error:
+                log.info("a stored record is unusable", extra={"reason": error.message})
+        return found
+
+    def _stored_standing(self) -> Standing | None:
+        network, chain = self._state.value("network"), self._state.value("membership")
+        if network is None or chain is None:
+            return None
+        try:
+            name = NodeId(network.decode())
+            member = verify_chain(chain, network=name)
+        except (P2prcError, UnicodeDecodeError) as error:
+            log.warning("the stored membership is unusable", extra={"reason": str(error)})
+            return None
+        if member.node != self.own:
+            log.warning("the stored membership is another node's")
+            return None
+        return Standing(name, chain, member)
+
+    def _new_network(self) -> Standing:
+        chain = found_network(self._secret)
+        return Standing(self.own, chain, verify_chain(chain, network=self.own))

@@ -1,0 +1,241 @@
+"""A live node: the rooms below, joined together. Opened by `open_node`, closed by leaving it.
+
+What happens here is only routing: letters go to the machine that understands them, and links that
+come and go are told to everybody who cares.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+from p2prc.model.identity import NodeId
+from p2prc.model.resources import RuntimeOffer
+from p2prc.node.bulk import Bulk
+from p2prc.node.grants import Grants
+from p2prc.node.jobs import Jobs
+from p2prc.node.link import Answer
+from p2prc.node.links import Links
+from p2prc.node.machine import read_specs
+from p2prc.node.network import Lent, Network, SelfDescription
+from p2prc.node.places import Places
+from p2prc.node.post import Post
+from p2prc.node.provider import Provider
+from p2prc.node.runs import Runs
+from p2prc.node.session import serve_session
+from p2prc.node.shelf import AttemptShelf
+from p2prc.node.standing import Standing
+from p2prc.node.tasks import Tasks
+from p2prc.protocol.leases import LeaseBook
+from p2prc.protocol.lending import LendingPolicy
+from p2prc.protocol.membership import NodeView
+from p2prc.protocol.messages import AskSpecs, Control, Delta, Digest, Join, Refused, Specs
+from p2prc.protocol.placement import NodeOffer
+from p2prc.runtime.environments import EnvironmentStore
+from p2prc.runtime.port import Runtime
+from p2prc.storage.blobs import BlobStore
+from p2prc.storage.state import State
+from p2prc.transport.port import Endpoint, Stream
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Adapters:
+    """What touches the world, made by the daemon."""
+
+    endpoint: Endpoint
+    runtime: Runtime
+    environments: EnvironmentStore
+    blobs: BlobStore
+    state: State
+    leases_folder: Path
+    rng: Random
+
+
+class Node:
+    """Routes between the parts of a live node; `open_node` makes one."""
+
+    def __init__(
+        self,
+        secret: bytes,
+        description: SelfDescription,
+        policy: LendingPolicy,
+        *,
+        adapters: Adapters,
+        tasks: Tasks,
+    ) -> None:
+        self.id = adapters.endpoint.node
+        self.started_at = asyncio.get_running_loop().time()
+        self.runtimes: tuple[RuntimeOffer, ...] = description.runtimes
+        self.blobs = adapters.blobs
+        self.environments = adapters.environments
+        self._adapters = adapters
+        self._tasks = tasks
+        self.grants = Grants()
+        self.links = Links(adapters.endpoint, self, tasks)
+        self.post = Post(self.id, self.links, self.letter)
+        self.bulk = Bulk(self.id, self.links, adapters.blobs, self.grants)
+        self.network = Network(
+            secret,
+            self.id,
+            description,
+            links=self.links,
+            state=adapters.state,
+            tasks=tasks,
+            rng=adapters.rng,
+            lent=self._lent,
+            changed=self._node_changed,
+        )
+        self.provider = Provider(
+            book=LeaseBook(description.lent, policy, description.runtimes),
+            places=Places(
+                runtime=adapters.runtime,
+                environments=adapters.environments,
+                blobs=adapters.blobs,
+                folder=adapters.leases_folder,
+                obtain=self.bulk.obtain,
+            ),
+            blobs=adapters.blobs,
+            shelf=AttemptShelf(adapters.state),
+            grants=self.grants,
+            post=self.post,
+            tasks=tasks,
+            capacity_changed=self.network.record_changed,
+            lends=policy.lends,
+        )
+        self.runs = Runs(
+            own=self.id,
+            post=self.post,
+            links=self.links,
+            provider=self.provider,
+            bulk=self.bulk,
+            grants=self.grants,
+            offers=self.offers,
+            rng=adapters.rng,
+        )
+        self.jobs = Jobs(
+            state=adapters.state,
+            blobs=adapters.blobs,
+            bulk=self.bulk,
+            grants=self.grants,
+            post=self.post,
+            tasks=tasks,
+            offers=self.offers,
+            rng=adapters.rng,
+        )
+
+    def start(self) -> None:
+        """Take up what the last run left and begin to listen."""
+        self.provider.start()
+        self.network.start()
+        self._tasks.start(self.links.run(), "accept")
+        self.jobs.start()
+
+    async def stop(self) -> None:
+        """End leases, say goodbye, close everything."""
+        self.jobs.stop()
+        await self.provider.close()
+        self.network.stop()
+        await self.links.leave_all(farewell=True)
+        await self._adapters.endpoint.close()
+        self._tasks.stop_all()
+
+    # -- what others ask of the node's picture --
+
+    def offers(self) -> list[NodeOffer]:
+        """Return what each node offers, as placement wants it."""
+        return [self._offer(view) for view in self.network.nodes()]
+
+    def _offer(self, view: NodeView) -> NodeOffer:
+        record = view.record
+        is_self = record.node == self.id
+        link = self.links.get(record.node)
+        return NodeOffer(
+            node=record.node,
+            name=record.name,
+            is_reachable=is_self or view.state in ("alive", "suspect"),
+            is_lending=self.provider.is_lending if is_self else record.is_lending,
+            lent=record.lent,
+            free=self.provider.free if is_self else record.free,
+            runtimes=record.runtimes,
+            python=record.python,
+            platform=record.platform,
+            latency_s=0.0 if is_self else (link.latency_s if link else None),
+        )
+
+    async def specs(self, node: NodeId) -> Specs:
+        """Ask a node what machine it is. Raises PeerError."""
+        return await self.post.ask(node, AskSpecs(), Specs)
+
+    def _lent(self) -> Lent:
+        return Lent(self.provider.is_lending, self.provider.free)
+
+    def _node_changed(self, node: NodeId) -> None:
+        self.jobs.offers_changed()
+
+    # -- what the links tell us --
+
+    def standing(self) -> Standing:
+        return self.network.standing
+
+    def admit(self, joiner: NodeId, request: Join) -> bytes:
+        return self.network.admit(joiner, request)
+
+    def addresses_of(self, peer: NodeId) -> tuple[str, ...]:
+        record = self.network.gossip.record_of(peer)
+        return () if record is None else record.addresses
+
+    def link_up(self, peer: NodeId) -> None:
+        self.network.gossip.link_up(peer)
+        self.provider.peer_back(peer)
+        self.jobs.node_back(peer)
+
+    def link_down(self, peer: NodeId, *, on_purpose: bool) -> None:
+        log.info("peer gone", extra={"peer": peer, "on_purpose": on_purpose})
+        self.network.gossip.link_down(peer)
+        self.provider.peer_gone(peer)
+        self.jobs.node_lost(peer)
+
+    def letter(self, peer: NodeId, body: Control, answer: Answer | None) -> None:
+        """Hand a letter to whoever understands it; nobody: `unsupported`."""
+        match body:
+            case Digest() | Delta():
+                self.network.gossip.heard(peer, body)
+            case AskSpecs():
+                self._tasks.start(self._tell_specs(answer), "specs")
+            case _:
+                if self.provider.letter(peer, body, answer) or self.jobs.letter(peer, body):
+                    return
+                if answer is not None:
+                    answer(Refused("unsupported", "this node does not know that request"))
+
+    async def session(self, peer: NodeId, stream: Stream) -> None:
+        await serve_session(peer, stream, self.provider.run)
+
+    async def serve_bulk(self, peer: NodeId, stream: Stream) -> None:
+        await self.bulk.serve(peer, stream)
+
+    async def _tell_specs(self, answer: Answer | None) -> None:
+        specs = await asyncio.to_thread(read_specs, self._adapters.leases_folder, self.runtimes)
+        if answer is not None:
+            answer(specs)
+
+
+@asynccontextmanager
+async def open_node(
+    secret: bytes, description: SelfDescription, policy: LendingPolicy, adapters: Adapters
+) -> AsyncIterator[Node]:
+    """A running node. Leaving the block ends its leases, then its links, then its loops."""
+    async with asyncio.TaskGroup() as group:
+        node = Node(secret, description, policy, adapters=adapters, tasks=Tasks(group))
+        node.start()
+        try:
+            yield node
+        finally:
+            await node.stop()

@@ -1,0 +1,124 @@
+"""One command on one node, for somebody who waits: lease, run, fetch what it made, give back."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from p2prc.errors import NoNodeMatches, P2prcError, PeerError
+from p2prc.model.identity import LeaseId, NodeId, random_id
+from p2prc.model.tree import Tree
+from p2prc.model.workload import Command, Outcome, Workload
+from p2prc.node.bulk import Bulk
+from p2prc.node.grants import Grants
+from p2prc.node.links import Links
+from p2prc.node.post import Post
+from p2prc.node.provider import Provider
+from p2prc.node.session import Print, run_remotely
+from p2prc.protocol.messages import EndLease, LeaseGranted, RequestLease, RunCommand
+from p2prc.protocol.placement import NodeOffer, choose, explain, why_not
+
+LEASE_TIMEOUT_S = 900.0
+"""Granting may include building an environment; the link's pulse tells a dead peer long before."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What became of a run: where it ran, how it ended, and the files it made (in our store)."""
+
+    node: NodeId
+    lease: LeaseId
+    outcome: Outcome
+    outputs: Tree | None
+
+
+class Runs:
+    """Carries out single commands."""
+
+    def __init__(
+        self,
+        *,
+        own: NodeId,
+        post: Post,
+        links: Links,
+        provider: Provider,
+        bulk: Bulk,
+        grants: Grants,
+        offers: Callable[[], Sequence[NodeOffer]],
+        rng: Random,
+    ) -> None:
+        self._own = own
+        self._post = post
+        self._links = links
+        self._provider = provider
+        self._bulk = bulk
+        self._grants = grants
+        self._offers = offers
+        self._rng = rng
+
+    async def run(
+        self, target: NodeId | None, workload: Workload, command: Command, printed: Print
+    ) -> Finished:
+        """Run on the target, or on any node that fits.
+
+        Raises NoNodeMatches with what nobody meets, the provider's refusal, PeerError.
+        Cancelling this kills the command and gives the lease back.
+        """
+        lease = LeaseId(random_id(self._rng))
+        node = await self._lend(target, lease, workload)
+        try:
+            if command.inputs is not None:
+                self._grants.allow(node, command.inputs, reason=lease)
+            outcome = await self._execute(node, RunCommand(lease, command), printed)
+            outputs = None
+            if outcome.outputs is not None:
+                outputs = await self._bulk.obtain(node, outcome.outputs)
+            return Finished(node, lease, outcome, outputs)
+        finally:
+            self._grants.revoke(lease)
+            self._post.tell(node, EndLease(lease))
+
+    async def _execute(self, node: NodeId, request: RunCommand, printed: Print) -> Outcome:
+        if node == self._own:
+            return await self._provider.run(node, request, printed)
+        link = await self._links.reach(node)
+        return await run_remotely(link.connection, request, printed)
+
+    async def _lend(self, target: NodeId | None, lease: LeaseId, workload: Workload) -> NodeId:
+        refusals: list[P2prcError] = []
+        for node in self._candidates(target, workload):
+            request = RequestLease(lease, workload)
+            try:
+                await self._post.ask(node, request, LeaseGranted, timeout_s=LEASE_TIMEOUT_S)
+            except P2prcError as error:
+                if target is not None:
+                    raise
+                log.info("a node did not lend", extra={"peer": node, "reason": error.message})
+                refusals.append(error)
+            else:
+                return node
+        raise _worst(refusals)
+
+    def _candidates(self, target: NodeId | None, workload: Workload) -> list[NodeId]:
+        offers = self._offers()
+        if target is None:
+            chosen = [offer.node for offer in choose(offers, workload, self._rng)]
+            if not chosen:
+                raise NoNodeMatches(explain(offers, workload))
+            return chosen
+        for offer in offers:
+            if offer.node == target and (reason := why_not(offer, workload)) is not None:
+                raise NoNodeMatches(f"{offer.name} cannot run this: {reason}")
+        return [target]
+
+
+def _worst(refusals: list[P2prcError]) -> P2prcError:
+    # When every node refused, say the refusal that waiting may not mend.
+    for error in refusals:
+        if not error.retryable:
+            return error
+    return refusals[-1] if refusals else PeerError("no node answered")
