@@ -1,0 +1,139 @@
+"""Tickets as text: one word that a double-click selects, signed by its issuer.
+
+The text is `p2prc`, one character of version, and base32 in lower case (upper case is read too,
+so that a QR code can use its denser alphabet). A cut or changed ticket fails its signature, so
+there is no checksum beside it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterator
+
+import msgspec
+
+from p2prc.authority.chains import Member, Rights
+from p2prc.authority.ticket_bytes import pack_ticket, unpack_ticket
+from p2prc.errors import (
+    NotMember,
+    RightMissing,
+    SettingInvalid,
+    TicketExpired,
+    TicketForeign,
+    TicketInvalid,
+    TicketVersionUnsupported,
+    WireError,
+)
+from p2prc.model.identity import NodeId
+from p2prc.model.ticket import TICKET_LIMIT_CHARACTERS, Bootstrap, Ticket
+from p2prc.wire.signed import SIGNATURE_BYTES, Envelope, public_key_of, sign, verify
+
+_PREFIX = "p2prc"
+_VERSION = "1"
+_PURPOSE = "p2prc ticket 1"
+
+
+def write_ticket(ticket: Ticket, *, secret: bytes) -> str:
+    """Return the ticket as one word of at most 512 characters, signed by its issuer.
+
+    Where not everything fits, further admins go first, then addresses: `read_ticket` tells what
+    stayed. Raises SettingInvalid when not even the shortest form fits or a field is malformed.
+    """
+    if public_key_of(secret).hex() != ticket.issuer:
+        raise SettingInvalid("a ticket can only be signed by its issuer")
+    try:
+        ticket = msgspec.convert(msgspec.to_builtins(ticket), Ticket)
+    except msgspec.ValidationError as error:
+        raise SettingInvalid(f"the ticket cannot be written: {error}") from error
+    for candidate in _shorter_and_shorter(ticket):
+        payload = pack_ticket(candidate)
+        body = payload + sign(secret, _PURPOSE, payload).signature
+        text = _PREFIX + _VERSION + _to_base32(body)
+        if len(text) <= TICKET_LIMIT_CHARACTERS:
+            return text
+    raise SettingInvalid("the addresses are too long for a ticket")
+
+
+def read_ticket(text: str) -> Ticket:
+    """Return what the ticket says, when its issuer signed exactly that.
+
+    Raises TicketInvalid or TicketVersionUnsupported. Says nothing about the issuer's rights:
+    that is `check_ticket`'s, and only a member can know.
+    """
+    if len(text) > 4 * TICKET_LIMIT_CHARACTERS:
+        raise TicketInvalid("the ticket is too long")
+    # Terminals and mail programs break long lines.
+    word = "".join(text.split()).lower()
+    if not word.isascii() or not word.isalnum() or not word.startswith(_PREFIX):
+        raise TicketInvalid(f"this is not a ticket: one starts with `{_PREFIX}`")
+    version, body_text = word[len(_PREFIX) : len(_PREFIX) + 1], word[len(_PREFIX) + 1 :]
+    if not version:
+        raise TicketInvalid("the ticket is cut short")
+    if version != _VERSION:
+        raise TicketVersionUnsupported(f"a ticket of version {version}, this is {_VERSION}")
+    if len(word) > TICKET_LIMIT_CHARACTERS:
+        raise TicketInvalid("the ticket is too long")
+    body = _from_base32(body_text)
+    payload, signature = body[:-SIGNATURE_BYTES], body[-SIGNATURE_BYTES:]
+    ticket = unpack_ticket(payload)
+    try:
+        verify(Envelope(bytes.fromhex(ticket.issuer), payload, signature), _PURPOSE)
+    except WireError as error:
+        raise TicketInvalid("the ticket is cut short or was changed") from error
+    return ticket
+
+
+def check_fresh(ticket: Ticket, *, now: float) -> None:
+    """Raise TicketExpired unless the ticket is still good; `now` is in unix seconds."""
+    if now >= ticket.expires_at:
+        raise TicketExpired
+
+
+def check_ticket(ticket: Ticket, *, network: NodeId, issuer: Member | None, now: float) -> Rights:
+    """Return what its bearer is to be given, as the member that was reached sees it.
+
+    `issuer` is what that member knows of the ticket's issuer, from the issuer's own chain.
+    """
+    if ticket.network != network:
+        raise TicketForeign
+    check_fresh(ticket, now=now)
+    if issuer is None or issuer.node != ticket.issuer:
+        raise NotMember("the ticket's issuer is not known here as a member")
+    rights = Rights(may_invite=ticket.may_invite)
+    if not issuer.rights.may_invite or not rights.names <= issuer.rights.names:
+        raise RightMissing("the ticket's issuer may not invite")
+    return rights
+
+
+def _shorter_and_shorter(ticket: Ticket) -> Iterator[Ticket]:
+    """Yield the ticket, then the same with ever less of what a newcomer can do without."""
+    yield ticket
+    one_address_each = tuple(
+        Bootstrap(node=admin.node, addresses=admin.addresses[:1]) for admin in ticket.admins
+    )
+    for count in range(len(ticket.admins), -1, -1):
+        yield msgspec.structs.replace(ticket, admins=one_address_each[:count])
+    for addresses in range(len(ticket.addresses), 0, -1):
+        for relays in range(len(ticket.relays), -1, -1):
+            yield msgspec.structs.replace(
+                ticket,
+                admins=(),
+                addresses=ticket.addresses[:addresses],
+                relays=ticket.relays[:relays],
+            )
+
+
+def _to_base32(body: bytes) -> str:
+    return base64.b32encode(body).decode().rstrip("=").lower()
+
+
+def _from_base32(text: str) -> bytes:
+    """Return the bytes; there is one text for them, so a changed last letter is seen too."""
+    try:
+        body = base64.b32decode(text.upper() + "=" * (-len(text) % 8))
+    except binascii.Error as error:
+        raise TicketInvalid("the ticket is cut short or was changed") from error
+    if _to_base32(body) != text:
+        raise TicketInvalid("the ticket is cut short or was changed")
+    return body

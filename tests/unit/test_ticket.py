@@ -1,0 +1,220 @@
+"""Claims about tickets: one word, short enough, and refused with the right reason."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2prc.authority import (
+    Member,
+    Rights,
+    check_fresh,
+    check_ticket,
+    read_ticket,
+    write_ticket,
+)
+from p2prc.errors import (
+    NotMember,
+    RightMissing,
+    SettingInvalid,
+    TicketExpired,
+    TicketForeign,
+    TicketInvalid,
+    TicketVersionUnsupported,
+)
+from p2prc.model.identity import NodeId
+from p2prc.model.ticket import TICKET_LIMIT_CHARACTERS, Bootstrap, Ticket
+from p2prc.wire.signed import public_key_of
+
+FOUNDER, ALICE, BOB, CAROL = (bytes([number]) * 32 for number in range(1, 5))
+
+
+def node_of(secret: bytes) -> NodeId:
+    return NodeId(public_key_of(secret).hex())
+
+
+NETWORK = node_of(FOUNDER)
+EXPIRES_AT = 1_800_000_000
+PLAIN = Ticket(
+    network=NETWORK,
+    issuer=NETWORK,
+    expires_at=EXPIRES_AT,
+    nonce=b"nonce!",
+    addresses=("192.0.2.7:8088", "127.0.0.1:8088"),
+)
+FULL = Ticket(
+    network=NETWORK,
+    issuer=node_of(ALICE),
+    expires_at=EXPIRES_AT,
+    nonce=b"nonce!",
+    addresses=("192.0.2.7:8088", "10.1.2.3:8088", "[2001:db8::17]:8088", "127.0.0.1:8088"),
+    relays=("https://euw1-1.relay.example.org./", "https://use1-1.relay.example.org./"),
+    admins=(Bootstrap(NETWORK, ("198.51.100.9:8088",)), Bootstrap(node_of(BOB))),
+    may_invite=True,
+    reach="internet",
+)
+ISSUER = Member(node_of(ALICE), Rights(may_invite=True), depth=1, admitted_by=NETWORK)
+
+
+def ticket_with(**changes: Any) -> Ticket:
+    return msgspec.structs.replace(FULL, **changes)
+
+
+def test_a_ticket_says_what_was_written() -> None:
+    assert read_ticket(write_ticket(PLAIN, secret=FOUNDER)) == PLAIN
+
+
+def test_a_ticket_is_one_short_word_that_a_double_click_selects() -> None:
+    text = write_ticket(FULL, secret=ALICE)
+    assert re.fullmatch(r"p2prc[0-9a-z]+", text)
+    assert len(text) <= TICKET_LIMIT_CHARACTERS
+    read = read_ticket(text)
+    assert read.addresses == FULL.addresses
+    assert read.relays == FULL.relays
+
+
+def test_addresses_stay_when_further_admins_do_not_fit() -> None:
+    wordy = ticket_with(
+        addresses=tuple(f"[2001:db8:1:2:3:4:5:{last:x}]:65535" for last in range(1, 5)),
+        admins=(
+            Bootstrap(node_of(BOB), ("[2001:db8::1]:1", "[2001:db8::2]:1")),
+            Bootstrap(node_of(CAROL), ("[2001:db8::1]:1", "[2001:db8::2]:1")),
+        ),
+    )
+    text = write_ticket(wordy, secret=ALICE)
+    assert len(text) <= TICKET_LIMIT_CHARACTERS
+    read = read_ticket(text)
+    assert (read.addresses, read.relays) == (wordy.addresses, wordy.relays)
+
+
+def test_two_further_admins_fit_beside_four_addresses() -> None:
+    ticket = ticket_with(
+        relays=(),
+        addresses=("192.0.2.1:1", "192.0.2.2:2", "192.0.2.3:3", "192.0.2.4:4"),
+        admins=(
+            Bootstrap(node_of(BOB), ("198.51.100.1:8088",)),
+            Bootstrap(node_of(CAROL), ("198.51.100.2:8088", "198.51.100.3:8088")),
+        ),
+    )
+    read = read_ticket(write_ticket(ticket, secret=ALICE))
+    assert read == ticket
+    assert [node for node, _ in read.bootstraps] == [node_of(ALICE), node_of(BOB), node_of(CAROL)]
+
+
+def test_white_space_line_breaks_and_capitals_do_no_harm() -> None:
+    text = write_ticket(FULL, secret=ALICE)
+    pasted = f"  \n{text[:100].upper()}\r\n {text[100:]}\t\n"
+    assert read_ticket(pasted) == read_ticket(text)
+
+
+@given(st.integers(0, 10**6))
+def test_a_ticket_cut_short_is_invalid(length: int) -> None:
+    text = write_ticket(PLAIN, secret=FOUNDER)
+    with pytest.raises(TicketInvalid):
+        read_ticket(text[: length % len(text)])
+
+
+@given(st.integers(6, 10**6), st.sampled_from("abcdefghijklmnopqrstuvwxyz0123456789"))
+def test_a_changed_character_makes_it_invalid(position: int, letter: str) -> None:
+    text = write_ticket(PLAIN, secret=FOUNDER)
+    position = 6 + position % (len(text) - 6)
+    changed = text[:position] + letter + text[position + 1 :]
+    if changed == text:
+        return
+    with pytest.raises(TicketInvalid):
+        read_ticket(changed)
+
+
+@given(st.text(max_size=600))
+def test_any_other_text_is_refused_as_a_ticket(text: str) -> None:
+    for candidate in (text, "p2prc1" + text):
+        with pytest.raises((TicketInvalid, TicketVersionUnsupported)):
+            read_ticket(candidate)
+
+
+def test_a_ticket_of_another_version_says_so() -> None:
+    text = write_ticket(PLAIN, secret=FOUNDER)
+    with pytest.raises(TicketVersionUnsupported, match="version 2"):
+        read_ticket(text[:5] + "2" + text[6:])
+
+
+def test_a_far_too_long_text_is_refused() -> None:
+    with pytest.raises(TicketInvalid, match="too long"):
+        read_ticket("p2prc1" + "a" * 10_000)
+    with pytest.raises(TicketInvalid, match="too long"):
+        read_ticket("p2prc1" + "a" * 510)
+
+
+def test_only_the_issuer_can_sign_its_ticket() -> None:
+    with pytest.raises(SettingInvalid):
+        write_ticket(FULL, secret=BOB)
+
+
+@pytest.mark.parametrize(
+    "addresses", [("with space:1",), ("",), ("é:1",), ("a" * 201,), ("a:1",) * 5, ("new\nline:1",)]
+)
+def test_a_malformed_ticket_is_never_written(addresses: tuple[str, ...]) -> None:
+    with pytest.raises(SettingInvalid):
+        write_ticket(ticket_with(addresses=addresses), secret=ALICE)
+
+
+def test_an_admitting_member_gives_what_the_ticket_says() -> None:
+    rights = check_ticket(FULL, network=NETWORK, issuer=ISSUER, now=EXPIRES_AT - 1)
+    assert rights == Rights(may_invite=True)
+    guest = ticket_with(may_invite=False)
+    assert check_ticket(guest, network=NETWORK, issuer=ISSUER, now=0) == Rights()
+
+
+def test_an_expired_ticket_says_so_at_both_ends() -> None:
+    with pytest.raises(TicketExpired):
+        check_fresh(FULL, now=EXPIRES_AT)
+    with pytest.raises(TicketExpired):
+        check_ticket(FULL, network=NETWORK, issuer=ISSUER, now=EXPIRES_AT)
+    check_fresh(FULL, now=EXPIRES_AT - 0.1)
+
+
+def test_a_ticket_of_another_network_says_so() -> None:
+    with pytest.raises(TicketForeign):
+        check_ticket(FULL, network=node_of(CAROL), issuer=ISSUER, now=0)
+
+
+def test_a_ticket_gives_no_more_than_its_issuer_has() -> None:
+    guest = Member(node_of(ALICE), Rights(), depth=1, admitted_by=NETWORK)
+    for ticket in (FULL, ticket_with(may_invite=False)):
+        with pytest.raises(RightMissing):
+            check_ticket(ticket, network=NETWORK, issuer=guest, now=0)
+
+
+def test_a_ticket_by_a_stranger_admits_nobody() -> None:
+    stranger = Member(node_of(BOB), Rights(may_invite=True), depth=0, admitted_by=None)
+    for issuer in (None, stranger):
+        with pytest.raises(NotMember):
+            check_ticket(FULL, network=NETWORK, issuer=issuer, now=0)
+
+
+_hosts = st.one_of(
+    st.ip_addresses(v=4).map(str),
+    st.ip_addresses(v=6).map(lambda number: f"[{number}]"),
+    st.from_regex(r"[a-z][a-z0-9.-]{0,15}", fullmatch=True),
+)
+_addresses = st.builds(lambda host, port: f"{host}:{port}", _hosts, st.integers(0, 65535))
+
+
+@given(
+    addresses=st.lists(_addresses, max_size=4).map(tuple),
+    relays=st.lists(st.sampled_from(["https://a.b/", "http://c:1", "d"]), max_size=2).map(tuple),
+    expires_at=st.integers(0, (1 << 40) - 1),
+    may_invite=st.booleans(),
+    reach=st.sampled_from(["internet", "relay", "lan"]),
+    secret=st.sampled_from([FOUNDER, ALICE]),
+)
+def test_every_ticket_reads_back(secret: bytes, **fields: Any) -> None:
+    ticket = ticket_with(issuer=node_of(secret), admins=(), **fields)
+    read = read_ticket(write_ticket(ticket, secret=secret))
+    relays = tuple("https://d" if relay == "d" else relay for relay in ticket.relays)
+    assert read == msgspec.structs.replace(ticket, relays=relays)
