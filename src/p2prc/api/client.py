@@ -1,0 +1,165 @@
+"""A running node, as another process sees it: one method a request, typed by `schema`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TypeVar
+
+import msgspec
+
+from p2prc.api.connection import JsonObject, call, events, quoted
+from p2prc.api.schema import (
+    Collected,
+    Invitation,
+    InviteRequest,
+    JobCreated,
+    JobDetail,
+    JobEvent,
+    JobRequest,
+    JobRow,
+    Joined,
+    JoinRequest,
+    Killed,
+    KillRequest,
+    LeaseRow,
+    NodeRow,
+    PingResult,
+    ResultsRequest,
+    RunEvent,
+    RunRequest,
+    Setting,
+    SpecsOfNode,
+    Status,
+    TaskLog,
+)
+from p2prc.errors import JobUnknown
+
+CALL_TIMEOUT_S = 30.0
+PEER_CALL_TIMEOUT_S = 120.0
+"""For calls that wait for other nodes."""
+BULK_CALL_TIMEOUT_S = 24 * 3600.0
+"""For calls that move files; the node's own timeouts end them earlier."""
+_Answer = TypeVar("_Answer")
+
+
+class ControlClient:
+    """The running node of one home. Every method raises errors of `p2prc.errors`."""
+
+    def __init__(self, home: str) -> None:
+        self._home = home
+
+    # -- this node
+
+    def status(self) -> Status:
+        return self._get("/v1/status", Status)
+
+    def shut_down(self) -> None:
+        """Tell the node to stop; it may go on for a moment after this returns."""
+        self._call("POST", "/v1/shutdown")
+
+    def settings(self) -> list[Setting]:
+        return self._get("/v1/settings", list[Setting])
+
+    def node_log(self, lines: int = 200) -> list[str]:
+        return self._get(f"/v1/log?lines={lines}", list[str])
+
+    def openapi(self) -> JsonObject:
+        """Return the description of the API of the version that runs."""
+        return self._get("/openapi.json", JsonObject)
+
+    # -- the network
+
+    def invite(self, request: InviteRequest) -> Invitation:
+        return self._post("/v1/invite", request, Invitation)
+
+    def join(self, ticket: str) -> Joined:
+        request = JoinRequest(ticket=ticket)
+        return self._post("/v1/join", request, Joined, timeout_s=PEER_CALL_TIMEOUT_S)
+
+    def leave(self) -> None:
+        self._call("POST", "/v1/leave", timeout_s=PEER_CALL_TIMEOUT_S)
+
+    def nodes(self) -> list[NodeRow]:
+        return self._get("/v1/nodes", list[NodeRow])
+
+    def specs(self, node: str = "") -> SpecsOfNode:
+        path = f"/v1/specs?node={quoted(node)}"
+        return self._get(path, SpecsOfNode, timeout_s=PEER_CALL_TIMEOUT_S)
+
+    def ping(self, node: str, count: int = 5) -> PingResult:
+        path = f"/v1/ping?node={quoted(node)}&count={count}"
+        return self._get(path, PingResult, timeout_s=PEER_CALL_TIMEOUT_S)
+
+    # -- work
+
+    def run(self, request: RunRequest) -> Iterator[RunEvent]:
+        """Run one command to its end. Closing the iterator cancels it."""
+        for event in events(self._home, "POST", "/v1/run", msgspec.to_builtins(request)):
+            yield msgspec.convert(event, RunEvent)  # type: ignore[arg-type]
+
+    def submit(self, request: JobRequest) -> JobCreated:
+        """Submit a job; its inputs are read before this returns."""
+        return self._post("/v1/jobs", request, JobCreated, timeout_s=BULK_CALL_TIMEOUT_S)
+
+    def jobs(self) -> list[JobRow]:
+        return self._get("/v1/jobs", list[JobRow])
+
+    def job(self, job: str) -> JobDetail:
+        return self._get(f"/v1/jobs/{_job_segment(job)}", JobDetail)
+
+    def job_events(self, job: str) -> Iterator[JobEvent]:
+        """Follow a job to its end. Closing the iterator changes nothing for the job."""
+        for event in events(self._home, "GET", f"/v1/jobs/{_job_segment(job)}/events"):
+            yield msgspec.convert(event, JobEvent)
+
+    def task_logs(self, job: str, task: str | None = None) -> list[TaskLog]:
+        query = "" if task is None else f"?task={quoted(task)}"
+        path = f"/v1/jobs/{_job_segment(job)}/logs{query}"
+        return self._get(path, list[TaskLog], timeout_s=PEER_CALL_TIMEOUT_S)
+
+    def results(self, job: str, to: str) -> Collected:
+        path = f"/v1/jobs/{_job_segment(job)}/results"
+        return self._post(path, ResultsRequest(to=to), Collected, timeout_s=BULK_CALL_TIMEOUT_S)
+
+    def cancel(self, job: str) -> JobRow:
+        return self._post(f"/v1/jobs/{_job_segment(job)}/cancel", None, JobRow)
+
+    def retry(self, job: str) -> JobRow:
+        return self._post(f"/v1/jobs/{_job_segment(job)}/retry", None, JobRow)
+
+    # -- the owner's side
+
+    def leases(self) -> list[LeaseRow]:
+        return self._get("/v1/leases", list[LeaseRow])
+
+    def kill(self, request: KillRequest) -> Killed:
+        return self._post("/v1/kill", request, Killed)
+
+    def pause(self) -> None:
+        self._call("POST", "/v1/pause")
+
+    def resume(self) -> None:
+        self._call("POST", "/v1/resume")
+
+    # -- how
+
+    def _get(self, path: str, kind: type[_Answer], *, timeout_s: float = CALL_TIMEOUT_S) -> _Answer:
+        return msgspec.json.decode(self._call("GET", path, timeout_s=timeout_s), type=kind)
+
+    def _post(
+        self, path: str, body: object, kind: type[_Answer], *, timeout_s: float = CALL_TIMEOUT_S
+    ) -> _Answer:
+        content = b"" if body is None else msgspec.json.encode(body)
+        answer = self._call("POST", path, content, timeout_s=timeout_s)
+        return msgspec.json.decode(answer, type=kind)
+
+    def _call(
+        self, method: str, path: str, content: bytes = b"", *, timeout_s: float = CALL_TIMEOUT_S
+    ) -> bytes:
+        return call(self._home, method, path, content, timeout_s=timeout_s)
+
+
+def _job_segment(job: str) -> str:
+    if not (job.isascii() and job.replace("-", "").replace("_", "").isalnum()):
+        raise JobUnknown(f"no job has the id {job!r}")
+    return job

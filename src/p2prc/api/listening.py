@@ -1,0 +1,124 @@
+"""The API's server on its Unix socket: opened, ready and closed by one block."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import stat
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+
+from p2prc.api.address import short_address
+from p2prc.errors import HomeBusy, HomeUnusable, P2prcError
+
+_CLOSE_GRACE_S = 1
+_START_TIMEOUT_S = 10.0
+
+
+@asynccontextmanager
+async def open_server(app: FastAPI, path: Path) -> AsyncIterator[None]:
+    """Answer requests inside the block. Leaving it cancels what is still being answered.
+
+    Raises `HomeBusy` when another node answers on the socket, `HomeUnusable` when it cannot be
+    made. A socket that nobody listens on any more is replaced.
+    """
+    listener = _listen(path)
+    server = _QuietServer(app)
+    try:
+        async with asyncio.TaskGroup() as group:
+            serving = group.create_task(server.serve_on(listener), name="control API")
+            try:
+                async with asyncio.timeout(_START_TIMEOUT_S):
+                    await server.ready.wait()
+                yield
+            finally:
+                server.stop.set()
+                await asyncio.wait({serving}, timeout=_CLOSE_GRACE_S + 2)
+                serving.cancel()
+    finally:
+        _close(listener, path)
+
+
+async def serve(app: FastAPI, path: Path) -> None:
+    """Answer requests until cancelled."""
+    async with open_server(app, path):
+        await asyncio.get_running_loop().create_future()
+
+
+class _QuietServer(uvicorn.Server):
+    """uvicorn without its ten wake-ups a second, its signal handlers and its log.
+
+    The tick only refreshes a date header and polls a flag: an event does the second, and nobody
+    misses the first. Signals belong to the daemon.
+    """
+
+    def __init__(self, app: FastAPI) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http="h11",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                date_header=False,
+                server_header=False,
+                timeout_graceful_shutdown=_CLOSE_GRACE_S,
+            )
+        )
+        self.ready = asyncio.Event()
+        self.stop = asyncio.Event()
+
+    async def serve_on(self, listener: socket.socket) -> None:
+        await self._serve([listener])
+
+    async def main_loop(self) -> None:
+        self.ready.set()
+        await self.stop.wait()
+
+
+def _listen(path: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with short_address(path) as address:
+            _remove_stale(path, address)
+            # The mask, not a later chmod: there must be no moment at which others may connect.
+            mask = os.umask(0o177)
+            try:
+                listener.bind(address)
+            finally:
+                os.umask(mask)
+        listener.listen(128)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise HomeUnusable(f"cannot listen on {path}: {error.strerror}") from error
+    except P2prcError:
+        listener.close()
+        raise
+    return listener
+
+
+def _remove_stale(path: Path, address: str) -> None:
+    if not path.exists():
+        return
+    if not stat.S_ISSOCK(path.stat().st_mode):
+        raise HomeUnusable(f"{path} is in the way and is not a socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(2.0)
+        try:
+            probe.connect(address)
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+    raise HomeBusy(f"another node answers on {path}")
+
+
+def _close(listener: socket.socket, path: Path) -> None:
+    listener.close()
+    path.unlink(missing_ok=True)

@@ -1,0 +1,278 @@
+"""The control API of a running node: HTTP over a Unix socket that only its owner can open.
+
+Bodies are decoded and answers encoded by the structs of `schema`, which also give OpenAPI its
+components: one description of every value. FastAPI holds the routes together and serves the
+document; nothing here knows more of a node than `NodeService`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import msgspec
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from p2prc import __version__
+from p2prc.api import schema
+from p2prc.api.openapi import Operation, describe
+from p2prc.api.service import NodeService
+from p2prc.api.streaming import HTTP_STATUS, EventStream, error_body
+from p2prc.errors import InvalidInput, P2prcError, PeerTooOld
+
+BODY_LIMIT_BYTES = 4 << 20
+LOG_LINES_LIMIT = 10_000
+PINGS_LIMIT = 100
+_Body = TypeVar("_Body", bound=schema.Request)
+_Endpoint = Callable[..., Awaitable[Response]]
+
+
+def build_app(service: NodeService) -> FastAPI:
+    """Return the API of this node."""
+    app = FastAPI(
+        title="p2prc", version=__version__, docs_url=None, redoc_url=None, openapi_url=None
+    )
+    app.add_exception_handler(P2prcError, _answer_error)
+    app.add_exception_handler(RequestValidationError, _answer_misuse)
+    app.add_exception_handler(HTTPException, _answer_no_route)
+    _Routes(app, service).add_all()
+    return app
+
+
+class _Routes:
+    """Every operation of the API. A method's docstring is its summary in OpenAPI."""
+
+    def __init__(self, app: FastAPI, service: NodeService) -> None:
+        self._app = app
+        self._service = service
+        self._operations: list[Operation] = []
+
+    def add_all(self) -> None:
+        self._add_node()
+        self._add_network()
+        self._add_work()
+        self._add_owner()
+        document = describe(self._app, self._operations)
+        self._app.add_api_route("/openapi.json", _constant(document), include_in_schema=False)
+
+    def _add(
+        self,
+        method: str,
+        path: str,
+        endpoint: _Endpoint,
+        *,
+        answer: Any = None,
+        body: Any = None,
+        is_stream: bool = False,
+    ) -> None:
+        name = endpoint.__name__
+        operation = Operation(method, path, name, answer=answer, body=body, is_stream=is_stream)
+        self._operations.append(operation)
+        self._app.add_api_route(
+            path, endpoint, methods=[method], operation_id=name, response_model=None
+        )
+
+    def _add_node(self) -> None:
+        service = self._service
+
+        async def status() -> Response:
+            """This node."""
+            return _json(await service.status())
+
+        async def shut_down() -> Response:
+            """Stop the node; the answer comes before the end."""
+            await service.shut_down()
+            return Response(status_code=204)
+
+        async def settings() -> Response:
+            """Every setting and where its value came from."""
+            return _json(await service.settings())
+
+        async def node_log(lines: int = 200) -> Response:
+            """The last lines of the node's own log."""
+            return _json(await service.node_log(max(1, min(lines, LOG_LINES_LIMIT))))
+
+        self._add("GET", "/v1/status", status, answer=schema.Status)
+        self._add("POST", "/v1/shutdown", shut_down)
+        self._add("GET", "/v1/settings", settings, answer=list[schema.Setting])
+        self._add("GET", "/v1/log", node_log, answer=list[str])
+
+    def _add_network(self) -> None:
+        service = self._service
+
+        async def invite(request: Request) -> Response:
+            """Make a ticket."""
+            return _json(await service.invite(await _body(request, schema.InviteRequest)))
+
+        async def join(request: Request) -> Response:
+            """Join a network."""
+            body = await _body(request, schema.JoinRequest)
+            return _json(await service.join(body.ticket))
+
+        async def leave() -> Response:
+            """Leave the network."""
+            await service.leave()
+            return Response(status_code=204)
+
+        async def nodes() -> Response:
+            """The network as seen from here."""
+            return _json(await service.nodes())
+
+        async def specs(node: str = "") -> Response:
+            """What machine a node is; without `node`, this one."""
+            return _json(await service.specs(node))
+
+        async def ping(node: str, count: int = 5) -> Response:
+            """Round trips to a node."""
+            return _json(await service.ping(node, max(1, min(count, PINGS_LIMIT))))
+
+        self._add("POST", "/v1/invite", invite, body=schema.InviteRequest, answer=schema.Invitation)
+        self._add("POST", "/v1/join", join, body=schema.JoinRequest, answer=schema.Joined)
+        self._add("POST", "/v1/leave", leave)
+        self._add("GET", "/v1/nodes", nodes, answer=list[schema.NodeRow])
+        self._add("GET", "/v1/specs", specs, answer=schema.SpecsOfNode)
+        self._add("GET", "/v1/ping", ping, answer=schema.PingResult)
+
+    def _add_work(self) -> None:
+        service = self._service
+
+        async def run(request: Request) -> Response:
+            """Run one command and stream what it prints; hanging up cancels it."""
+            return EventStream(service.run(await _body(request, schema.RunRequest)))
+
+        async def submit(request: Request) -> Response:
+            """Store a job and start it."""
+            return _json(await service.submit(await _body(request, schema.JobRequest)))
+
+        async def jobs() -> Response:
+            """The jobs that this node knows."""
+            return _json(await service.jobs())
+
+        async def job(job: str) -> Response:
+            """One job in full."""
+            return _json(await service.job(job))
+
+        async def job_events(job: str) -> Response:
+            """Follow a job until it ends; hanging up changes nothing for it."""
+            return EventStream(service.job_events(job))
+
+        async def task_logs(job: str, task: str | None = None) -> Response:
+            """How tasks' output ended: one task's, or those that failed."""
+            return _json(await service.task_logs(job, task))
+
+        async def results(job: str, request: Request) -> Response:
+            """Bring a job's outputs to a folder."""
+            body = await _body(request, schema.ResultsRequest)
+            return _json(await service.results(job, body.to))
+
+        async def cancel(job: str) -> Response:
+            """Stop a job."""
+            return _json(await service.cancel(job))
+
+        async def retry(job: str) -> Response:
+            """Queue a job's failed tasks again."""
+            return _json(await service.retry(job))
+
+        self._add(
+            "POST", "/v1/run", run, body=schema.RunRequest, answer=schema.RunEvent, is_stream=True
+        )
+        self._add("POST", "/v1/jobs", submit, body=schema.JobRequest, answer=schema.JobCreated)
+        self._add("GET", "/v1/jobs", jobs, answer=list[schema.JobRow])
+        self._add("GET", "/v1/jobs/{job}", job, answer=schema.JobDetail)
+        self._add(
+            "GET", "/v1/jobs/{job}/events", job_events, answer=schema.JobEvent, is_stream=True
+        )
+        self._add("GET", "/v1/jobs/{job}/logs", task_logs, answer=list[schema.TaskLog])
+        self._add(
+            "POST",
+            "/v1/jobs/{job}/results",
+            results,
+            body=schema.ResultsRequest,
+            answer=schema.Collected,
+        )
+        self._add("POST", "/v1/jobs/{job}/cancel", cancel, answer=schema.JobRow)
+        self._add("POST", "/v1/jobs/{job}/retry", retry, answer=schema.JobRow)
+
+    def _add_owner(self) -> None:
+        service = self._service
+
+        async def leases() -> Response:
+            """Who runs what here."""
+            return _json(await service.leases())
+
+        async def kill(request: Request) -> Response:
+            """End leases now."""
+            body = await _body(request, schema.KillRequest)
+            if not (body.leases or body.peer or body.is_all):
+                raise InvalidInput("nothing to end: give `leases`, `peer` or `all`")
+            return _json(await service.kill(body))
+
+        async def pause() -> Response:
+            """Lend nothing new."""
+            await service.pause()
+            return Response(status_code=204)
+
+        async def resume() -> Response:
+            """Lend again."""
+            await service.resume()
+            return Response(status_code=204)
+
+        self._add("GET", "/v1/leases", leases, answer=list[schema.LeaseRow])
+        self._add("POST", "/v1/kill", kill, body=schema.KillRequest, answer=schema.Killed)
+        self._add("POST", "/v1/pause", pause)
+        self._add("POST", "/v1/resume", resume)
+
+
+async def _body(request: Request, kind: type[_Body]) -> _Body:
+    """Read and decode a bounded body; raise `InvalidInput`."""
+    content = bytearray()
+    async for piece in request.stream():
+        content += piece
+        if len(content) > BODY_LIMIT_BYTES:
+            raise InvalidInput(f"the request is larger than {BODY_LIMIT_BYTES >> 20} MiB")
+    try:
+        return msgspec.json.decode(bytes(content), type=kind)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidInput(f"the request is not valid: {error}") from error
+
+
+def _json(answer: object, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(answer), status, media_type="application/json")
+
+
+def _constant(document: object) -> _Endpoint:
+    encoded = _json(document)
+
+    async def openapi() -> Response:
+        return encoded
+
+    return openapi
+
+
+async def _answer_error(_request: Request, error: Exception) -> Response:
+    if not isinstance(error, P2prcError):
+        raise error
+    return _json(error_body(error), HTTP_STATUS.get(error.exit_status, 500))
+
+
+async def _answer_misuse(_request: Request, error: Exception) -> Response:
+    if not isinstance(error, RequestValidationError):
+        raise error
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return _json(
+        error_body(InvalidInput(f"the request is not valid: {place}: {first['msg']}")), 400
+    )
+
+
+async def _answer_no_route(request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    asked = f"{request.method} {request.url.path[:100]}"
+    refusal = PeerTooOld(
+        f"the running node does not know the request {asked}",
+        hint="start it again with this version: `p2prc down`, then `p2prc up --detach`",
+    )
+    return _json(error_body(refusal), error.status_code)
