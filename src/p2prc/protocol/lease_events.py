@@ -1,0 +1,183 @@
+"""What a lease book hears and what it asks for: the two unions of `leases`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from p2prc.model.identity import LeaseId, NodeId
+from p2prc.model.resources import Capacity, RuntimeOffer
+from p2prc.model.workload import Workload
+from p2prc.protocol.lending import LendingPolicy
+from p2prc.protocol.messages import RequestLease
+
+# -- events -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRequested:
+    """A peer asks for a place."""
+
+    peer: NodeId
+    request: RequestLease
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseEndRequested:
+    """A peer gives its place back."""
+
+    peer: NodeId
+    lease: LeaseId
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxReady:
+    """The sandbox takes commands."""
+
+    lease: LeaseId
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxFailed:
+    """The sandbox could not be made; nothing of it is left."""
+
+    lease: LeaseId
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxEnded:
+    """The sandbox is gone: because it was ended, or by its own limit, time or crash."""
+
+    lease: LeaseId
+    code: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerKilled:
+    """The owner of this machine ends these leases, all of one peer, or all."""
+
+    leases: tuple[LeaseId, ...] = ()
+    peer: NodeId | None = None
+    is_all: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """The owner lends nothing new."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """The owner lends again."""
+
+
+@dataclass(frozen=True, slots=True)
+class TermsChanged:
+    """The owner changed what is lent, and to whom; leases that exist stay as they are."""
+
+    capacity: Capacity
+    policy: LendingPolicy
+    runtimes: tuple[RuntimeOffer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PeerGone:
+    """The peer cannot be reached."""
+
+    peer: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class PeerReturned:
+    """The peer is connected again."""
+
+    peer: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """The deadline was reached."""
+
+
+Event = (
+    LeaseRequested
+    | LeaseEndRequested
+    | SandboxReady
+    | SandboxFailed
+    | SandboxEnded
+    | OwnerKilled
+    | Paused
+    | Resumed
+    | TermsChanged
+    | PeerGone
+    | PeerReturned
+    | Tick
+)
+
+
+# -- effects ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class CreateSandbox:
+    """Make the sandbox and answer with SandboxReady or SandboxFailed."""
+
+    lease: LeaseId
+    peer: NodeId
+    workload: Workload
+    runtime: str
+    tier: str
+    is_isolated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """Answer the peer's request, and every repetition of it that waits."""
+
+    peer: NodeId
+    lease: LeaseId
+    expires_in_s: float
+    tier: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Answer the peer's request with an error."""
+
+    peer: NodeId
+    lease: LeaseId
+    code: str
+    message: str
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ConfirmEnd:
+    """Answer the peer's wish to end the lease: it is carried out."""
+
+    peer: NodeId
+    lease: LeaseId
+
+
+@dataclass(frozen=True, slots=True)
+class EndSandbox:
+    """Kill everything in it now, and answer with SandboxEnded when it is gone."""
+
+    lease: LeaseId
+    ended_by: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TellEnded:
+    """Tell the peer who ended its lease; may be lost when the peer is away."""
+
+    peer: NodeId
+    lease: LeaseId
+    ended_by: str
+    reason: str
+
+
+Effect = CreateSandbox | Granted | Refuse | ConfirmEnd | EndSandbox | TellEnded

@@ -1,0 +1,134 @@
+"""What an owner lends, to whom, and how a refusal says so.
+
+The policy is a plain value; the functions below compare a request with it and answer with a
+refusal that names the greatest amount that would have been accepted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from p2prc.model.identity import JobId, NodeId
+from p2prc.model.resources import GIBIBYTE, MEBIBYTE, Capacity, Limits, RuntimeOffer
+from p2prc.model.workload import Workload
+
+NO_ISOLATION = "none"
+"""The tier that isolates nothing: for nodes that the owner names, and nobody else."""
+IMAGELESS_RUNTIME = "process"
+SMALLEST_CPU_MILLIS = 10
+SMALLEST_MEMORY_BYTES = 4 * MEBIBYTE
+
+
+@dataclass(frozen=True, slots=True)
+class LendingPolicy:
+    """The owner's rules. `lends_to` None means every member, an empty set nobody.
+
+    `trusted` are the nodes that may run without isolation. `absence_s` and `job_absence_s` bound
+    how long a requester may be away before its lease ends. `patience_s` bounds how long a request
+    waits for sandboxes that are just ending.
+    """
+
+    lends_to: frozenset[NodeId] | None = None
+    trusted: frozenset[NodeId] = frozenset()
+    lifetime_limit_s: float = 7 * 86400.0
+    processes_limit: int = 10_000
+    leases_limit: int = 256
+    absence_s: float = 60.0
+    job_absence_s: float = 15 * 60.0
+    patience_s: float = 5.0
+
+    def absence_of(self, job: JobId | None) -> float:
+        """Return how long the requester of such a lease may be away."""
+        return self.absence_s if job is None else self.job_absence_s
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """No, and why: an error's code, its sentence and its hint."""
+
+    code: str
+    message: str
+    hint: str = ""
+
+
+def size_text(size_bytes: int) -> str:
+    """Return a size as people write it: `11 GiB`, `512 MiB`."""
+    if size_bytes >= GIBIBYTE:
+        return f"{size_bytes / GIBIBYTE:.3g} GiB"
+    return f"{size_bytes / MEBIBYTE:.3g} MiB"
+
+
+def cores_text(cpu_millis: int) -> str:
+    """Return an amount of processor as people say it: `1 core`, `1.5 cores`."""
+    return "1 core" if cpu_millis == 1000 else f"{cpu_millis / 1000:g} cores"
+
+
+def refusal_of(
+    policy: LendingPolicy, capacity: Capacity, peer: NodeId, workload: Workload
+) -> Refusal | None:
+    """Say why this would never be lent to this peer, however free the machine is."""
+    if policy.lends_to is not None and peer not in policy.lends_to:
+        if not policy.lends_to:
+            return Refusal("policy-refuses", "this node lends nothing")
+        return Refusal("policy-refuses", "the owner of this node does not lend to you")
+    excess = _too_small(workload.limits) or _excess(policy, capacity, workload.limits)
+    return Refusal("policy-refuses", excess) if excess else None
+
+
+def _too_small(limits: Limits) -> str:
+    # Leases that hold nothing could be asked for without end.
+    if limits.cpu_millis < SMALLEST_CPU_MILLIS:
+        return f"a lease has at least {cores_text(SMALLEST_CPU_MILLIS)}"
+    if limits.memory_bytes < SMALLEST_MEMORY_BYTES:
+        return f"a lease has at least {size_text(SMALLEST_MEMORY_BYTES)} of memory"
+    return ""
+
+
+def _excess(policy: LendingPolicy, capacity: Capacity, limits: Limits) -> str:
+    if limits.cpu_millis > capacity.cpu_millis:
+        return f"this node lends at most {cores_text(capacity.cpu_millis)}"
+    if limits.memory_bytes > capacity.memory_bytes:
+        return f"this node lends at most {size_text(capacity.memory_bytes)} of memory"
+    if limits.disk_bytes > capacity.disk_bytes:
+        return f"this node lends at most {size_text(capacity.disk_bytes)} of disk"
+    if limits.gpus > capacity.gpus:
+        return f"this node lends at most {capacity.gpus} graphics cards"
+    if limits.processes > policy.processes_limit:
+        return f"this node lends at most {policy.processes_limit} processes"
+    if limits.lifetime_s > policy.lifetime_limit_s:
+        return f"this node lends for at most {policy.lifetime_limit_s:g} s"
+    return ""
+
+
+def is_runtime_suitable(offer: RuntimeOffer, workload: Workload) -> bool:
+    """Say whether this runtime can run the workload, tiers aside."""
+    if workload.runtime not in ("auto", offer.name):
+        return False
+    return not (workload.image and offer.name == IMAGELESS_RUNTIME)
+
+
+def is_tier_accepted(offer: RuntimeOffer, workload: Workload) -> bool:
+    """Say whether the requester accepts the offer's tier; naming none accepts any."""
+    return not workload.tiers or offer.tier in workload.tiers
+
+
+def select_runtime(
+    policy: LendingPolicy, runtimes: tuple[RuntimeOffer, ...], peer: NodeId, workload: Workload
+) -> RuntimeOffer | Refusal:
+    """Return the first (best) runtime that suits both sides, or why there is none."""
+    suitable = [offer for offer in runtimes if is_runtime_suitable(offer, workload)]
+    if not suitable:
+        wanted = f"image `{workload.image}`" if workload.image else f"runtime `{workload.runtime}`"
+        return Refusal("policy-refuses", f"this node has nothing that runs {wanted}")
+    accepted = [offer for offer in suitable if is_tier_accepted(offer, workload)]
+    if not accepted:
+        tiers = ", ".join(offer.tier for offer in suitable)
+        return Refusal("policy-refuses", f"this node offers other tiers: {tiers}")
+    for offer in accepted:
+        if offer.tier != NO_ISOLATION or peer in policy.trusted:
+            return offer
+    return Refusal(
+        "policy-refuses",
+        "this node cannot isolate work, and its owner has not named you as trusted",
+        "ask its owner to name this node as trusted",
+    )
