@@ -8,6 +8,7 @@ any. A power cut may lose a blob; whoever receives one checks it, so it cannot b
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -201,9 +202,9 @@ class BlobStore:
             if not stat.S_ISREG(status.st_mode):
                 raise PathInvalid(f"`{path}` is not a regular file")
             with self._room(status.st_size):
-                if move and status.st_nlink == 1 and self._same_disk(status):
-                    return self._adopt(source, path, folder)
-                return self._copy(source)
+                # With a second name somebody could still write to it.
+                moved = self._take(path, folder) if move and status.st_nlink == 1 else None
+                return self._adopt(source, path, moved) if moved else self._copy(source)
         finally:
             os.close(source)
 
@@ -300,19 +301,27 @@ class BlobStore:
             self._publish(temporary, target, blob)
         return blob, size_bytes
 
-    def _adopt(self, source: int, path: str | Path, folder: int | None) -> tuple[BlobId, int]:
-        """Move a file in; hash it only then, when its old name can no longer reach it."""
+    def _take(self, path: str | Path, folder: int | None) -> Path | None:
+        """Move a file among ours; None where it lies on another disk."""
         temporary = self._temporary / secrets.token_hex(8)
-        os.rename(path, temporary, src_dir_fd=folder)
         try:
-            if not os.path.samestat(os.fstat(source), temporary.lstat()):
+            os.rename(path, temporary, src_dir_fd=folder)
+        except OSError as error:
+            if error.errno == errno.EXDEV:
+                return None
+            raise
+        return temporary
+
+    def _adopt(self, source: int, path: str | Path, moved: Path) -> tuple[BlobId, int]:
+        """Hash a file only now that its old name can no longer reach it."""
+        try:
+            if not os.path.samestat(os.fstat(source), moved.lstat()):
                 raise PathInvalid(f"`{path}` changed while it was collected")
-            if hasattr(os, "geteuid"):
-                os.fchown(source, os.geteuid(), os.getegid())
+            os.fchown(source, os.geteuid(), os.getegid())
             blob, size_bytes = hash_contents(source)
-            self._publish(temporary, source, blob)
+            self._publish(moved, source, blob)
         finally:
-            temporary.unlink(missing_ok=True)
+            moved.unlink(missing_ok=True)
         return blob, size_bytes
 
     def _publish(
@@ -332,9 +341,6 @@ class BlobStore:
             temporary.rename(path)
             self._used_bytes += size_bytes
             self._sizes[blob] = self._sizes.get(blob, 0) + size_bytes
-
-    def _same_disk(self, status: os.stat_result) -> bool:
-        return status.st_dev == self._temporary.stat().st_dev
 
     def _delete(self, blob: BlobId) -> None:
         path = self._path(blob)
