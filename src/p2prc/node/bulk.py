@@ -31,17 +31,23 @@ class Bulk:
 
         Two that want one tree fetch it once. Raises PeerError, DiskFull, WireError.
         """
-        if (tree := self._blobs.complete_tree(name)) is not None:
+        if (tree := self._complete(name)) is not None:
             return tree
         lock = self._fetching.setdefault(name, asyncio.Lock())
         async with lock:
             try:
-                if (tree := self._blobs.complete_tree(name)) is not None:
+                if (tree := self._complete(name)) is not None:
                     return tree
                 connection = await self._links.bulk_connection(peer)
                 return await fetch_tree(connection, name, self._blobs, received=received)
             finally:
                 self._fetching.pop(name, None)
+
+    def _complete(self, name: BlobId) -> Tree | None:
+        if not self._blobs.has(name):
+            return None
+        tree = self._blobs.tree(name)
+        return None if self._blobs.missing(tree) else tree
 
     async def serve(self, peer: NodeId, stream: Stream) -> None:
         """Answer one request for bytes, if the peer was promised them."""

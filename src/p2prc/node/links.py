@@ -171,6 +171,12 @@ class Links:
         )
         return connection
 
+    async def reach_at(self, peer: NodeId, addresses: Sequence[str]) -> Link:
+        """Return a link to a peer whose record we do not have yet. Raises PeerError."""
+        if (link := self.get(peer)) is not None:
+            return link
+        return self._adopt(*await self._connect(peer, Channel.CONTROL, addresses))
+
     async def _connect(
         self, peer: NodeId, channel: Channel, known: Sequence[str] = ()
     ) -> tuple[Connection, Introduction]:

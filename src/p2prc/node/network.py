@@ -39,7 +39,8 @@ from p2prc.node.standing import Standing
 from p2prc.node.tasks import Tasks
 from p2prc.protocol.membership import Membership, NodeView
 from p2prc.protocol.messages import Join
-from p2prc.storage.state import State, StoredRecord
+from p2prc.storage.schema import StoredRecord
+from p2prc.storage.state import State
 from p2prc.wire.codec import Codec, encode
 from p2prc.wire.signed import Envelope
 

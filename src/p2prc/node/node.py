@@ -107,7 +107,7 @@ class Node:
             post=self.post,
             tasks=tasks,
             capacity_changed=self.network.record_changed,
-            lends=policy.lends,
+            lends=policy.lends_to is None or bool(policy.lends_to),
         )
         self.runs = Runs(
             own=self.id,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from p2prc.errors import P2prcError, PeerBusy
-from p2prc.files.collect import collect_outputs
+from p2prc.files.collect import OutputLimits, collect_outputs
 from p2prc.files.place import link_farm, place_inputs
 from p2prc.model.environment import EnvironmentLock
 from p2prc.model.identity import BlobId, LeaseId, NodeId
@@ -105,10 +105,10 @@ class Places:
         if place.environment is not None:
             self._environments.release(place.environment, user=f"{place.peer}/{place.lease}")
 
-    async def run(self, place: Place, command: Command, printed: Print) -> Outcome:
-        """Run one command from inputs to outputs; never raises a P2prcError.
+    async def run(self, place: Place, command: Command, printed: Print, *, keeper: str) -> Outcome:
+        """Run one command from inputs to outputs; whatever fails is its outcome.
 
-        The outputs' tree is pinned for the place; pin it elsewhere to keep it longer.
+        The outputs are in the store, pinned for `keeper`. Raises PeerBusy.
         """
         if place.is_busy:
             raise PeerBusy("the lease runs another command at present")
@@ -122,7 +122,7 @@ class Places:
             await printed(chunk)
 
         try:
-            outcome = await self._from_inputs_to_outputs(place, command, take)
+            outcome = await self._from_inputs_to_outputs(place, command, take, keeper)
         except P2prcError as error:
             outcome = Outcome(None, code=error.code, reason=error.message[:2000])
         finally:
@@ -147,7 +147,7 @@ class Places:
             await place.running.cancel()
 
     async def _from_inputs_to_outputs(
-        self, place: Place, command: Command, printed: Print
+        self, place: Place, command: Command, printed: Print, keeper: str
     ) -> Outcome:
         sandbox = place.sandbox
         if command.inputs is not None:
@@ -163,7 +163,7 @@ class Places:
             ended = await place.running.wait()
             outcome = _outcome_of(ended, command)
             if outcome.is_success and command.outputs:
-                outcome = await self._gather(place, command, outcome)
+                outcome = await self._gather(place, command, outcome, keeper)
         finally:
             await sandbox.reset()
         return outcome
@@ -179,20 +179,21 @@ class Places:
         inside = f"{place.sandbox.inputs_path}/{name}"
         await asyncio.to_thread(link_farm, tree, inside, place.sandbox.spec.folder / "work")
 
-    async def _gather(self, place: Place, command: Command, outcome: Outcome) -> Outcome:
-        tree = await asyncio.to_thread(
+    async def _gather(
+        self, place: Place, command: Command, outcome: Outcome, keeper: str
+    ) -> Outcome:
+        collected = await asyncio.to_thread(
             collect_outputs,
             place.sandbox.spec.folder / "work",
             command.outputs,
             self._blobs,
-            limit_bytes=place.workload.limits.disk_bytes,
+            owner=keeper,
+            limits=OutputLimits(place.workload.limits.disk_bytes),
         )
-        name = self._blobs.put_tree(tree)
-        self._blobs.pin_tree(place.token, tree)
         return Outcome(
             status=outcome.status,
-            outputs=name,
-            output_bytes=tree.size_bytes,
+            outputs=collected.tree.digest,
+            output_bytes=collected.tree.size_bytes,
             usage=outcome.usage,
         )
 

@@ -23,7 +23,7 @@ from p2prc.node.places import Place, Places
 from p2prc.node.post import Post
 from p2prc.node.shelf import AttemptShelf
 from p2prc.node.tasks import Tasks, Work
-from p2prc.protocol import leases as lending
+from p2prc.protocol import lease_events as lending
 from p2prc.protocol.leases import LeaseBook, LeaseView
 from p2prc.protocol.messages import (
     AcknowledgeAttempt,
@@ -156,7 +156,7 @@ class Provider:
                 while self._endings:
                     await asyncio.wait(set(self._endings))
         except TimeoutError:
-            log.error("leases are still ending", extra={"count": len(self._endings)})
+            log.warning("leases are still ending", extra={"count": len(self._endings)})
 
     # -- letters --
 
@@ -203,7 +203,7 @@ class Provider:
         """Run in the peer's lease; cancelling this kills the command. Raises LeaseUnknown."""
         place = self._place_of(peer, request.lease)
         try:
-            outcome = await self._places.run(place, request.command, printed)
+            outcome = await self._places.run(place, request.command, printed, keeper=place.token)
         except asyncio.CancelledError:
             await self._places.cancel(place)
             raise
@@ -243,7 +243,7 @@ class Provider:
     async def _attempt(self, place: Place, body: StartAttempt) -> None:
         key = (place.peer, body.attempt)
         try:
-            outcome = await self._places.run(place, body.command, _discard)
+            outcome = await self._places.run(place, body.command, _discard, keeper=_reason(*key))
             if key not in self._running or place.lease not in self._open:
                 return
             if outcome.outputs is not None:

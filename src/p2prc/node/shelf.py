@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from p2prc.errors import WireError
 from p2prc.model.identity import AttemptId, JobId, LeaseId, NodeId
 from p2prc.model.workload import Outcome
-from p2prc.storage.state import HeldAttempt, State
+from p2prc.storage.schema import HeldAttempt
+from p2prc.storage.state import State
 from p2prc.wire.codec import Codec, encode
 
 RETENTION_S = 7 * 86400.0
@@ -57,7 +58,7 @@ class AttemptShelf:
     def all(self) -> list[Shelved]:
         """Return everything that is kept, and forget what nobody came for in a week."""
         self._state.forget_held_before(time.time() - RETENTION_S)
-        return list(_opened(self._state.held_attempts()))
+        return list(_opened(self._state.all_held_attempts()))
 
     def of_job(self, peer: NodeId, job: JobId) -> list[Shelved]:
         """Return what is kept of one peer's job."""

@@ -1,0 +1,59 @@
+"""From what a person types to what is meant: a name, an id, or a unique prefix of an id."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
+
+from p2prc.errors import JobUnknown, LeaseUnknown, NameAmbiguous, NodeUnknown, NotFound
+from p2prc.model.identity import PREFIX_DIGITS, JobId, LeaseId, NodeId, short
+
+_SHOWN = 5
+Identity = TypeVar("Identity", bound=str)
+
+
+def find_node(typed: str, names: Mapping[NodeId, str]) -> NodeId:
+    """Return the node that is meant. Raises NodeUnknown, NameAmbiguous with what matches.
+
+    A whole id wins over a name, a name over a prefix.
+    """
+    if typed in names:
+        return NodeId(typed)
+    named = [node for node, name in names.items() if name == typed]
+    matches = named or _with_prefix(typed, names)
+    if len(matches) > 1:
+        listed = ", ".join(f"{names[node]} ({short(node)})" for node in matches[:_SHOWN])
+        raise NameAmbiguous(
+            f"`{typed}` may be any of: {listed}", hint="type more of the id: `p2prc nodes`"
+        )
+    if not matches:
+        raise NodeUnknown(f"no node is called `{typed[:80]}`")
+    return matches[0]
+
+
+def find_lease(typed: str, leases: Iterable[LeaseId]) -> LeaseId:
+    """Return the lease that is meant. Raises LeaseUnknown, NameAmbiguous."""
+    return LeaseId(_find(typed, list(leases), LeaseUnknown(f"no lease here is `{typed[:80]}`")))
+
+
+def find_job(typed: str, keys: Mapping[JobId, str]) -> JobId:
+    """Return the job that is meant by an id, a prefix or a key. Raises `JobUnknown`."""
+    for job, key in keys.items():
+        if typed == key:
+            return job
+    return JobId(_find(typed, list(keys), JobUnknown(f"no job here is `{typed[:80]}`")))
+
+
+def _find(typed: str, known: Sequence[str], unknown: NotFound) -> str:
+    matches = [typed] if typed in known else _with_prefix(typed, known)
+    if len(matches) > 1:
+        raise NameAmbiguous(f"`{typed}` may be any of: {', '.join(matches[:_SHOWN])}")
+    if not matches:
+        raise unknown
+    return matches[0]
+
+
+def _with_prefix(typed: str, known: Iterable[Identity]) -> list[Identity]:
+    if len(typed) < PREFIX_DIGITS:
+        return []
+    return [identity for identity in known if identity.startswith(typed.lower())]

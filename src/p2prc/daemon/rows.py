@@ -1,0 +1,98 @@
+"""From what the node knows to the rows that the control API shows."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from p2prc.api import schema
+from p2prc.model.identity import NodeId
+from p2prc.model.resources import Gpu, RuntimeOffer
+from p2prc.node.provider import LeaseReading
+from p2prc.protocol.membership import NodeView
+from p2prc.protocol.messages import Specs
+
+
+def instant(at: float) -> str:
+    """Return UTC seconds as RFC 3339."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def runtimes_of(offers: tuple[RuntimeOffer, ...]) -> list[schema.RuntimeTier]:
+    """Show ways to run work."""
+    return [schema.RuntimeTier(name=o.name, tier=o.tier, limits=o.limits) for o in offers]
+
+
+def card_of(card: Gpu) -> schema.GpuFacts:
+    """Show a graphics card without its readings."""
+    return schema.GpuFacts(name=card.name, memory_bytes=card.memory_bytes, driver=card.driver)
+
+
+def node_row(
+    view: NodeView, *, own: NodeId, path: str | None, latency_s: float | None
+) -> schema.NodeRow:
+    """Show a node as seen from here."""
+    record = view.record
+    is_self = record.node == own
+    return schema.NodeRow(
+        id=record.node,
+        name=record.name,
+        state=view.state,
+        is_self=is_self,
+        path="self" if is_self else path,
+        latency_ms=None if latency_s is None else round(latency_s * 1000, 2),
+        addresses=list(record.addresses),
+        is_public=record.is_public,
+        version=record.software,
+        cpus=record.cpus,
+        memory_bytes=record.memory_bytes,
+        gpus=[card_of(card) for card in record.gpus],
+        runtimes=runtimes_of(record.runtimes),
+        free=schema.FreeCapacity(
+            cpus=record.free.cpu_millis / 1000, memory_bytes=record.free.memory_bytes
+        ),
+        metadata=dict(record.metadata),
+        is_lending=record.is_lending,
+    )
+
+
+def specs_of(specs: Specs) -> schema.SpecsOfNode:
+    """Show a machine's facts."""
+    return schema.SpecsOfNode(
+        hostname=specs.hostname,
+        platform=specs.platform,
+        cpu=specs.cpu,
+        cpus=specs.cpus,
+        memory_bytes=specs.memory_bytes,
+        disk_bytes=specs.disk_bytes,
+        gpus=[
+            schema.GpuFacts(
+                name=reading.card.name,
+                memory_bytes=reading.card.memory_bytes,
+                driver=reading.card.driver,
+                utilization_percent=reading.utilization_percent,
+                temperature_c=reading.temperature_c,
+            )
+            for reading in specs.gpus
+        ],
+        runtimes=runtimes_of(specs.runtimes),
+    )
+
+
+def lease_row(reading: LeaseReading, *, peer_name: str, wall_offset_s: float) -> schema.LeaseRow:
+    """Show a lease to its owner; `wall_offset_s` turns the machine's clock into UTC seconds."""
+    lease, usage = reading.lease, reading.usage
+    return schema.LeaseRow(
+        id=lease.lease,
+        peer=lease.peer,
+        peer_name=peer_name,
+        image=lease.workload.image or f"{lease.runtime}/{lease.tier}",
+        state=lease.state.value,
+        cpu_percent=round(usage.cpu_percent, 1),
+        cpu_s=round(usage.cpu_s, 2),
+        memory_bytes=usage.memory_bytes,
+        memory_peak_bytes=usage.memory_peak_bytes,
+        disk_bytes=usage.disk_bytes,
+        processes=usage.processes,
+        created_at=instant(lease.created_at + wall_offset_s),
+        expires_at=instant(lease.expires_at + wall_offset_s),
+    )
