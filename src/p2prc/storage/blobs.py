@@ -24,7 +24,7 @@ from typing import BinaryIO
 
 from blake3 import blake3
 
-from p2prc.errors import DiskFull, FileUnknown, InvalidInput, P2prcError, PathInvalid, WireError
+from p2prc.errors import DiskFull, FileUnknown, InvalidInput, P2prcError, PathInvalid
 from p2prc.model.identity import BlobId
 from p2prc.model.quantities import format_size
 from p2prc.model.tree import TREE_LIMIT_BYTES, FileEntry, Tree, decode_tree
@@ -33,8 +33,8 @@ from p2prc.storage.disk import (
     copy_contents,
     hash_contents,
     telling_when_full,
-    write_all,
 )
+from p2prc.storage.incoming import Incoming
 from p2prc.storage.pins import Pins
 from p2prc.storage.removal import empty_folder
 from p2prc.wire.codec import encode
@@ -48,37 +48,6 @@ _READ_ONLY = 0o444
 _READ_ONLY_EXECUTABLE = 0o555
 _CONTENT_TIME_NS = 315_619_200 * 10**9
 """Every blob is from 1980-01-02: the same inputs look the same in every lease."""
-
-
-class Incoming:
-    """A blob that is being written; it exists once its `incoming` block has ended well."""
-
-    def __init__(self, blob: BlobId, size_bytes: int, target: int) -> None:
-        self.blob = blob
-        self.size_bytes = size_bytes
-        self._target = target
-        self._hasher = blake3()
-        self._written_bytes = 0
-
-    @property
-    def missing_bytes(self) -> int:
-        """How much is still to come."""
-        return self.size_bytes - self._written_bytes
-
-    def write(self, content: bytes | bytearray | memoryview) -> None:
-        """Add some bytes; more than were announced are a `WireError`."""
-        if len(content) > self.missing_bytes:
-            raise WireError(f"the blob {self.blob[:10]} is longer than announced")
-        write_all(self._target, content)
-        self._hasher.update(content)
-        self._written_bytes += len(content)
-
-    def check(self) -> None:
-        """Raise `WireError` unless this is what its name says."""
-        if self.missing_bytes:
-            raise WireError(f"the blob {self.blob[:10]} is shorter than announced")
-        if self._hasher.hexdigest() != self.blob:
-            raise WireError(f"the blob {self.blob[:10]} has other content than its name says")
 
 
 class BlobStore:
@@ -216,8 +185,10 @@ class BlobStore:
         """
         with self._room(size_bytes), self._new_file() as (temporary, target):
             incoming = Incoming(blob, size_bytes, target)
-            with telling_when_full("a blob"):
+            try:
                 yield incoming
+            finally:
+                incoming.close()
             incoming.check()
             self._publish(temporary, target, blob)
 

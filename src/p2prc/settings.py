@@ -1,0 +1,313 @@
+"""Settings, read once into one frozen object, each value with where it came from.
+
+Defaults give way to `config.toml` in the home, that to the environment (`lend.cpus` is
+`P2PRC_LEND_CPUS`), that to the command line. No room reads any of these: each gets its values.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import shutil
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from p2prc.errors import SettingInvalid
+from p2prc.model.identity import NodeId
+from p2prc.model.quantities import parse_cpus, parse_duration, parse_size
+
+DEFAULT_PORT = 8088
+ENVIRONMENT_PREFIX = "P2PRC_"
+CONFIG_FILE = "config.toml"
+_TEXT_LIMIT = 10_000
+_CACHE_LIMIT_BYTES = 20 << 30
+_NODE = re.compile(r"[0-9a-f]{64}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_HOST = re.compile(r"[A-Za-z0-9_.:-]{0,253}")
+_RELAY = re.compile(r"https?://[^\s/]+(?:/\S*)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What this computer has: the defaults of lending are parts of it."""
+
+    cpus: int
+    memory_bytes: int
+    free_disk_bytes: int
+    name: str = "node"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A host and a port; an empty host is every address of the machine, port 0 any free one."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        shown = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{shown}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class LendSettings:
+    """What is lent to whom, over all leases together.
+
+    `to` is `members`, `none`, or the nodes. `tier_none_to` are those whose work may run without
+    isolation. `lifetime_s` bounds one lease; None is no bound.
+    """
+
+    to: str | tuple[NodeId, ...]
+    tier_none_to: tuple[NodeId, ...]
+    cpu_millis: int
+    memory_bytes: int
+    disk_bytes: int
+    lifetime_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that can be set. `origins` tells for each key: default, file, variable, option."""
+
+    name: str
+    listen: Address
+    public: Address | None
+    relay: str
+    runtime: str
+    lend: LendSettings
+    cache_bytes: int
+    values: Mapping[str, str] = field(repr=False)
+    origins: Mapping[str, str] = field(repr=False)
+
+
+def home_folder(option: str | None, environment: Mapping[str, str]) -> Path:
+    """Return the home: the option, else `P2PRC_HOME`, else P2PRC's own `P2PRC`, else ~/.p2prc."""
+    named = option or environment.get("P2PRC_HOME") or environment.get("P2PRC") or "~/.p2prc"
+    return Path(named).expanduser().absolute()
+
+
+def read_settings(
+    home: Path,
+    *,
+    environment: Mapping[str, str],
+    overrides: Mapping[str, str],
+    machine: Machine,
+) -> Settings:
+    """Return the settings; raise `SettingInvalid` naming the key and where its value came from."""
+    texts = dict.fromkeys(_KEYS, "")
+    origins = dict.fromkeys(_KEYS, "default")
+    texts |= _defaults(machine)
+    for origin, found in (
+        (CONFIG_FILE, _from_file(home / CONFIG_FILE)),
+        ("environment", _from_environment(environment)),
+        ("command line", overrides),
+    ):
+        for key, text in found.items():
+            check_setting(key, text, origin=origin)
+            texts[key], origins[key] = text, origin
+    return _settings(texts, origins)
+
+
+def check_setting(key: str, text: str, *, origin: str = "command line") -> None:
+    """Raise `SettingInvalid` unless there is such a key and the value fits it."""
+    if key not in _KEYS:
+        close = difflib.get_close_matches(key, _KEYS, n=1)
+        raise SettingInvalid(
+            f"there is no setting `{key[:80]}` ({origin})",
+            hint=f"did you mean `{close[0]}`?" if close else "see `p2prc config show`",
+        )
+    try:
+        _KEYS[key](text)
+    except SettingInvalid as error:
+        raise SettingInvalid(f"{key} ({origin}): {error.message}", hint=error.hint) from error
+
+
+def this_machine(home: Path) -> Machine:
+    """Look at what this process may use: a container may see less than its machine has."""
+    nearest = home
+    while not nearest.exists():
+        nearest = nearest.parent
+    return Machine(
+        cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else _cpus(),
+        memory_bytes=_memory_bytes(),
+        free_disk_bytes=shutil.disk_usage(nearest).free,
+        name=_usable_name(os.uname().nodename if hasattr(os, "uname") else "node"),
+    )
+
+
+# -- values -----------------------------------------------------------------------------------
+
+
+def _name(text: str) -> str:
+    if _NAME.fullmatch(text) is None:
+        raise SettingInvalid(
+            f"`{text[:80]}` is not a name", hint="letters, digits, `.`, `_` and `-`, at most 63"
+        )
+    return text
+
+
+def _address(text: str) -> Address:
+    host, _, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    is_port = port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535
+    if not is_port or _HOST.fullmatch(host) is None:
+        raise SettingInvalid(f"`{text[:80]}` is not HOST:PORT", hint="write it like `0.0.0.0:8088`")
+    return Address(host, int(port))
+
+
+def _public(text: str) -> Address | None:
+    if not text:
+        return None
+    has_port = text.rpartition(":")[2].isdigit() and (text.count(":") == 1 or "]:" in text)
+    if has_port:
+        address = _address(text)
+    elif ":" in text:
+        address = _address(f"[{text.strip('[]')}]:{DEFAULT_PORT}")
+    else:
+        address = _address(f"{text}:{DEFAULT_PORT}")
+    if not address.host or not address.port:
+        raise SettingInvalid(f"`{text[:80]}` names no address", hint="HOST or HOST:PORT")
+    return address
+
+
+def _relay(text: str) -> str:
+    if text not in ("auto", "none") and _RELAY.fullmatch(text) is None:
+        raise SettingInvalid(f"`{text[:80]}` is not a relay", hint="`auto`, `none` or a URL")
+    return text
+
+
+def _runtime(text: str) -> str:
+    if text not in ("auto", "docker", "process"):
+        raise SettingInvalid(f"`{text[:80]}` is no runtime", hint="`auto`, `docker` or `process`")
+    return text
+
+
+def _nodes(text: str) -> tuple[NodeId, ...]:
+    found = [part.strip() for part in text.split(",") if part.strip()]
+    for node in found:
+        if _NODE.fullmatch(node) is None:
+            raise SettingInvalid(
+                f"`{node[:80]}` is not a node's id", hint="the whole id: `p2prc nodes --json`"
+            )
+    return tuple(NodeId(node) for node in dict.fromkeys(found))
+
+
+def _lend_to(text: str) -> str | tuple[NodeId, ...]:
+    return text if text in ("members", "none") else _nodes(text) or "none"
+
+
+_KEYS: Mapping[str, Callable[[str], Any]] = {
+    "name": _name,
+    "listen": _address,
+    "public": _public,
+    "relay": _relay,
+    "runtime": _runtime,
+    "lend.to": _lend_to,
+    "lend.tier_none_to": _nodes,
+    "lend.cpus": parse_cpus,
+    "lend.memory": parse_size,
+    "lend.disk": parse_size,
+    "lend.lifetime": parse_duration,
+    "cache.bytes": parse_size,
+}
+SETTING_KEYS = tuple(_KEYS)
+
+
+def _settings(texts: Mapping[str, str], origins: Mapping[str, str]) -> Settings:
+    value = {key: _KEYS[key](text) for key, text in texts.items()}
+    lend = LendSettings(
+        to=value["lend.to"],
+        tier_none_to=value["lend.tier_none_to"],
+        cpu_millis=value["lend.cpus"],
+        memory_bytes=value["lend.memory"],
+        disk_bytes=value["lend.disk"],
+        lifetime_s=value["lend.lifetime"],
+    )
+    return Settings(
+        name=value["name"],
+        listen=value["listen"],
+        public=value["public"],
+        relay=value["relay"],
+        runtime=value["runtime"],
+        lend=lend,
+        cache_bytes=value["cache.bytes"],
+        values=texts,
+        origins=origins,
+    )
+
+
+# -- where they come from ---------------------------------------------------------------------
+
+
+def _defaults(machine: Machine) -> dict[str, str]:
+    tenth_of_disk = machine.free_disk_bytes // 10
+    return {
+        "name": machine.name,
+        "listen": f":{DEFAULT_PORT}",
+        "relay": "auto",
+        "runtime": "auto",
+        "lend.to": "members",
+        "lend.cpus": str(max(1, machine.cpus - 1)),
+        "lend.memory": str(machine.memory_bytes // 2),
+        "lend.disk": str(tenth_of_disk),
+        "lend.lifetime": "24h",
+        "cache.bytes": str(min(tenth_of_disk, _CACHE_LIMIT_BYTES)),
+    }
+
+
+def _from_file(path: Path) -> dict[str, str]:
+    try:
+        with path.open("rb") as source:
+            content = tomllib.load(source)
+    except FileNotFoundError:
+        return {}
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingInvalid(f"cannot read `{path}`: {error}") from error
+    return _flat(content)
+
+
+def _flat(table: Mapping[str, object], prefix: str = "") -> dict[str, str]:
+    found: dict[str, str] = {}
+    for key, value in table.items():
+        match value:
+            case dict():
+                found |= _flat(value, f"{prefix}{key}.")
+            case list():
+                found[prefix + key] = ",".join(str(one) for one in value)
+            case str() | int() | float() if not isinstance(value, bool):
+                found[prefix + key] = str(value)
+            case _:
+                raise SettingInvalid(
+                    f"{prefix}{key} ({CONFIG_FILE}): not a text, a number or a list of texts"
+                )
+    return found
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    names = {ENVIRONMENT_PREFIX + key.upper().replace(".", "_"): key for key in _KEYS}
+    return {
+        key: environment[name][:_TEXT_LIMIT] for name, key in names.items() if name in environment
+    }
+
+
+def _cpus() -> int:
+    return os.cpu_count() or 1
+
+
+def _memory_bytes() -> int:
+    """Return physical memory, or the limit of the control group where that is less."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:
+        return physical
+    return min(physical, int(limit)) if limit.isdigit() else physical
+
+
+def _usable_name(hostname: str) -> str:
+    cleaned = re.sub(r"[^A-Za-z0-9._-]", "-", hostname.split(".", maxsplit=1)[0]).lstrip("._-")[:63]
+    return cleaned or "node"
