@@ -78,15 +78,20 @@ class Refused(_Message, frozen=True, tag="refused"):
 
 
 class DigestEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
-    """What the sender holds about one node: its newest version and heartbeat counter."""
+    """What the sender holds about one node: its newest version and heartbeat counter.
+
+    `is_suspect`: the sender has heard nothing newer, and doubts that the node is still there.
+    Version -1 asks for a record that the sender lacks.
+    """
 
     node: NodeIdField
     version: int
     heartbeat: int
+    is_suspect: bool = False
 
 
 class Digest(_Message, frozen=True, tag="digest"):
-    """The sender's whole summary; `is_reply` stops the exchange after the second half."""
+    """The sender's whole summary; with `is_reply` only some entries, and no digest answers it."""
 
     entries: Annotated[tuple[DigestEntry, ...], Meta(max_length=10_000)]
     is_reply: bool = False
