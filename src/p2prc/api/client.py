@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import TypeVar
 
 import msgspec
@@ -92,10 +92,10 @@ class ControlClient:
 
     # -- work
 
-    def run(self, request: RunRequest) -> Iterator[RunEvent]:
+    def run(self, request: RunRequest) -> Generator[RunEvent, None, None]:
         """Run one command to its end. Closing the iterator cancels it."""
         for event in events(self._home, "POST", "/v1/run", msgspec.to_builtins(request)):
-            yield msgspec.convert(event, RunEvent)  # type: ignore[arg-type]
+            yield msgspec.convert(event, RunEvent)
 
     def submit(self, request: JobRequest) -> JobCreated:
         """Submit a job; its inputs are read before this returns."""
@@ -107,7 +107,7 @@ class ControlClient:
     def job(self, job: str) -> JobDetail:
         return self._get(f"/v1/jobs/{_job_segment(job)}", JobDetail)
 
-    def job_events(self, job: str) -> Iterator[JobEvent]:
+    def job_events(self, job: str) -> Generator[JobEvent, None, None]:
         """Follow a job to its end. Closing the iterator changes nothing for the job."""
         for event in events(self._home, "GET", f"/v1/jobs/{_job_segment(job)}/events"):
             yield msgspec.convert(event, JobEvent)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import IO, Any
 
@@ -31,7 +31,7 @@ def call(home: str, method: str, path: str, content: bytes = b"", *, timeout_s: 
 
 def events(
     home: str, method: str, path: str, request: Mapping[str, object] | None = None
-) -> Iterator[JsonObject]:
+) -> Generator[JsonObject, None, None]:
     """Ask and yield each event until the one named `ended`. Closing the iterator hangs up."""
     content = b"" if request is None else json.dumps(request).encode()
     with _asked(home, method, path, content, STREAM_SILENCE_TIMEOUT_S) as answer:

@@ -1,0 +1,80 @@
+"""`map`: one command over a range, on every node that has room."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import msgspec
+
+from p2prc.api.schema import JobRequest
+from p2prc.cli.commands.work_options import taken_from, work_options
+from p2prc.cli.failures import note
+from p2prc.cli.following import follow
+from p2prc.cli.invocation import CommandWithTail, Invocation, command
+from p2prc.cli.render.output import write, write_json
+from p2prc.cli.render.text import counted
+from p2prc.errors import JobInvalid
+
+
+@command("map", cls=CommandWithTail)
+@click.option(
+    "--over",
+    multiple=True,
+    metavar="NAME=RANGE",
+    help="Run once for each value of the range, like `i=1-100`, `i=1-100:5` or `s=a,b`.",
+)
+@click.option(
+    "--chunk",
+    type=click.IntRange(min=1),
+    default=1,
+    metavar="N",
+    help="So many at once: `{i}` is then `1-10`.",
+)
+@click.option(
+    "--retries", type=click.IntRange(0, 100), metavar="N", help="Try a failed task so often again."
+)
+@click.option("--on", multiple=True, metavar="NODE,...", help="Only these nodes.")
+@click.option("--isolate", is_flag=True, help="Give each task a sandbox of its own.")
+@click.option("--watch", "is_watched", is_flag=True, help="Show how far it is, to the end.")
+@work_options
+@click.pass_obj
+def map_command(
+    invocation: Invocation, /, *, argv: list[str], is_watched: bool, **options: Any
+) -> None:
+    """Run one command over a range, on all nodes.
+
+    `{NAME}` in the command, its variables, --out and --to stands for the value; `{NAME:04d}`
+    pads it. Several --over multiply. Outputs arrive in --to as their tasks finish. Without
+    --watch, prints the job's id and key at once.
+    """
+    request = _request(argv, options)
+    client = invocation.client
+    created = client.submit(request)
+    if is_watched:
+        if not invocation.as_json:
+            note(f"job {created.id}: {counted(created.tasks, 'task')}")
+        follow(client, created.id, as_json=invocation.as_json)
+        return
+    if invocation.as_json:
+        write_json(created)
+        return
+    write(f"job  {created.id}\nkey  {created.key}")
+    note(f"follow it: `p2prc watch {created.id[:10]}`")
+
+
+def _request(argv: list[str], options: dict[str, Any]) -> JobRequest:
+    shared = taken_from(options).request(argv)
+    on = [name.strip() for names in options["on"] for name in names.split(",") if name.strip()]
+    fields = {
+        **shared,
+        "over": list(options["over"]),
+        "chunk": options["chunk"],
+        "retries": options["retries"],
+        "on": on,
+        "isolate": options["isolate"],
+    }
+    try:
+        return msgspec.convert(fields, JobRequest)
+    except msgspec.ValidationError as error:
+        raise JobInvalid(f"the job is not valid: {error}") from error

@@ -1,0 +1,176 @@
+"""`invite`, `join`, `leave`, `nodes`, `specs`, `ping`: the network and its nodes."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from p2prc.api.schema import InviteRequest, NodeRow, PingResult, RuntimeTier, SpecsOfNode
+from p2prc.cli.failures import note
+from p2prc.cli.invocation import Invocation, command
+from p2prc.cli.render.output import write, write_json
+from p2prc.cli.render.text import counted, pairs, plain, size, table, until
+from p2prc.cli.values import DURATION
+from p2prc.cli.watching import watch
+from p2prc.errors import PeerUnreachable, TicketInvalid
+
+_REACH = {
+    "internet": "usable from anywhere",
+    "relay": "usable from anywhere, through a relay",
+    "lan": "usable from this local network",
+}
+
+
+@command("invite")
+@click.option(
+    "--expires",
+    type=DURATION,
+    default="24h",
+    metavar="DURATION",
+    show_default=True,
+    help="Until when it can be used; membership does not end with it.",
+)
+@click.option("--admin", is_flag=True, help="Who joins by it may invite others.")
+@click.option("--lan", is_flag=True, help="For this local network only.")
+@click.pass_obj
+def invite_command(invocation: Invocation, /, *, expires: float, admin: bool, lan: bool) -> None:
+    """Make a ticket that lets others join.
+
+    Who has the ticket may join: send it as you would send a password.
+    """
+    request = InviteRequest(expires_s=expires, is_admin=admin, is_lan=lan)
+    invitation = invocation.client.invite(request)
+    if invocation.as_json:
+        write_json(invitation)
+        return
+    write(invitation.ticket)
+    reach = _REACH.get(invitation.reach, f"reach: {plain(invitation.reach)}")
+    note(f"{reach}, for {until(invitation.expires_at)}")
+    note("on the other machine: `p2prc up --detach`, then `p2prc join TICKET`")
+
+
+@command("join")
+@click.argument("ticket", metavar="TICKET|-")
+@click.pass_obj
+def join_command(invocation: Invocation, /, *, ticket: str) -> None:
+    """Join a network with a ticket.
+
+    With `-` the ticket is read from standard input, which other users cannot see.
+    """
+    if ticket == "-":
+        ticket = sys.stdin.readline().strip()
+    if not ticket:
+        raise TicketInvalid("the ticket is empty")
+    joined = invocation.client.join(ticket)
+    if invocation.as_json:
+        write_json(joined)
+        return
+    name = plain(joined.name) or joined.network[:10]
+    write(f"joined {name}: {counted(joined.members, 'node')}, see `p2prc nodes`")
+
+
+@command("leave")
+@click.pass_obj
+def leave_command(invocation: Invocation, /) -> None:
+    """Leave the network.
+
+    The node stays up, in a network of its own.
+    """
+    invocation.client.leave()
+    note("left the network; to enter one: `p2prc join TICKET`")
+
+
+@command("nodes")
+@click.option("--watch", "is_watched", is_flag=True, help="Go on showing it until Ctrl-C.")
+@click.pass_obj
+def nodes_command(invocation: Invocation, /, *, is_watched: bool) -> None:
+    """Show the network as seen from here."""
+    client = invocation.client
+    if is_watched:
+        watch(client.nodes, _nodes_table, as_json=invocation.as_json)
+    nodes = client.nodes()
+    if invocation.as_json:
+        write_json(nodes)
+        return
+    write(_nodes_table(nodes))
+    if len(nodes) == 1:
+        note("only this one; let others in: `p2prc invite`")
+
+
+@command("specs")
+@click.argument("node", default="", required=False)
+@click.pass_obj
+def specs_command(invocation: Invocation, /, *, node: str) -> None:
+    """Show what machine a node is; without NODE, this one."""
+    specs = invocation.client.specs(node)
+    if invocation.as_json:
+        write_json(specs)
+    else:
+        write(_specs_text(specs))
+
+
+@command("ping")
+@click.argument("node")
+@click.option("--count", type=click.IntRange(1, 100), default=5, show_default=True, metavar="N")
+@click.pass_obj
+def ping_command(invocation: Invocation, /, *, node: str, count: int) -> None:
+    """Measure the way to a node: round trips, and the path they take."""
+    result = invocation.client.ping(node, count)
+    if invocation.as_json:
+        write_json(result)
+    else:
+        write(_ping_text(result))
+    if result.rtt_ms is None:
+        raise PeerUnreachable(f"no answer from {plain(node)}")
+
+
+def _nodes_table(nodes: list[NodeRow]) -> str:
+    headings = ("NAME", "ID", "STATE", "PATH", "LATENCY", "FREE", "MEMORY", "RUNS", "VERSION")
+    return table(headings, [_node_cells(node) for node in nodes])
+
+
+def _node_cells(node: NodeRow) -> tuple[str, ...]:
+    latency = "" if node.latency_ms is None else f"{node.latency_ms:.1f} ms"
+    return (
+        node.name,
+        node.id[:10],
+        node.state,
+        node.path or "",
+        latency,
+        f"{node.free.cpus:g}/{node.cpus}",
+        size(node.free.memory_bytes),
+        _runtimes(node.runtimes) if node.is_lending else "lends nothing",
+        node.version,
+    )
+
+
+def _runtimes(runtimes: list[RuntimeTier]) -> str:
+    return ",".join(f"{runtime.name}:{runtime.tier}" for runtime in runtimes)
+
+
+def _specs_text(specs: SpecsOfNode) -> str:
+    entries = [
+        ("host", specs.hostname),
+        ("platform", specs.platform),
+        ("cpu", f"{specs.cpu}, {counted(specs.cpus, 'core')}"),
+        ("memory", size(specs.memory_bytes)),
+        ("disk", f"{size(specs.disk_bytes)} free"),
+        ("runtimes", _runtimes(specs.runtimes) or "none"),
+    ]
+    for card in specs.gpus:
+        use = "" if card.utilization_percent is None else f", {card.utilization_percent:.0f} % used"
+        heat = "" if card.temperature_c is None else f", {card.temperature_c:.0f} °C"
+        entries.append(("gpu", f"{card.name}, {size(card.memory_bytes)}{use}{heat}"))
+    return pairs(entries)
+
+
+def _ping_text(result: PingResult) -> str:
+    if result.rtt_ms is None:
+        return f"{result.node[:10]}: every ping was lost"
+    trips = result.rtt_ms
+    lost = f", {result.lost} lost" if result.lost else ""
+    return (
+        f"{result.node[:10]} ({result.path or 'unknown path'}): median {trips.median:.2f} ms, "
+        f"{trips.min:.2f} to {trips.max:.2f} ms{lost}"
+    )

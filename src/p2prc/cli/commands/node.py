@@ -1,0 +1,190 @@
+"""`up`, `down`, `status`, `config`: this machine's node."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from p2prc.api.schema import Lending, Setting, StartOptions, Status
+from p2prc.cli import launch
+from p2prc.cli.failures import note
+from p2prc.cli.invocation import Command, Invocation, command, shared_options
+from p2prc.cli.render.output import write, write_json
+from p2prc.cli.render.text import cores, counted, duration, pairs, plain, size, table
+from p2prc.cli.values import SIZE
+
+
+@command("up")
+@click.option("--detach", is_flag=True, help="Return once the node is ready.")
+@click.option("--name", default="", metavar="NAME", help="What people call this node.")
+@click.option("--listen", default="", metavar="HOST:PORT", help="Else port 8088 if it is free.")
+@click.option("--public", default="", metavar="HOST[:PORT]", help="The address others reach.")
+@click.option("--relay", default="auto", metavar="auto|none|URL")
+@click.option("--join", default="", metavar="TICKET", help="Join this network first.")
+@click.option("--open", "is_open", is_flag=True, help="Let in whoever asks.")
+@click.option("--no-lend", is_flag=True, help="Use the network, lend nothing to it.")
+@click.option(
+    "--cpus",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="N",
+    help="Lend at most these cores.",
+)
+@click.option("--memory", type=SIZE, metavar="SIZE", help="Lend at most this memory.")
+@click.option("--disk", type=SIZE, metavar="SIZE", help="Lend at most this disk.")
+@click.option("--runtime", type=click.Choice(["auto", "docker", "process"]), default="auto")
+@click.pass_obj
+def up_command(invocation: Invocation, /, *, detach: bool, **options: Any) -> None:
+    """Start this machine's node.
+
+    The first start makes the node's key and founds a network of its own. Says what is lent and
+    to whom, and how to invite others. Without --detach the node's log follows until Ctrl-C.
+    """
+    process = launch.start(invocation.home, _start_options(options), detached=detach, tell=note)
+    status = invocation.client.status()
+    if invocation.as_json:
+        write_json(status)
+    else:
+        write(_banner(status))
+    if detach:
+        # The node outlives this command: nobody here waits for it.
+        process.returncode = 0
+        return
+    with launch.signals_left_to(process):
+        ended = process.wait()
+    if ended:
+        raise click.exceptions.Exit(ended if ended > 0 else 128 - ended)
+
+
+@command("down")
+@click.pass_obj
+def down_command(invocation: Invocation, /) -> None:
+    """Stop this machine's node.
+
+    What runs here ends, and the other nodes are told.
+    """
+    client = invocation.client
+    status = client.status()
+    client.shut_down()
+    launch.wait_for_end(status.pid)
+    note(f"{plain(status.name)} has stopped")
+
+
+@command("status")
+@click.pass_obj
+def status_command(invocation: Invocation, /) -> None:
+    """Show this node."""
+    status = invocation.client.status()
+    if invocation.as_json:
+        write_json(status)
+    else:
+        write(_described(status))
+
+
+@click.group("config", invoke_without_command=True, params=shared_options())
+@click.pass_context
+def config_command(context: click.Context, /) -> None:
+    """Show settings and where each came from."""
+    if context.invoked_subcommand is None:
+        context.invoke(show_settings)
+
+
+@config_command.command("show", cls=Command)
+@click.pass_obj
+def show_settings(invocation: Invocation, /) -> None:
+    """Show every setting and where it came from."""
+    settings = invocation.client.settings()
+    if invocation.as_json:
+        write_json(settings)
+    else:
+        write(table(("KEY", "VALUE", "FROM"), [_setting_row(setting) for setting in settings]))
+
+
+def _start_options(options: dict[str, Any]) -> StartOptions:
+    return StartOptions(
+        name=options["name"],
+        listen=options["listen"],
+        public=options["public"],
+        relay=options["relay"],
+        join=options["join"],
+        is_open=options["is_open"],
+        lends=not options["no_lend"],
+        cpus=options["cpus"],
+        memory_bytes=options["memory"],
+        disk_bytes=options["disk"],
+        runtime=options["runtime"],
+    )
+
+
+def _banner(status: Status) -> str:
+    lines = [f"node {plain(status.name)} is up: {status.id}", *_lending_lines(status.lending)]
+    lines.append("invite others: `p2prc invite`")
+    if status.members > 1:
+        lines.append(f"network of {counted(status.members, 'node')}: `p2prc nodes`")
+    return "\n".join(lines)
+
+
+def _lending_lines(lending: Lending | None) -> list[str]:
+    if lending is None:
+        return []
+    if not lending.enabled:
+        return ["lends nothing: start without `--no-lend` to lend"]
+    if not lending.runtimes:
+        return ["lends nothing: no runtime works here (install bubblewrap)"]
+    lines = [f"lends to {plain(lending.to)}: {_amounts(lending)}"]
+    if lending.paused:
+        return [*lines, "lending is paused: `p2prc resume`"]
+    return [
+        *lines,
+        "lend less: `p2prc up --cpus N --memory SIZE --disk SIZE`; nothing: `p2prc pause`",
+        "see who uses it: `p2prc leases`; end it: `p2prc kill`",
+    ]
+
+
+def _amounts(lending: Lending) -> str:
+    parts = [
+        cores(lending.cpus),
+        f"{size(lending.memory_bytes)} memory",
+        f"{size(lending.disk_bytes)} disk",
+    ]
+    if lending.gpus:
+        parts.append(counted(lending.gpus, "GPU"))
+    parts.append("no network" if lending.network == "none" else f"network {lending.network}")
+    runtimes = ", ".join(f"{each.name} ({each.tier})" for each in lending.runtimes)
+    return f"{', '.join(parts)}; runs work by {runtimes}"
+
+
+def _described(status: Status) -> str:
+    lending = "; ".join(_lending_lines(status.lending)[:1]) or "unknown"
+    return pairs(
+        [
+            ("name", status.name),
+            ("id", status.id),
+            ("state", status.state),
+            ("network", status.network or "none"),
+            ("members", str(status.members)),
+            ("addresses", ", ".join(status.addresses) or "none"),
+            ("reachable", "yes" if status.is_public else "not known to be, from the internet"),
+            ("relays", ", ".join(status.relays) or "none"),
+            ("lending", lending.removeprefix("lends ")),
+            ("leases", str(status.leases)),
+            ("up for", duration(status.uptime_s)),
+            ("version", status.version),
+            ("home", status.home),
+            ("process", str(status.pid)),
+        ]
+    )
+
+
+def _setting_row(setting: Setting) -> tuple[str, str, str]:
+    value = setting.value
+    shown = (
+        ", ".join(value)
+        if isinstance(value, list)
+        else str(value).lower()
+        if isinstance(value, bool)
+        else ""
+        if value is None
+        else str(value)
+    )
+    return setting.key, shown, setting.origin

@@ -1,0 +1,91 @@
+"""The options that `run` and `map` share, and the part of a request that they make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import click
+
+from p2prc.cli.invocation import absolute
+from p2prc.cli.values import DURATION, SIZE, existing_paths, variables
+
+_Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class WorkOptions:
+    """What was typed, of what both have."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    to: str | None
+    env: tuple[str, ...]
+    requirements: tuple[str, ...]
+    runtime: str
+    cpus: float | None
+    memory: int | None
+    disk: int | None
+    gpus: int
+    lifetime: float | None
+    timeout: float | None
+    name: str
+
+    def request(self, argv: list[str]) -> dict[str, object]:
+        """Return the fields of a request; raise `FileUnknown` for an input that is not there."""
+        return {
+            "argv": argv,
+            "requirements": list(self.requirements),
+            "inputs": existing_paths(self.inputs),
+            "outputs": list(self.outputs),
+            "to": absolute(self.to or ".") if self.outputs or self.to else None,
+            "variables": variables(self.env),
+            "runtime": self.runtime,
+            "cpus": self.cpus,
+            "memory_bytes": self.memory,
+            "disk_bytes": self.disk,
+            "gpus": self.gpus,
+            "lifetime_s": self.lifetime,
+            "timeout_s": self.timeout,
+            "name": self.name,
+        }
+
+
+_OPTIONS = [
+    click.option(
+        "--in", "inputs", multiple=True, metavar="PATH", help="Send a file or folder along."
+    ),
+    click.option("--out", "outputs", multiple=True, metavar="GLOB", help="Bring these files back."),
+    click.option("--to", metavar="DIR", help="Where to; else the current folder."),
+    click.option(
+        "-e", "--env", multiple=True, metavar="K=V", help="Set a variable of the command."
+    ),
+    click.option(
+        "--requirement",
+        "requirements",
+        multiple=True,
+        metavar="PKG",
+        help="Have a Python package there, like `numpy>=2`.",
+    ),
+    click.option("--cpus", type=click.FloatRange(min=0, min_open=True), metavar="N"),
+    click.option("--memory", type=SIZE, metavar="SIZE"),
+    click.option("--disk", type=SIZE, metavar="SIZE"),
+    click.option("--gpus", type=click.IntRange(min=0), default=0, metavar="N"),
+    click.option("--timeout", type=DURATION, metavar="DURATION", help="Stop the command after."),
+    click.option("--lifetime", type=DURATION, metavar="DURATION", help="End the lease after."),
+    click.option("--runtime", type=click.Choice(["auto", "docker", "process"]), default="auto"),
+    click.option("--name", default="", metavar="NAME", help="A name for people."),
+]
+
+
+def work_options(function: _Decorated) -> _Decorated:
+    """Add the options to a command; it takes them as one `WorkOptions`, `work`."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+def taken_from(options: dict[str, Any]) -> WorkOptions:
+    """Return the shared options, removing them from a command's own."""
+    return WorkOptions(**{name: options.pop(name) for name in WorkOptions.__slots__})

@@ -1,0 +1,59 @@
+"""How errors are told: one sentence, a hint, and the exit status of their kind."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from p2prc.errors import P2prcError
+
+USAGE_STATUS = 2
+INTERRUPTED_STATUS = 130
+BROKEN_PIPE_STATUS = 141
+"""What a shell reports of a program that its reader left."""
+
+
+def tell(error: P2prcError, *, as_json: bool) -> int:
+    """Print the error to standard error; return the exit status."""
+    _print(error.as_fields(), as_json=as_json)
+    return error.exit_status
+
+
+def tell_usage(error: click.ClickException, *, as_json: bool) -> int:
+    """Print what was typed wrongly; return the exit status."""
+    fields: dict[str, object] = {
+        "code": "wrong-usage",
+        "message": _sentence(error.format_message()),
+        "hint": _help_of(error),
+        "retryable": False,
+    }
+    _print(fields, as_json=as_json)
+    return USAGE_STATUS
+
+
+def note(line: str) -> None:
+    """Tell a person something that is no data."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def _print(fields: dict[str, object], *, as_json: bool) -> None:
+    note(f"error: {fields['message']}")
+    if fields["hint"]:
+        note(f"hint: {fields['hint']}")
+    if as_json:
+        import json  # noqa: PLC0415 - only failures pay for it
+
+        note(json.dumps({"error": fields}))
+
+
+def _sentence(message: str) -> str:
+    message = message.strip().rstrip(".")
+    is_word = message[1:2].islower()
+    return message[:1].lower() + message[1:] if is_word else message
+
+
+def _help_of(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "p2prc"
+    return f"see `{path} --help`"

@@ -1,0 +1,44 @@
+"""Follow a job to its end, as `watch` and `map --watch` do."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+import click
+
+from p2prc.api.client import ControlClient
+from p2prc.api.schema import JobDetail, JobEnded, JobProgress
+from p2prc.cli.failures import INTERRUPTED_STATUS, note
+from p2prc.cli.render.job_text import summary
+from p2prc.cli.render.output import write, write_json
+from p2prc.cli.render.progress import open_display
+from p2prc.errors import NodeNotRunning, WorkFailed
+
+
+def follow(client: ControlClient, job: str, *, as_json: bool) -> None:
+    """Show how far a job is, then how it ended; Ctrl-C stops the showing only.
+
+    Exits with the status of failed work unless the job succeeded.
+    """
+    try:
+        ended = _shown_to_end(client, job)
+    except KeyboardInterrupt:
+        note(f"the job goes on; follow it: `p2prc watch {job}`, stop it: `p2prc cancel {job}`")
+        raise click.exceptions.Exit(INTERRUPTED_STATUS) from None
+    if as_json:
+        write_json(ended)
+    else:
+        write(summary(ended))
+    if ended.state != "succeeded":
+        raise click.exceptions.Exit(WorkFailed.exit_status)
+
+
+def _shown_to_end(client: ControlClient, job: str) -> JobDetail:
+    with open_display() as display, closing(client.job_events(job)) as events:
+        for event in events:
+            match event:
+                case JobProgress():
+                    display.show(event)
+                case JobEnded():
+                    return event.job
+    raise NodeNotRunning("the node stopped before the end of the job")
