@@ -1,4 +1,4 @@
-"""Jobs of this node: each ledger's coordinator, driven; facts on disk before anything follows them.
+"""Jobs of this node: each job's coordinator, driven; facts on disk before anything follows them.
 
 A job's runner is rebuilt from its ledger after a crash and carries on: it asks the nodes that had
 its attempts what became of them.
@@ -6,6 +6,396 @@ its attempts what became of them.
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from random import Random
+
+from p2prc.errors import P2prcError, PeerError
+from p2prc.files.place import OutputClaims, write_outputs
+from p2prc.model.identity import JobId, LeaseId, NodeId
+from p2prc.model.job import Job
+from p2prc.node.bulk import Bulk
+from p2prc.node.drive import Driver
+from p2prc.node.grants import Grants
+from p2prc.node.post import Post
+from p2prc.node.runs import LEASE_TIMEOUT_S
+from p2prc.node.tasks import Tasks
+from p2prc.protocol import messages
+from p2prc.protocol.jobs import coordinator as coordination
+from p2prc.protocol.jobs.attempts import TaskKey
+from p2prc.protocol.jobs.coordinator import Coordinator
+from p2prc.protocol.jobs.expansion import expand_text
+from p2prc.protocol.jobs.facts import decode_fact, encode_fact
+from p2prc.protocol.jobs.ledger import Ledger
+from p2prc.protocol.jobs.parameters import TaskSpace
+from p2prc.protocol.placement import NodeOffer
+from p2prc.storage.blobs import BlobStore
+from p2prc.storage.schema import StoredJob
+from p2prc.storage.state import State
+from p2prc.wire.codec import Codec, encode
+
+JOB_LIMIT_BYTES = 16 << 20
+OFFERS_DELAY_S = 0.1
+ENDED = ("succeeded", "failed", "cancelled")
 
 log = logging.getLogger(__name__)
+_codec: Codec[Job] = Codec(Job, limit_bytes=JOB_LIMIT_BYTES)
+
+
+class JobRunner:
+    """One job: its ledger, its coordinator and the work that they ask for."""
+
+    def __init__(
+        self,
+        stored: StoredJob,
+        *,
+        state: State,
+        blobs: BlobStore,
+        bulk: Bulk,
+        grants: Grants,
+        post: Post,
+        tasks: Tasks,
+        rng: Random,
+    ) -> None:
+        self.stored = stored
+        self.job = _codec.decode(stored.description)
+        self.ledger = Ledger(self.job, map(decode_fact, state.facts(stored.id)))
+        self.notes: dict[NodeId, str] = {}
+        self._state = state
+        self._blobs = blobs
+        self._bulk = bulk
+        self._grants = grants
+        self._post = post
+        self._tasks = tasks
+        self._spaces = [TaskSpace(step) for step in self.job.steps]
+        self._claims = OutputClaims()
+        self._changed = asyncio.Event()
+        self.coordinator = Coordinator(
+            self.ledger, rng=rng, now=asyncio.get_running_loop().time(), wall_at=time.time
+        )
+        self._driver = Driver(self.coordinator, self._perform, tick=coordination.Tick)
+
+    @property
+    def id(self) -> JobId:
+        """The job's id."""
+        return self.stored.id
+
+    def start(self, offers: Sequence[NodeOffer]) -> None:
+        """Begin, or carry on after a restart."""
+        for step in self.job.steps:
+            if step.command.inputs is not None and self._blobs.has(step.command.inputs):
+                tree = self._blobs.tree(step.command.inputs)
+                self._blobs.pin_tree(self._reason, tree, survives=True)
+        self._take_claims()
+        self.offers_changed(offers)
+
+    def stop(self) -> None:
+        """Do nothing more; the ledger stays."""
+        self._driver.stop()
+
+    def offers_changed(self, offers: Sequence[NodeOffer]) -> None:
+        """The network looks different."""
+        self._driver.feed(coordination.OffersChanged(tuple(self._allowed(offers))))
+
+    def node_lost(self, node: NodeId) -> None:
+        """No link leads to the node any more."""
+        self._driver.feed(coordination.NodeLost(node))
+
+    def node_back(self, node: NodeId) -> None:
+        """A link to the node exists: what does it hold of ours?"""
+        self._tasks.start(self._ask(node), f"ask about {self.id}")
+
+    def cancel(self) -> None:
+        """Stop everything; there is no way back."""
+        self._driver.feed(coordination.CancelRequested())
+
+    def retry(self) -> None:
+        """Try the failed tasks again."""
+        self._driver.feed(coordination.RetryRequested())
+
+    def letter(self, peer: NodeId, body: messages.Control) -> bool:
+        """Take a letter if it is about this job; say whether it was."""
+        match body:
+            case messages.AttemptEnded() if body.attempt.startswith(self.id):
+                event = coordination.AttemptEnded(peer, body.attempt, body.outcome)
+                self._driver.feed(event)
+            case messages.LeaseEnded() if self.coordinator.holds(peer, body.lease):
+                self._driver.feed(
+                    coordination.SlotEnded(peer, body.lease, body.ended_by, body.reason)
+                )
+            case _:
+                return False
+        return True
+
+    def progress(self, node: NodeId, lease: LeaseId, text: str) -> bool:
+        """Remember what a node is busy with before it runs a task."""
+        if not self.coordinator.holds(node, lease):
+            return False
+        self.notes[node] = text
+        self._wake()
+        return True
+
+    async def wait_changed(self) -> None:
+        """Wait until something happens to the job."""
+        await self._changed.wait()
+
+    def folder_for(self, task: TaskKey, to: str) -> Path:
+        """Return where a task's outputs go: `{NAME}` in the folder stands for its values."""
+        return Path(expand_text(to, self._spaces[task.step].values(task.task)))
+
+    # -- effects of the coordinator --
+
+    def _perform(self, effect: coordination.Effect) -> None:
+        match effect:
+            case coordination.AppendFacts():
+                self._append(effect)
+            case coordination.OpenSlot():
+                self._tasks.start(self._open(effect), f"open {effect.lease}")
+            case coordination.CloseSlot():
+                self._post.tell(effect.node, messages.EndLease(effect.lease))
+            case coordination.StartAttempt():
+                self._tasks.start(self._start(effect), f"start {effect.attempt}")
+            case coordination.CancelAttempt():
+                self._post.tell(effect.node, messages.CancelAttempt(effect.attempt))
+            case coordination.StoreOutputs():
+                self._tasks.start(self._store(effect), f"store {effect.attempt}")
+            case coordination.Acknowledge():
+                self._post.tell(effect.node, messages.AcknowledgeAttempt(effect.attempt))
+            case coordination.AskAttempts():
+                self._tasks.start(self._ask(effect.node), f"ask about {self.id}")
+            case coordination.JobEnded():
+                self._end(effect.state)
+        self._wake()
+
+    def _append(self, effect: coordination.AppendFacts) -> None:
+        self._state.append_facts(self.id, [encode_fact(fact) for fact in effect.facts])
+
+    async def _open(self, effect: coordination.OpenSlot) -> None:
+        request = messages.RequestLease(
+            effect.lease, effect.workload, job=self.id, is_isolated=effect.is_isolated
+        )
+        try:
+            granted = await self._post.ask(
+                effect.node, request, messages.LeaseGranted, timeout_s=LEASE_TIMEOUT_S
+            )
+        except P2prcError as error:
+            log.info("no slot", extra={"peer": effect.node, "reason": error.message})
+            self._driver.feed(
+                coordination.SlotRefused(
+                    effect.node,
+                    effect.lease,
+                    error.code,
+                    error.message,
+                    is_retryable=error.retryable,
+                )
+            )
+        else:
+            self._driver.feed(coordination.SlotOpened(effect.node, effect.lease, granted.tier))
+        self.notes.pop(effect.node, None)
+
+    async def _start(self, effect: coordination.StartAttempt) -> None:
+        if effect.command.inputs is not None:
+            self._grants.allow(effect.node, effect.command.inputs, reason=self._reason)
+        request = messages.StartAttempt(effect.lease, effect.attempt, effect.command)
+        try:
+            await self._post.ask(effect.node, request, messages.Done)
+        except PeerError as error:
+            if error.code != "peer-busy":
+                # The link's loss is told by itself; what the attempt became is asked later.
+                log.info("start not confirmed", extra={"peer": effect.node, "why": error.message})
+                return
+            self._lose_slot(effect, error)
+        except P2prcError as error:
+            self._lose_slot(effect, error)
+
+    def _lose_slot(self, effect: coordination.StartAttempt, error: P2prcError) -> None:
+        self._driver.feed(coordination.SlotEnded(effect.node, effect.lease, "lost", error.message))
+
+    async def _store(self, effect: coordination.StoreOutputs) -> None:
+        task = TaskKey(effect.step, effect.task)
+        owner = f"storing/{effect.attempt}"
+        try:
+            tree = await self._bulk.obtain(effect.node, effect.tree)
+            self._blobs.pin_tree(owner, tree)
+            folder = self.folder_for(task, self.stored.to_folder)
+            self._claims.claim(tree, f"{task.step}/{task.task}", to=str(folder))
+            await asyncio.to_thread(write_outputs, tree, self._blobs, folder)
+        except P2prcError as error:
+            self._driver.feed(
+                coordination.OutputsFailed(
+                    effect.attempt,
+                    error.code,
+                    error.message,
+                    is_peer_fault=isinstance(error, PeerError),
+                )
+            )
+        else:
+            self._driver.feed(coordination.OutputsStored(effect.attempt))
+        finally:
+            self._blobs.unpin(owner)
+
+    async def _ask(self, node: NodeId) -> None:
+        request = messages.AskAttempts(self.id)
+        held = await self._post.ask(node, request, messages.Attempts)
+        self._driver.feed(
+            coordination.AttemptsReported(node, held.leases, held.running, held.finished)
+        )
+
+    def _end(self, state: str) -> None:
+        self._state.set_job_state(self.id, state, finished_at=time.time())
+        self._grants.revoke(self._reason)
+        if state != "failed":
+            # A failed job may be tried again: its inputs stay.
+            self._blobs.unpin(self._reason)
+        log.info("job ended", extra={"job": self.id, "state": state})
+
+    # -- small things --
+
+    @property
+    def _reason(self) -> str:
+        return f"job/{self.id}"
+
+    def _allowed(self, offers: Sequence[NodeOffer]) -> list[NodeOffer]:
+        wanted = self.job.nodes
+        return [offer for offer in offers if not wanted or offer.node in wanted]
+
+    def _take_claims(self) -> None:
+        """Know again which task gave which path, as far as the manifests are still here."""
+        for task, name in self.ledger.outputs():
+            if self._blobs.has(name):
+                tree = self._blobs.tree(name)
+                folder = str(self.folder_for(task, self.stored.to_folder))
+                self._claims.claim(tree, f"{task.step}/{task.task}", to=folder)
+
+    def _wake(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+
+class Jobs:
+    """Every job that was submitted here."""
+
+    def __init__(
+        self,
+        *,
+        state: State,
+        blobs: BlobStore,
+        bulk: Bulk,
+        grants: Grants,
+        post: Post,
+        tasks: Tasks,
+        offers: Callable[[], list[NodeOffer]],
+        rng: Random,
+    ) -> None:
+        self._state = state
+        self._blobs = blobs
+        self._bulk = bulk
+        self._grants = grants
+        self._post = post
+        self._tasks = tasks
+        self._offers = offers
+        self._rng = rng
+        self._runners: dict[JobId, JobRunner] = {}
+        self._announcing: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Carry on with every job that had not ended."""
+        for stored in self._state.jobs():
+            try:
+                runner = self._runner(stored)
+            except P2prcError as error:
+                log.warning("a job is unreadable", extra={"job": stored.id, "why": error.message})
+                continue
+            self._runners[stored.id] = runner
+            if not runner.ledger.is_ended:
+                log.info("job carried on", extra={"job": stored.id})
+                runner.start(self._offers())
+
+    def stop(self) -> None:
+        """Do nothing more; the ledgers stay."""
+        if self._announcing is not None:
+            self._announcing.cancel()
+        for runner in self._runners.values():
+            runner.stop()
+
+    def submit(self, job: Job, to: str) -> JobRunner:
+        """Store a job and begin it; submitting it again is submitting it once. Raises DiskFull."""
+        if (known := self._runners.get(job.id)) is not None:
+            return known
+        stored = StoredJob(
+            id=job.id,
+            description=encode(job),
+            to_folder=to,
+            state="queued",
+            created_at=time.time(),
+        )
+        self._state.add_job(stored)
+        runner = self._runner(stored)
+        self._runners[job.id] = runner
+        runner.start(self._offers())
+        return runner
+
+    def all(self) -> list[JobRunner]:
+        """Return every job, oldest first."""
+        return list(self._runners.values())
+
+    def get(self, job: JobId) -> JobRunner:
+        """Return one job; KeyError when there is none."""
+        return self._runners[job]
+
+    # -- what happens around them --
+
+    def offers_changed(self) -> None:
+        """The network looks different: tell the jobs soon, many changes at once."""
+        if self._announcing is None:
+            loop = asyncio.get_running_loop()
+            self._announcing = loop.call_later(OFFERS_DELAY_S, self._announce)
+
+    def node_lost(self, node: NodeId) -> None:
+        """No link leads to the node any more."""
+        for runner in self._live():
+            runner.node_lost(node)
+
+    def node_back(self, node: NodeId) -> None:
+        """A link to the node exists."""
+        for runner in self._live():
+            if runner.coordinator.concerns(node):
+                runner.node_back(node)
+
+    def letter(self, peer: NodeId, body: messages.Control) -> bool:
+        """Take a letter if it is about one of our jobs; say whether it was."""
+        if any(runner.letter(peer, body) for runner in self._runners.values()):
+            return True
+        if isinstance(body, messages.AttemptEnded):
+            # Nobody here waits for it: let the provider forget it.
+            self._post.tell(peer, messages.AcknowledgeAttempt(body.attempt))
+            return True
+        return isinstance(body, messages.LeaseEnded)
+
+    def progress(self, node: NodeId, lease: LeaseId, text: str) -> None:
+        """Hand on what a lease that is being made waits for."""
+        any(runner.progress(node, lease, text) for runner in self._live())
+
+    def _announce(self) -> None:
+        self._announcing = None
+        offers = self._offers()
+        for runner in self._live():
+            runner.offers_changed(offers)
+
+    def _live(self) -> list[JobRunner]:
+        return [runner for runner in self._runners.values() if not runner.ledger.is_ended]
+
+    def _runner(self, stored: StoredJob) -> JobRunner:
+        return JobRunner(
+            stored,
+            state=self._state,
+            blobs=self._blobs,
+            bulk=self._bulk,
+            grants=self._grants,
+            post=self._post,
+            tasks=self._tasks,
+            rng=self._rng,
+        )

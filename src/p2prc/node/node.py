@@ -34,7 +34,16 @@ from p2prc.node.tasks import Tasks
 from p2prc.protocol.leases import LeaseBook
 from p2prc.protocol.lending import LendingPolicy
 from p2prc.protocol.membership import NodeView
-from p2prc.protocol.messages import AskSpecs, Control, Delta, Digest, Join, Refused, Specs
+from p2prc.protocol.messages import (
+    AskSpecs,
+    Control,
+    Delta,
+    Digest,
+    Join,
+    LeaseProgress,
+    Refused,
+    Specs,
+)
 from p2prc.protocol.placement import NodeOffer
 from p2prc.runtime.environments import EnvironmentStore
 from p2prc.runtime.port import Runtime
@@ -169,6 +178,11 @@ class Node:
             latency_s=0.0 if is_self else (link.latency_s if link else None),
         )
 
+    def name_of(self, node: NodeId) -> str:
+        """Return what a node calls itself, "" when it is not known."""
+        record = self.network.gossip.record_of(node)
+        return "" if record is None else record.name
+
     async def specs(self, node: NodeId) -> Specs:
         """Ask a node what machine it is. Raises PeerError."""
         return await self.post.ask(node, AskSpecs(), Specs)
@@ -207,6 +221,9 @@ class Node:
         match body:
             case Digest() | Delta():
                 self.network.gossip.heard(peer, body)
+            case LeaseProgress():
+                if not self.runs.progress(body.lease, body.text):
+                    self.jobs.progress(peer, body.lease, body.text)
             case AskSpecs():
                 self._tasks.start(self._tell_specs(answer), "specs")
             case _:

@@ -19,6 +19,7 @@ from p2prc.model.environment import EnvironmentLock
 from p2prc.model.identity import BlobId, LeaseId, NodeId
 from p2prc.model.tree import Tree
 from p2prc.model.workload import Command, Outcome, Workload
+from p2prc.protocol.lending import NO_ISOLATION
 from p2prc.runtime.environments import EnvironmentStore
 from p2prc.runtime.port import Execution, Exit, OutputChunk, Runtime, Sandbox, SandboxSpec
 from p2prc.storage.blobs import BlobStore
@@ -173,7 +174,11 @@ class Places:
         self._blobs.pin_tree(place.token, tree)
         if name not in place.placed:
             await asyncio.to_thread(
-                place_inputs, tree, self._blobs, place.sandbox.spec.folder / "inputs" / name
+                place_inputs,
+                tree,
+                self._blobs,
+                place.sandbox.spec.folder / "inputs" / name,
+                may_link=place.sandbox.spec.tier != NO_ISOLATION,
             )
             place.placed.add(name)
         inside = f"{place.sandbox.inputs_path}/{name}"

@@ -75,7 +75,7 @@ class Provider:
         lends: bool,
     ) -> None:
         self._book = book
-        self._lends = lends
+        self.lends = lends
         self._driver = Driver(book, self._perform, tick=lending.Tick)
         self._places = places
         self._blobs = blobs
@@ -107,7 +107,7 @@ class Provider:
     @property
     def is_lending(self) -> bool:
         """Whether anything new would be lent."""
-        return self._lends and not self._book.is_paused
+        return self.lends and not self._book.is_paused
 
     @property
     def is_paused(self) -> bool:
@@ -122,10 +122,6 @@ class Provider:
             usage = Usage() if place is None else await place.sandbox.usage()
             found.append(LeaseReading(view, usage))
         return found
-
-    def count(self) -> int:
-        """Return how many leases there are."""
-        return len(self._book.leases())
 
     def leases(self) -> tuple[LeaseView, ...]:
         """Return every lease that holds something, oldest first."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -59,9 +60,17 @@ class Runs:
         self._grants = grants
         self._offers = offers
         self._rng = rng
+        self._notes: dict[LeaseId, Callable[[str], None]] = {}
 
     async def run(
-        self, target: NodeId | None, workload: Workload, command: Command, printed: Print
+        self,
+        target: NodeId | None,
+        workload: Workload,
+        command: Command,
+        *,
+        printed: Print,
+        noted: Callable[[str], None],
+        started: Callable[[NodeId, LeaseId], Awaitable[None]],
     ) -> Finished:
         """Run on the target, or on any node that fits.
 
@@ -69,8 +78,13 @@ class Runs:
         Cancelling this kills the command and gives the lease back.
         """
         lease = LeaseId(random_id(self._rng))
-        node = await self._lend(target, lease, workload)
+        self._notes[lease] = noted
         try:
+            node = await self._lend(target, lease, workload)
+        finally:
+            del self._notes[lease]
+        try:
+            await started(node, lease)
             if command.inputs is not None:
                 self._grants.allow(node, command.inputs, reason=lease)
             outcome = await self._execute(node, RunCommand(lease, command), printed)
@@ -81,6 +95,13 @@ class Runs:
         finally:
             self._grants.revoke(lease)
             self._post.tell(node, EndLease(lease))
+
+    def progress(self, lease: LeaseId, text: str) -> bool:
+        """Tell what a lease that is being made waits for; say whether it is one of ours."""
+        noted = self._notes.get(lease)
+        if noted is not None:
+            noted(text)
+        return noted is not None
 
     async def _execute(self, node: NodeId, request: RunCommand, printed: Print) -> Outcome:
         if node == self._own:
@@ -94,6 +115,9 @@ class Runs:
             request = RequestLease(lease, workload)
             try:
                 await self._post.ask(node, request, LeaseGranted, timeout_s=LEASE_TIMEOUT_S)
+            except asyncio.CancelledError:
+                self._post.tell(node, EndLease(lease))
+                raise
             except P2prcError as error:
                 if target is not None:
                     raise

@@ -1,0 +1,203 @@
+"""The process of a node: opens everything in order, says that it is ready, closes in reverse.
+
+Whoever started it learns how that went from one line of JSON on `--ready-fd`: `{"ok": true}` or
+`{"error": {...}}`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from random import SystemRandom
+
+from p2prc import __version__
+from p2prc.api.address import socket_path
+from p2prc.api.listening import open_server
+from p2prc.api.server import build_app
+from p2prc.daemon.log import set_up_logging
+from p2prc.daemon.service import DaemonService
+from p2prc.errors import P2prcError, PortTaken
+from p2prc.model.identity import NodeId
+from p2prc.model.resources import Capacity
+from p2prc.node.machine import core_count, memory_bytes
+from p2prc.node.network import SelfDescription
+from p2prc.node.node import Adapters, open_node
+from p2prc.protocol.lending import LendingPolicy
+from p2prc.runtime.environments import EnvironmentStore
+from p2prc.runtime.process.adapter import ProcessRuntime
+from p2prc.settings import DEFAULT_PORT, Address, Settings, read_settings, this_machine
+from p2prc.storage.blobs import BlobStore
+from p2prc.storage.home import Home, node_secret, open_home
+from p2prc.storage.state import open_state
+from p2prc.transport.iroh_endpoint import open_iroh_endpoint
+from p2prc.transport.port import Endpoint
+
+FOREVER_S = 366 * 86400.0
+_MILLIS = 1000
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How the process was started."""
+
+    home: Path
+    ready_fd: int | None
+    overrides: dict[str, str]
+    is_verbose: bool
+    on_terminal: bool
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a node until it is told to stop; return an exit status."""
+    options = _options(arguments)
+    try:
+        asyncio.run(_run(options))
+    except P2prcError as error:
+        return _fail(options, error)
+    except BaseExceptionGroup as group:
+        expected, bugs = group.split(P2prcError)
+        if bugs is not None or expected is None:
+            raise
+        return _fail(options, _first(expected))
+    return 0
+
+
+def _fail(options: Options, error: P2prcError) -> int:
+    _tell(options.ready_fd, {"error": error.as_fields()})
+    print(f"error: {error.message}", file=sys.stderr)
+    return error.exit_status
+
+
+def _options(arguments: Sequence[str] | None) -> Options:
+    parser = argparse.ArgumentParser(prog="python -m p2prc.daemon", description=__doc__)
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--ready-fd", type=int)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--verbose", action="store_true")
+    parser.add_argument("--foreground", action="store_true", help="log to standard error too")
+    given = parser.parse_args(arguments)
+    overrides = dict(setting.partition("=")[::2] for setting in given.set)
+    return Options(given.home, given.ready_fd, overrides, given.verbose, given.foreground)
+
+
+async def _run(options: Options) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with AsyncExitStack() as stack:
+        home = stack.enter_context(open_home(options.home))
+        set_up_logging(home.log, is_verbose=options.is_verbose, on_terminal=options.on_terminal)
+        settings = read_settings(
+            home.folder,
+            environment=os.environ,
+            overrides=options.overrides,
+            machine=this_machine(home.folder),
+        )
+        service = await _open(stack, home, settings, stop)
+        await stack.enter_async_context(open_server(build_app(service), socket_path(home.folder)))
+        log.info("node ready", extra={"version": __version__, "pid": os.getpid()})
+        _tell(options.ready_fd, {"ok": True})
+        await stop.wait()
+        log.info("node stops")
+
+
+async def _open(
+    stack: AsyncExitStack, home: Home, settings: Settings, stop: asyncio.Event
+) -> DaemonService:
+    state = stack.enter_context(open_state(home.state))
+    secret = node_secret(home)
+    blobs = await asyncio.to_thread(BlobStore, home.blobs, quota_bytes=settings.cache_bytes)
+    environments = EnvironmentStore(home.environments, quota_bytes=settings.cache_bytes)
+    lent = Capacity(
+        cpu_millis=settings.lend.cpu_millis,
+        memory_bytes=settings.lend.memory_bytes,
+        disk_bytes=settings.lend.disk_bytes,
+    )
+    runtime = ProcessRuntime(home.folder, core_count=-(-lent.cpu_millis // _MILLIS))
+    stack.push_async_callback(runtime.close)
+    endpoint = await _endpoint(secret, settings)
+    stack.push_async_callback(endpoint.close)
+    policy = policy_of(settings)
+    description = SelfDescription(
+        name=settings.name,
+        software=__version__,
+        cpus=core_count(),
+        memory_bytes=memory_bytes(),
+        lent=lent if policy.lends_to is None or policy.lends_to else Capacity(),
+        runtimes=await runtime.probe(),
+        addresses=_addresses(settings.public, await endpoint.addresses()),
+        is_public=settings.public is not None,
+    )
+    adapters = Adapters(
+        endpoint=endpoint,
+        runtime=runtime,
+        environments=environments,
+        blobs=blobs,
+        state=state,
+        leases_folder=home.leases,
+        rng=SystemRandom(),
+    )
+    node = await stack.enter_async_context(open_node(secret, description, policy, adapters))
+    return DaemonService(node, settings, home, shut_down=stop.set)
+
+
+def policy_of(settings: Settings) -> LendingPolicy:
+    """Return what the owner's settings mean for the lease book."""
+    lend = settings.lend
+    lends_to: frozenset[NodeId] | None = None
+    if lend.to == "none":
+        lends_to = frozenset()
+    elif isinstance(lend.to, tuple):
+        lends_to = frozenset(lend.to)
+    return LendingPolicy(
+        lends_to=lends_to,
+        trusted=frozenset(lend.tier_none_to),
+        lifetime_limit_s=FOREVER_S if lend.lifetime_s is None else lend.lifetime_s,
+    )
+
+
+async def _endpoint(secret: bytes, settings: Settings) -> Endpoint:
+    listen = settings.listen
+    is_usual = listen == Address("", DEFAULT_PORT) and settings.origins["listen"] == "default"
+    host = listen.host or "0.0.0.0"  # noqa: S104 - a node listens where its peers can reach it
+    try:
+        return await open_iroh_endpoint(secret, bind_addr=str(Address(host, listen.port)))
+    except PortTaken:
+        if not is_usual:
+            raise
+        log.info("the usual port is taken: any other", extra={"port": DEFAULT_PORT})
+        return await open_iroh_endpoint(secret, bind_addr=str(Address(host, 0)))
+
+
+def _addresses(public: Address | None, found: tuple[str, ...]) -> tuple[str, ...]:
+    given = () if public is None else (str(public),)
+    return given + tuple(address for address in found if address not in given)
+
+
+def _tell(descriptor: int | None, message: object) -> None:
+    if descriptor is None:
+        return
+    try:
+        os.write(descriptor, json.dumps(message).encode() + b"\n")
+        os.close(descriptor)
+    except OSError:
+        # Whoever started us went away: nobody is left to tell.
+        log.info("nobody waits for us to be ready")
+
+
+def _first(errors: BaseExceptionGroup[P2prcError]) -> P2prcError:
+    for error in errors.exceptions:
+        return _first(error) if isinstance(error, BaseExceptionGroup) else error
+    raise AssertionError("an exception group is never empty")

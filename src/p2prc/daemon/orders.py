@@ -1,0 +1,88 @@
+"""From what a person asked for to what the node carries out: limits, environments, inputs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+from p2prc.api.schema import JobRequest, RunRequest
+from p2prc.errors import JobInvalid
+from p2prc.files.collect import collect_inputs
+from p2prc.files.patterns import Patterns
+from p2prc.model.environment import EnvironmentLock
+from p2prc.model.identity import BlobId
+from p2prc.model.resources import Limits
+from p2prc.model.workload import Command, Workload
+from p2prc.node.machine import python_version
+from p2prc.runtime.environments import parse_requirements, resolve
+from p2prc.storage.blobs import BlobStore
+
+_MILLIS = 1000
+
+
+def limits_of(request: RunRequest | JobRequest) -> Limits:
+    """Return the limits asked for; what is not given has the default."""
+    usual = Limits()
+    return Limits(
+        cpu_millis=_or(request.cpus and round(request.cpus * _MILLIS), usual.cpu_millis),
+        memory_bytes=_or(request.memory_bytes, usual.memory_bytes),
+        disk_bytes=_or(request.disk_bytes, usual.disk_bytes),
+        processes=usual.processes,
+        lifetime_s=request.lifetime_s or usual.lifetime_s,
+        gpus=request.gpus,
+    )
+
+
+def _or(given: int | float | None, usual: int) -> int:
+    return usual if given is None else int(given)
+
+
+async def environment_of(requirements: Sequence[str]) -> EnvironmentLock | None:
+    """Pin the requirements to exact wheels. Raises RequirementInvalid, EnvironmentBroken."""
+    if not requirements:
+        return None
+    return await resolve(parse_requirements(requirements), python=python_version())
+
+
+def workload_of(request: RunRequest | JobRequest, environment: EnvironmentLock | None) -> Workload:
+    """Return the place that the work needs."""
+    return Workload(
+        limits=limits_of(request),
+        environment=environment,
+        runtime=request.runtime,
+        name=request.name[:200],
+    )
+
+
+async def command_of(request: RunRequest | JobRequest, blobs: BlobStore, *, owner: str) -> Command:
+    """Return the command, its inputs in the store and pinned for the owner.
+
+    Raises FileUnknown, PathInvalid, DiskFull, JobInvalid for an output pattern.
+    """
+    Patterns(request.outputs)
+    inputs = await inputs_of(request.inputs, blobs, owner=owner)
+    if any("\0" in text for text in (*request.argv, *request.variables.values())):
+        raise JobInvalid("a command cannot contain NUL characters")
+    return Command(
+        argv=tuple(request.argv),
+        variables=dict(request.variables),
+        inputs=inputs,
+        outputs=tuple(request.outputs),
+        timeout_s=request.timeout_s,
+    )
+
+
+async def inputs_of(paths: Sequence[str], blobs: BlobStore, *, owner: str) -> BlobId | None:
+    """Put what was named with --in into the store and return its tree's name."""
+    if not paths:
+        return None
+    tree = await asyncio.to_thread(collect_inputs, paths, blobs, owner=owner)
+    return tree.digest
+
+
+def folder_of(to: str | None) -> Path:
+    """Return the folder for results: given by the caller as an absolute path."""
+    if to is None or not Path(to).is_absolute():
+        raise JobInvalid("results need an absolute folder to go to")
+    return Path(to)

@@ -1,0 +1,211 @@
+"""What the control API can ask of this process: `api.service.NodeService`, on a live node."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import statistics
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+from p2prc.api import schema
+from p2prc.daemon.jobs import JobDesk
+from p2prc.daemon.log import last_lines
+from p2prc.daemon.names import find_lease, find_node
+from p2prc.daemon.reach import reach_of
+from p2prc.daemon.rows import instant, lease_row, node_row, runtimes_of, specs_of
+from p2prc.daemon.running import Running
+from p2prc.errors import InvalidInput, PeerError
+from p2prc.model.identity import LeaseId, NodeId
+from p2prc.node.node import Node
+from p2prc.settings import Settings
+from p2prc.storage.home import Home
+
+PING_TIMEOUT_S = 3.0
+
+
+class DaemonService:
+    """Answers for this process's node."""
+
+    def __init__(
+        self, node: Node, settings: Settings, home: Home, *, shut_down: Callable[[], None]
+    ) -> None:
+        self._node = node
+        self._settings = settings
+        self._home = home
+        self._shut_down = shut_down
+        self._desk = JobDesk(node, self._find)
+        self._is_stopping = False
+
+    # -- this node --
+
+    async def status(self) -> schema.Status:
+        node, told = self._node, self._node.network.description
+        return schema.Status(
+            id=node.id,
+            name=told.name,
+            pid=os.getpid(),
+            network=node.network.standing.network,
+            state=self._state(),
+            addresses=list(told.addresses),
+            is_public=told.is_public,
+            leases=len(node.provider.leases()),
+            uptime_s=round(asyncio.get_running_loop().time() - node.started_at, 1),
+            version=told.software,
+            home=str(self._home.folder),
+            members=sum(view.state != "left" for view in node.network.nodes()),
+            lending=schema.Lending(
+                enabled=node.provider.lends,
+                paused=node.provider.is_paused,
+                to=self._settings.values["lend.to"],
+                cpus=told.lent.cpu_millis / 1000,
+                memory_bytes=told.lent.memory_bytes,
+                disk_bytes=told.lent.disk_bytes,
+                runtimes=runtimes_of(node.runtimes),
+            ),
+        )
+
+    def _state(self) -> str:
+        if self._is_stopping:
+            return "stopping"
+        return "paused" if self._node.provider.is_paused else "running"
+
+    async def shut_down(self) -> None:
+        self._is_stopping = True
+        # The answer leaves first.
+        asyncio.get_running_loop().call_later(0.05, self._shut_down)
+
+    async def settings(self) -> list[schema.Setting]:
+        return [
+            schema.Setting(key=key, value=value, origin=self._settings.origins[key])
+            for key, value in self._settings.values.items()
+        ]
+
+    async def node_log(self, lines: int) -> list[str]:
+        return await asyncio.to_thread(last_lines, self._home.log, lines)
+
+    # -- the network --
+
+    async def invite(self, request: schema.InviteRequest) -> schema.Invitation:
+        reach = reach_of(self._node.network.description.addresses, is_lan=request.is_lan)
+        ticket, expires_at = self._node.network.invite(
+            expires_s=request.expires_s, may_invite=request.is_admin, reach=reach
+        )
+        network = self._node.network.standing.network
+        return schema.Invitation(
+            ticket=ticket, network=network, expires_at=instant(expires_at), reach=reach
+        )
+
+    async def join(self, ticket: str) -> schema.Joined:
+        standing = await self._node.network.join(ticket)
+        status = await self.status()
+        return schema.Joined(network=standing.network, name=status.name, members=status.members)
+
+    async def leave(self) -> None:
+        await self._node.network.leave()
+
+    async def nodes(self) -> list[schema.NodeRow]:
+        rows = []
+        for view in self._node.network.nodes():
+            link = self._node.links.get(view.record.node)
+            path = await link.connection.path() if link is not None else None
+            latency_s = link.latency_s if link is not None else None
+            rows.append(node_row(view, own=self._node.id, path=path, latency_s=latency_s))
+        return sorted(rows, key=lambda row: (not row.is_self, row.name, row.id))
+
+    async def specs(self, node: str) -> schema.SpecsOfNode:
+        return specs_of(await self._node.specs(self._find(node)))
+
+    async def ping(self, node: str, count: int) -> schema.PingResult:
+        peer = self._find(node)
+        if peer == self._node.id:
+            raise InvalidInput("a node does not ping itself", hint="see `p2prc nodes`")
+        link = await self._node.links.reach(peer)
+        trips: list[float] = []
+        for _ in range(count):
+            try:
+                trips.append(1000 * await link.measure_s(timeout_s=PING_TIMEOUT_S))
+            except PeerError:
+                if link.is_lost:
+                    break
+        rtt = None
+        if trips:
+            rtt = schema.RoundTrips(
+                min=round(min(trips), 3),
+                median=round(statistics.median(trips), 3),
+                max=round(max(trips), 3),
+            )
+        path = None if link.is_lost else await link.connection.path()
+        return schema.PingResult(
+            node=peer, path=path, rtt_ms=rtt, lost=count - len(trips), sent=count
+        )
+
+    # -- work --
+
+    def run(self, request: schema.RunRequest) -> AsyncIterator[schema.RunEvent]:
+        target = None if request.target == "any" else self._find(request.target)
+        return Running(self._node, request, target).events()
+
+    async def submit(self, request: schema.JobRequest) -> schema.JobCreated:
+        return await self._desk.submit(request)
+
+    async def jobs(self) -> list[schema.JobRow]:
+        return self._desk.rows()
+
+    async def job(self, job: str) -> schema.JobDetail:
+        return self._desk.detail(self._desk.find(job))
+
+    def job_events(self, job: str) -> AsyncIterator[schema.JobEvent]:
+        return self._desk.events(self._desk.find(job))
+
+    async def task_logs(self, job: str, task: str | None) -> list[schema.TaskLog]:
+        return self._desk.logs(self._desk.find(job), task)
+
+    async def results(self, job: str, to: str) -> schema.Collected:
+        return await self._desk.results(self._desk.find(job), Path(to))
+
+    async def cancel(self, job: str) -> schema.JobRow:
+        return await self._desk.cancel(self._desk.find(job))
+
+    async def retry(self, job: str) -> schema.JobRow:
+        return await self._desk.retry(self._desk.find(job))
+
+    # -- the owner's side --
+
+    async def leases(self) -> list[schema.LeaseRow]:
+        wall_offset_s = time.time() - asyncio.get_running_loop().time()
+        return [
+            lease_row(
+                reading,
+                peer_name=self._node.name_of(reading.lease.peer),
+                wall_offset_s=wall_offset_s,
+            )
+            for reading in await self._node.provider.readings()
+        ]
+
+    async def kill(self, request: schema.KillRequest) -> schema.Killed:
+        leases = self._node.provider.leases()
+        wanted: list[LeaseId] = []
+        if request.is_all:
+            wanted = [view.lease for view in leases]
+        elif request.peer:
+            peer = self._find(request.peer)
+            wanted = [view.lease for view in leases if view.peer == peer]
+        else:
+            known = [view.lease for view in leases]
+            wanted = [find_lease(typed, known) for typed in request.leases]
+        await self._node.provider.kill(wanted)
+        return schema.Killed(ended=list(wanted))
+
+    async def pause(self) -> None:
+        self._node.provider.pause()
+
+    async def resume(self) -> None:
+        self._node.provider.resume()
+
+    def _find(self, typed: str) -> NodeId:
+        if not typed:
+            return self._node.id
+        views = self._node.network.nodes()
+        return find_node(typed, {view.record.node: view.record.name for view in views})
