@@ -2,7 +2,8 @@
 
 A runtime makes sandboxes; a sandbox runs one command at a time and is ended. Bytes go in and out
 through two folders of the lease that the provider fills and reads: `inputs` (read-only inside, at
-/inputs) and `work` (the working folder, at /work).
+/inputs) and `work` (the working folder, at /work). The tenant is another user when the node is
+root: what is put into `inputs` must be readable for everyone, the folders above it need not be.
 """
 
 from __future__ import annotations
@@ -76,6 +77,16 @@ class Sandbox(Protocol):
 
     @property
     def spec(self) -> SandboxSpec: ...
+
+    @property
+    def inputs_path(self) -> str:
+        """Where a command finds its inputs: `/inputs`, or a host folder without a sandbox."""
+        ...
+
+    @property
+    def work_path(self) -> str:
+        """Where a command runs: `/work`, or a host folder without a sandbox."""
+        ...
 
     async def execute(
         self,

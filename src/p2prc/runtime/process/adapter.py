@@ -1,0 +1,208 @@
+"""The door to the embedded runtime: sandboxes behind the runtime port, without blocking.
+
+Decides nothing about a lease: that is its supervisor's work. Chooses users and cores, which
+only the daemon can, for it sees all leases.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import sys
+from pathlib import Path
+from random import Random, SystemRandom
+
+from p2prc.errors import MachineCannot, RuntimeMissing
+from p2prc.model.identity import LeaseId
+from p2prc.model.resources import Limits, RuntimeOffer
+from p2prc.runtime.port import Sandbox, SandboxSpec
+from p2prc.runtime.process.assets import (
+    Interpreter,
+    base_interpreter,
+    find_bubblewrap,
+    write_assets,
+)
+from p2prc.runtime.process.cores import (
+    CoreBook,
+    Ticks,
+    foreign_loads,
+    present_ticks,
+    usable_cores,
+)
+from p2prc.runtime.process.messages import Start
+from p2prc.runtime.process.nursery import Nursery
+from p2prc.runtime.process.sandbox import ProcessSandbox
+from p2prc.runtime.process.users import tenant_uid
+
+log = logging.getLogger(__name__)
+
+NAME = "process"
+SANDBOXED = "userns"
+BARE = "none"
+_TIERS = (SANDBOXED, BARE)
+_PROBE_LIMITS = Limits(memory_bytes=1 << 30, disk_bytes=1 << 30, processes=64, lifetime_s=30)
+_PROBE_S = 20.0
+_REBALANCE_S = 2.0
+_SAMPLE_S = 0.1
+
+
+class ProcessRuntime:
+    """Sandboxes made with bubblewrap, and bare processes for requesters the owner trusts.
+
+    `home` is a folder of the runtime's own. `core_count` is a hard ceiling for all leases
+    together. `bwrap` "" means that there is none.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        *,
+        core_count: int | None = None,
+        interpreter: Interpreter | None = None,
+        bwrap: str | None = None,
+        rng: Random | None = None,
+    ) -> None:
+        self._home = Path(os.path.realpath(home))
+        self._interpreter = interpreter or base_interpreter()
+        self._bwrap = find_bubblewrap() if bwrap is None else bwrap
+        self._rng = rng or SystemRandom()
+        usable = usable_cores()
+        self._book = CoreBook(usable, min(core_count or len(usable), len(usable)), self._rng)
+        self._nursery = Nursery(self._interpreter)
+        self._sandboxes: set[ProcessSandbox] = set()
+        self._offers: tuple[RuntimeOffer, ...] | None = None
+        self._probing = asyncio.Lock()
+        self._has_assets = False
+        self._balancing: asyncio.Task[None] | None = None
+        self._ticks: dict[int, Ticks] = {}
+        self._ticks_at = float("-inf")
+
+    @property
+    def name(self) -> str:
+        return NAME
+
+    async def probe(self) -> tuple[RuntimeOffer, ...]:
+        async with self._probing:
+            if self._offers is None:
+                self._offers = await self._try_out()
+            return self._offers
+
+    async def create(self, spec: SandboxSpec) -> Sandbox:
+        if spec.tier not in _TIERS:
+            raise RuntimeMissing(f"there is no tier `{spec.tier}` in the runtime `{NAME}`")
+        if spec.tier == SANDBOXED and not self._bwrap:
+            raise RuntimeMissing("`bwrap` is not installed")
+        self._prepare()
+        uid = tenant_uid({sandbox.uid for sandbox in self._sandboxes}, self._rng)
+        sandbox = ProcessSandbox(spec, uid=uid, channel=self._nursery.new_supervisor(), host=self)
+        self._sandboxes.add(sandbox)
+        try:
+            await sandbox.start(self._start(spec, uid))
+        except BaseException:
+            await sandbox.end()
+            raise
+        return sandbox
+
+    async def close(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for sandbox in tuple(self._sandboxes):
+                group.create_task(sandbox.end())
+        if self._balancing is not None:
+            self._balancing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._balancing
+        await self._nursery.close()
+
+    def cores_for(self, spec: SandboxSpec) -> list[int]:
+        """Return the cores for a command that starts now."""
+        now = asyncio.get_running_loop().time()
+        if now - self._ticks_at >= _REBALANCE_S or not self._book.loads:
+            self._sample(now)
+        cores = self._book.start(spec.lease, spec.limits.cpu_millis)
+        if self._balancing is None or self._balancing.done():
+            self._balancing = asyncio.get_running_loop().create_task(self._balance())
+        return list(cores)
+
+    def command_ended(self, spec: SandboxSpec) -> None:
+        """Give the cores back."""
+        self._book.stop(spec.lease)
+
+    def sandbox_ended(self, sandbox: ProcessSandbox) -> None:
+        """Forget a sandbox that is gone."""
+        self._sandboxes.discard(sandbox)
+        self._book.stop(sandbox.spec.lease)
+
+    def _start(self, spec: SandboxSpec, uid: int) -> Start:
+        limits = spec.limits
+        environment = os.path.realpath(spec.environment) if spec.environment else ""
+        return Start(
+            folder=os.path.realpath(spec.folder),
+            tier=spec.tier,
+            is_isolated=spec.is_isolated,
+            environment=environment,
+            interpreter=self._interpreter.executable,
+            prefix=self._interpreter.prefix,
+            assets=str(self._home / "assets"),
+            bwrap=self._bwrap,
+            uid=uid,
+            memory_bytes=limits.memory_bytes,
+            disk_bytes=limits.disk_bytes,
+            processes=limits.processes,
+            gpus=limits.gpus,
+            lifetime_s=limits.lifetime_s,
+        )
+
+    def _prepare(self) -> None:
+        if self._has_assets:
+            return
+        try:
+            self._home.mkdir(parents=True, exist_ok=True)
+            write_assets(self._home / "assets", self._interpreter)
+        except OSError as error:
+            raise MachineCannot(f"the runtime's folder cannot be written: {error}") from error
+        self._has_assets = True
+
+    async def _try_out(self) -> tuple[RuntimeOffer, ...]:
+        if not sys.platform.startswith("linux"):
+            return ()
+        offers = []
+        if self._bwrap and await self._sandbox_works():
+            offers.append(RuntimeOffer(NAME, SANDBOXED, "polled"))
+        offers.append(RuntimeOffer(NAME, BARE, "polled"))
+        return tuple(offers)
+
+    async def _sandbox_works(self) -> bool:
+        """Run `true` in a sandbox, the way a lease would."""
+        name = f"probe-{self._rng.getrandbits(32):08x}"
+        spec = SandboxSpec(LeaseId(name), self._home / name, _PROBE_LIMITS, SANDBOXED)
+        try:
+            async with asyncio.timeout(_PROBE_S):
+                sandbox = await self.create(spec)
+                try:
+                    running = await sandbox.execute(["true"], variables={})
+                    return (await running.wait()).status == 0
+                finally:
+                    await sandbox.end()
+        except (MachineCannot, TimeoutError) as error:
+            log.info("the sandbox does not work here", extra={"reason": str(error)})
+            return False
+
+    def _sample(self, now: float) -> None:
+        if now - self._ticks_at < _SAMPLE_S:
+            return
+        ticks = present_ticks()
+        self._book.loads = foreign_loads(self._ticks, ticks)
+        self._ticks, self._ticks_at = ticks, now
+
+    async def _balance(self) -> None:
+        """Move leases off cores that others have come to need, while anything runs."""
+        loop = asyncio.get_running_loop()
+        while not self._book.is_idle:
+            await asyncio.sleep(_REBALANCE_S)
+            self._sample(loop.time())
+            moved = self._book.rebalance()
+            for sandbox in self._sandboxes:
+                if sandbox.spec.lease in moved:
+                    sandbox.use_cores(list(moved[sandbox.spec.lease]))

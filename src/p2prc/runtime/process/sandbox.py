@@ -1,0 +1,292 @@
+"""One lease's sandbox as the daemon sees it: requests to its supervisor, and their answers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import os
+import signal
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from p2prc.errors import JobInvalid, LeaseEnded, MachineCannot, PeerBusy, RuntimeMissing
+from p2prc.model.resources import Usage
+from p2prc.runtime.port import Execution, Exit, SandboxSpec
+from p2prc.runtime.process import folders
+from p2prc.runtime.process.execution import ProcessExecution
+from p2prc.runtime.process.messages import (
+    Cancel,
+    Done,
+    End,
+    Ended,
+    Execute,
+    Exited,
+    Garbled,
+    Measure,
+    Measured,
+    Message,
+    Ready,
+    Reset,
+    Start,
+    Unable,
+    UseCores,
+    receive,
+    send,
+)
+
+log = logging.getLogger(__name__)
+
+_START_S = 15.0
+_ANSWER_S = 10.0
+_END_S = 0.8
+_LEFTOVER_TRIES = 50
+_LEFTOVER_PAUSE_S = 0.02
+
+
+class Host(Protocol):
+    """What a sandbox needs of the runtime that made it."""
+
+    def cores_for(self, spec: SandboxSpec) -> list[int]: ...
+
+    def command_ended(self, spec: SandboxSpec) -> None: ...
+
+    def sandbox_ended(self, sandbox: ProcessSandbox) -> None: ...
+
+
+class ProcessSandbox:
+    """A sandbox whose supervisor listens at the other end of `channel`."""
+
+    def __init__(self, spec: SandboxSpec, *, uid: int, channel: socket.socket, host: Host) -> None:
+        loop = asyncio.get_running_loop()
+        self.uid = uid
+        self._spec = spec
+        self._channel = channel
+        self._host = host
+        self._numbers = itertools.count(1)
+        self._asked: dict[int, asyncio.Future[Message]] = {}
+        self._ready: asyncio.Future[Ready] = loop.create_future()
+        self._ended: asyncio.Future[Exit] = loop.create_future()
+        self._cleaned: asyncio.Task[None] | None = None
+        self._running: tuple[int, ProcessExecution] | None = None
+        self._last: ProcessExecution | None = None
+        self._last_word: Ended | None = None
+        self._supervisor = -1
+        self._usage = Usage()
+        self._paths = Ready("", "")
+        loop.add_reader(channel.fileno(), self._hear)
+
+    @property
+    def spec(self) -> SandboxSpec:
+        return self._spec
+
+    @property
+    def inputs_path(self) -> str:
+        return self._paths.inputs
+
+    @property
+    def work_path(self) -> str:
+        return self._paths.work
+
+    async def start(self, request: Start) -> None:
+        """Have the supervisor make the sandbox; raises RuntimeMissing when it cannot."""
+        self._tell(request)
+        try:
+            async with asyncio.timeout(_START_S):
+                self._paths = await asyncio.shield(self._ready)
+        except TimeoutError as error:
+            raise RuntimeMissing("the sandbox does not get ready") from error
+
+    async def execute(
+        self,
+        argv: Sequence[str],
+        *,
+        variables: Mapping[str, str],
+        timeout_s: float | None = None,
+    ) -> Execution:
+        if self._ended.done() or self._cleaned is not None:
+            raise LeaseEnded
+        if self._running is not None:
+            raise PeerBusy("a command is running in this sandbox already")
+        _check_words([*argv, *variables.values()])
+        if self._last is not None:
+            self._last.discard()
+        number = next(self._numbers)
+        pipes, ends = self._pipes()
+        execution = ProcessExecution(pipes, lambda: self._tell(Cancel(number)))
+        cores = self._host.cores_for(self._spec)
+        self._running, self._last = (number, execution), execution
+        request = Execute(number, list(argv), dict(variables), timeout_s, cores)
+        try:
+            self._tell(request, ends)
+        finally:
+            for end in ends:
+                os.close(end)
+        return execution
+
+    async def reset(self) -> None:
+        answer = await self._ask(Reset(next(self._numbers)))
+        if isinstance(answer, Done) and answer.reason:
+            raise MachineCannot(f"the working folder cannot be emptied: {answer.reason}")
+
+    async def usage(self) -> Usage:
+        if self._ended.done():
+            return self._usage
+        answer = await self._ask(Measure(next(self._numbers)))
+        if isinstance(answer, Measured):
+            _, *figures = answer
+            self._usage = Usage(*figures)
+        return self._usage
+
+    async def wait_ended(self) -> Exit:
+        return await asyncio.shield(self._ended)
+
+    async def end(self) -> None:
+        if self._cleaned is None:
+            self._tell(End())
+            try:
+                async with asyncio.timeout(_END_S):
+                    await asyncio.shield(self._ended)
+            except TimeoutError:
+                self._kill_supervisor()
+        # Without a time limit: the kernel closes a killed process's socket.
+        await asyncio.shield(self._ended)
+        if self._last is not None:
+            self._last.discard()
+
+    def use_cores(self, cores: list[int]) -> None:
+        """Move what runs to other cores."""
+        self._tell(UseCores(cores))
+
+    def _pipes(self) -> tuple[dict[int, int], tuple[int, int]]:
+        pipes: dict[int, int] = {}
+        ends: list[int] = []
+        for channel in (1, 2):
+            pipes[channel], end = os.pipe2(os.O_CLOEXEC)
+            os.set_blocking(pipes[channel], False)
+            if self.uid:
+                # Programs open /dev/stdout by name, which only the pipe's owner may.
+                os.fchown(end, self.uid, self.uid)
+            ends.append(end)
+        return pipes, (ends[0], ends[1])
+
+    async def _ask(self, request: Reset | Measure) -> Message:
+        if self._ended.done() or self._cleaned is not None:
+            raise LeaseEnded
+        answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._asked[request.number] = answer
+        self._tell(request)
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                return await answer
+        except TimeoutError as error:
+            raise MachineCannot("the lease's supervisor does not answer") from error
+        finally:
+            self._asked.pop(request.number, None)
+
+    def _tell(self, message: Message, fds: tuple[int, ...] = ()) -> None:
+        """Send to the supervisor. One that does not listen is killed: it cannot be trusted."""
+        try:
+            send(self._channel, message, fds)
+        except BlockingIOError:
+            self._kill_supervisor()
+        except OSError:
+            log.debug("the supervisor is gone already", extra={"lease": self._spec.lease})
+
+    def _hear(self) -> None:
+        try:
+            received = receive(self._channel)
+        except BlockingIOError:
+            return
+        except (OSError, Garbled) as error:
+            log.warning("the supervisor is not understood", extra={"reason": str(error)})
+            self._kill_supervisor()
+            received = None
+        if received is None:
+            self._supervisor_gone()
+            return
+        message, fds = received
+        match message:
+            case Ready():
+                self._supervisor = fds[0]
+                if not self._ready.done():
+                    self._ready.set_result(message)
+            case Unable(reason):
+                if not self._ready.done():
+                    self._ready.set_exception(RuntimeMissing(reason))
+            case Exited():
+                self._command_ended(message)
+            case Done() | Measured():
+                if (asker := self._asked.get(message.number)) and not asker.done():
+                    asker.set_result(message)
+            case Ended():
+                self._last_word = message
+            case _:
+                log.warning("an unexpected message", extra={"message_name": type(message).__name__})
+
+    def _command_ended(self, report: Exited) -> None:
+        if self._running is None or self._running[0] != report.number:
+            return
+        _, execution = self._running
+        self._running = None
+        self._host.command_ended(self._spec)
+        usage = Usage(
+            cpu_s=report.cpu_s,
+            cpu_percent=report.cpu_percent,
+            memory_peak_bytes=report.memory_peak_bytes,
+            disk_bytes=report.disk_bytes,
+        )
+        execution.finish(Exit(report.status, report.code, report.reason, usage))
+
+    def _supervisor_gone(self) -> None:
+        """Close our side; delete what a supervisor that died could not."""
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._channel.fileno())
+        self._channel.close()
+        self._cleaned = loop.create_task(self._clean_up())
+
+    async def _clean_up(self) -> None:
+        word = self._last_word
+        if word is None:
+            await self._delete_folder()
+            word = Ended("lease-ended", "the lease's supervisor died")
+        if self._supervisor >= 0:
+            os.close(self._supervisor)
+            self._supervisor = -1
+        result = Exit(None, word.code, word.reason or "the lease was ended", self._usage)
+        if self._running is not None:
+            self._running[1].finish(result)
+            self._running = None
+        if not self._ready.done():
+            self._ready.set_exception(RuntimeMissing("the sandbox's supervisor died"))
+        for asker in self._asked.values():
+            if not asker.done():
+                asker.set_exception(LeaseEnded())
+        self._host.sandbox_ended(self)
+        if not self._ended.done():
+            self._ended.set_result(result)
+
+    async def _delete_folder(self) -> None:
+        """Delete the folder while the kernel kills the last of those who write to it."""
+        for _ in range(_LEFTOVER_TRIES):
+            try:
+                await asyncio.to_thread(folders.remove, str(self._spec.folder))
+            except OSError as error:
+                log.debug("a leftover resists", extra={"reason": str(error)})
+                await asyncio.sleep(_LEFTOVER_PAUSE_S)
+            else:
+                return
+        log.warning("a folder is left over", extra={"folder": str(self._spec.folder)})
+
+    def _kill_supervisor(self) -> None:
+        if self._supervisor >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._supervisor, signal.SIGKILL)
+
+
+def _check_words(words: list[str]) -> None:
+    for word in words:
+        if "\0" in word:
+            raise JobInvalid("an argument or variable holds a NUL character")

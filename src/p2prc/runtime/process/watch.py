@@ -1,0 +1,141 @@
+"""What a tree of processes uses, read from /proc as cheaply as it goes.
+
+Memory is first bounded from above by the resident sizes (one short file a process); only a tree
+that could be over its limit is measured exactly. The kernel cannot be asked to stop a tree at a
+limit without cgroups, so this is `polled`, and the supervisor says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_GONE = (FileNotFoundError, ProcessLookupError, PermissionError)
+
+
+def children(pid: int) -> list[int]:
+    """Return the pids of a process's children, over all of its threads."""
+    found: list[int] = []
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            found += map(int, _read(f"/proc/{pid}/task/{thread}/children").split())
+    except _GONE:
+        pass
+    return found
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the pids of everything below a process, not counting itself."""
+    found = children(pid)
+    for parent in found:
+        found += children(parent)
+    return found
+
+
+def memory_bytes(pids: list[int], limit_bytes: int) -> int:
+    """Return the memory of these processes: exact when it is near the limit or over it."""
+    resident, private = 0, 0
+    for pid in pids:
+        try:
+            sizes = _read(f"/proc/{pid}/statm").split()
+        except _GONE:
+            continue
+        resident += int(sizes[1])
+        private += int(sizes[1]) - int(sizes[2])
+    if resident * _PAGE_BYTES <= limit_bytes:
+        return private * _PAGE_BYTES
+    total = sum(map(_unshared_bytes, pids))
+    return total if total <= limit_bytes else sum(map(_proportional_bytes, pids))
+
+
+def cpu_s(pids: list[int]) -> float:
+    """Return the CPU time of these processes and of their children that ended."""
+    ticks = 0
+    for pid in pids:
+        try:
+            fields = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+        except _GONE:
+            continue
+        ticks += sum(map(int, fields[11:15]))
+    return ticks / _TICKS_PER_S
+
+
+def shared_memory_bytes(init: int) -> int:
+    """Return what /dev/shm holds as the process `init` sees it."""
+    try:
+        facts = os.statvfs(f"/proc/{init}/root/dev/shm")
+    except OSError:
+        return 0
+    return (facts.f_blocks - facts.f_bfree) * facts.f_frsize
+
+
+def unnamed_bytes(pids: list[int], device: int) -> tuple[int, int]:
+    """Return what open files without a name take: on the disk `device`, and in memory.
+
+    Deleted files and memory files are where a tenant could hide bytes from both other counts.
+    """
+    on_disk, in_memory = 0, 0
+    seen: set[tuple[int, int]] = set()
+    for pid in pids:
+        with contextlib.suppress(*_GONE):
+            for number in os.listdir(f"/proc/{pid}/fd"):
+                with contextlib.suppress(OSError):
+                    facts = os.stat(f"/proc/{pid}/fd/{number}")
+                    if facts.st_nlink or not stat.S_ISREG(facts.st_mode):
+                        continue
+                    if (facts.st_dev, facts.st_ino) in seen:
+                        continue
+                    seen.add((facts.st_dev, facts.st_ino))
+                    if facts.st_dev == device:
+                        on_disk += facts.st_blocks * 512
+                    else:
+                        in_memory += facts.st_blocks * 512
+    return on_disk, in_memory
+
+
+def use_cores(pids: list[int], cores: list[int]) -> None:
+    """Move every thread of these processes to the cores."""
+    for pid in pids:
+        with contextlib.suppress(*_GONE):
+            for thread in os.listdir(f"/proc/{pid}/task"):
+                with contextlib.suppress(*_GONE):
+                    os.sched_setaffinity(int(thread), cores)
+
+
+def _unshared_bytes(pid: int) -> int:
+    """Anonymous and shared memory of one process; shared pages count in each."""
+    try:
+        return _sum_kib(_read(f"/proc/{pid}/status"), (b"RssAnon:", b"RssShmem:"))
+    except _GONE:
+        return 0
+
+
+def _proportional_bytes(pid: int) -> int:
+    """The same, with shared pages split between those who share them."""
+    try:
+        rollup = _read(f"/proc/{pid}/smaps_rollup")
+    except OSError:
+        return _unshared_bytes(pid)
+    return _sum_kib(rollup, (b"Pss_Anon:", b"Pss_Shmem:"))
+
+
+def _sum_kib(text: bytes, labels: tuple[bytes, ...]) -> int:
+    total = 0
+    for label in labels:
+        start = text.find(label)
+        if start >= 0:
+            total += int(text[start + len(label) : text.index(b"kB", start)])
+    return total * 1024
+
+
+def _read(path: str) -> bytes:
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        # Files in /proc are made when they are read: a short buffer would cut the longest.
+        content = os.read(file, 1 << 16)
+    finally:
+        os.close(file)
+    return content
