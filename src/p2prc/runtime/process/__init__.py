@@ -1,4 +1,4 @@
-"""The embedded runtime: a bubblewrap sandbox, a supervisor outside it and an agent inside.
+r"""The embedded runtime: a bubblewrap sandbox, a supervisor outside it and an agent inside.
 
 ```
 daemon (adapter) --- nursery (supervisor.py) -- forks --> supervisor, one per lease

@@ -5,6 +5,8 @@ request brings the descriptors the command writes to. After a command everything
 sandbox is killed. Nobody outside trusts a word of this: a tenant may well replace it.
 """
 
+# ruff: noqa: PTH112, PTH113, PTH208, S108
+# Works on descriptors and plain paths: pathlib would have to be loaded for every lease.
 from __future__ import annotations
 
 import _socket  # the plain module: `socket` takes longer to load than the rest of the start
@@ -125,7 +127,7 @@ def _reap(pid: int) -> tuple[int, int, int, int]:
 
 
 def _kill_the_rest() -> None:
-    try:
+    try:  # noqa: SIM105 (contextlib would have to be loaded)
         os.kill(-1, _KILL)
     except ProcessLookupError:
         pass

@@ -5,6 +5,8 @@ and nothing else of the host. Everything but the two folders on the disk is read
 has a size: no place without a limit can be written to.
 """
 
+# ruff: noqa: PTH112, PTH114, PTH115, S108
+# Works on descriptors and plain paths: pathlib would have to be loaded for every lease.
 from __future__ import annotations
 
 import os

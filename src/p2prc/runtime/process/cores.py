@@ -2,7 +2,8 @@
 
 A lease gets whole cores, its thousandths rounded up: a part of a core is what it may expect when
 the machine is full, not a cap while others leave the core idle. Leases share cores only when
-there are more of them than cores, all at the lowest priority. What the leases use together stays on the lent cores whatever they ask for.
+there are more of them than cores, all at the lowest priority. What they use together stays on
+the lent cores whatever they ask for.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ Never follows a link; copes with folders that forbid everything and with any dep
 moved up next to the first one before they are deleted, so that two descriptors are enough.
 """
 
+# ruff: noqa: PTH101, PTH119, PTH120, PTH208
+# Works on descriptors and plain paths: pathlib would have to be loaded for every lease.
 from __future__ import annotations
 
 import errno

@@ -7,6 +7,8 @@ this process dies, the kernel kills the sandbox (`--die-with-parent`) and the da
 folder.
 """
 
+# ruff: noqa: PTH116, PTH119, PTH120, S108
+# Works on descriptors and plain paths: pathlib would have to be loaded for every lease.
 from __future__ import annotations
 
 import contextlib
@@ -18,11 +20,11 @@ import socket
 import time
 from collections.abc import Iterator
 
-from p2prc.runtime.process import bubblewrap, folders, kernel, staging, watch
+from p2prc.runtime.process import bubblewrap, folders, watch
+from p2prc.runtime.process.bare import BarePlace
 from p2prc.runtime.process.messages import (
     Cancel,
     Done,
-    End,
     Ended,
     Execute,
     Exited,
@@ -30,23 +32,13 @@ from p2prc.runtime.process.messages import (
     Measure,
     Measured,
     Message,
-    Ready,
     Reset,
     Start,
-    Unable,
     UseCores,
     receive,
     send,
 )
-from p2prc.runtime.process.places import (
-    AgentPlace,
-    BarePlace,
-    Caps,
-    Finished,
-    IsolatedPlace,
-    Place,
-    PlaceBroken,
-)
+from p2prc.runtime.process.places import Finished, Place, PlaceBroken
 
 _LOOK_S = 0.1
 _LOOK_AT_DISK_S = 0.5
@@ -55,32 +47,6 @@ _SHARE_OF_LOOKING = 20
 _DISK_FULL_BYTES = 1 << 20
 _LAST_KILL_S = 5.0
 _MEBIBYTE = 1 << 20
-
-
-def serve(channel: socket.socket) -> None:
-    """Keep one lease from its first message to its end."""
-    channel.settimeout(10)
-    first = receive(channel)
-    if first is None or not isinstance(first[0], Start):
-        return
-    start = first[0]
-    parent = -1
-    try:
-        above = os.path.dirname(start.folder)
-        os.makedirs(above, mode=0o700, exist_ok=True)
-        parent = os.open(above, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        place = _prepare(start)
-        place.open()
-    except (OSError, PlaceBroken) as error:
-        if parent >= 0:
-            _delete(start, parent)
-        send(channel, Unable(str(error)))
-        return
-    handle = os.pidfd_open(os.getpid())
-    send(channel, _ready(start), (handle,))
-    os.close(handle)
-    channel.settimeout(1)
-    Supervisor(channel, start, place, parent).run()
 
 
 class Supervisor:
@@ -294,7 +260,7 @@ class Supervisor:
     def _disk_excess(self) -> str:
         """Measure the disk; say what is wrong with it, or nothing."""
         try:
-            with _own_power(self._start):
+            with own_power(self._start):
                 work = folders.used_bytes(f"{self._start.folder}/work")
                 used = work + folders.used_bytes(f"{self._start.folder}/tmp")
         except folders.TooDeep as error:
@@ -328,7 +294,7 @@ class Supervisor:
         if self._running is not None:
             return "a command is running"
         try:
-            with _own_power(self._start):
+            with own_power(self._start):
                 folders.empty(f"{self._start.folder}/work")
                 folders.empty(f"{self._start.folder}/tmp")
         except OSError as error:
@@ -348,16 +314,16 @@ class Supervisor:
         self._settle()
         if self._running is not None:
             self._finish(Finished(None, 0, 0.0, 0))
-        _delete(self._start, self._parent)
+        delete(self._start, self._parent)
 
 
-def _delete(start: Start, parent: int) -> None:
-    with _own_power(start):
+def delete(start: Start, parent: int) -> None:
+    with own_power(start):
         folders.remove_in(parent, os.path.basename(start.folder))
 
 
 @contextlib.contextmanager
-def _own_power(start: Start) -> Iterator[None]:
+def own_power(start: Start) -> Iterator[None]:
     """Be root again, where we were, for work on files by descriptor."""
     if not start.uid:
         yield
@@ -367,41 +333,6 @@ def _own_power(start: Start) -> Iterator[None]:
         yield
     finally:
         os.seteuid(start.uid)
-
-
-def _prepare(start: Start) -> Place:
-    """Make the lease's folders, become the user that owns them, and choose the place."""
-    os.makedirs(start.folder, mode=0o755, exist_ok=True)
-    for name in ("inputs", "work", "tmp"):
-        os.makedirs(f"{start.folder}/{name}", mode=0o755, exist_ok=True)
-    if start.uid:
-        os.chmod(start.folder, 0o755)
-        os.chown(f"{start.folder}/work", start.uid, start.uid)
-        os.chown(f"{start.folder}/tmp", start.uid, start.uid)
-        needed = [start.folder, start.prefix, start.assets, start.bwrap, start.environment]
-        staging.make_reachable(path for path in needed if path)
-    kernel.adopt_orphans()
-    if start.uid:
-        staging.become(start.uid)
-    caps = Caps(start.memory_bytes, start.disk_bytes, start.processes, start.gpus > 0)
-    if start.tier == "none":
-        return BarePlace(start.folder, caps, has_own_uid=start.uid != 0)
-    walls = bubblewrap.Walls(
-        start.folder,
-        start.assets,
-        start.prefix,
-        start.environment,
-        max(_MEBIBYTE, start.memory_bytes // 2),
-    )
-    if start.is_isolated:
-        return IsolatedPlace(start.bwrap, walls, caps)
-    return AgentPlace(start.bwrap, walls, caps, start.interpreter)
-
-
-def _ready(start: Start) -> Ready:
-    if start.tier == "none":
-        return Ready(f"{start.folder}/inputs", f"{start.folder}/work")
-    return Ready(bubblewrap.INPUTS, bubblewrap.WORK)
 
 
 def _why_not_started(number: int, name: str) -> tuple[str, str]:

@@ -136,8 +136,14 @@ class ProcessSandbox:
             return self._usage
         answer = await self._ask(Measure(next(self._numbers)))
         if isinstance(answer, Measured):
-            _, *figures = answer
-            self._usage = Usage(*figures)
+            self._usage = Usage(
+                cpu_s=answer.cpu_s,
+                cpu_percent=answer.cpu_percent,
+                memory_bytes=answer.memory_bytes,
+                memory_peak_bytes=answer.memory_peak_bytes,
+                disk_bytes=answer.disk_bytes,
+                processes=answer.processes,
+            )
         return self._usage
 
     async def wait_ended(self) -> Exit:

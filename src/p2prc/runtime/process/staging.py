@@ -6,6 +6,8 @@ what is needed back to where it was: every path keeps its name, and the rest of 
 gone from the supervisor's sight as well.
 """
 
+# ruff: noqa: PTH102, PTH103, PTH116, PTH120
+# Works on descriptors and plain paths: pathlib would have to be loaded for every lease.
 from __future__ import annotations
 
 import os

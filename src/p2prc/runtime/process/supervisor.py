@@ -5,6 +5,8 @@ costs a fork and not the start of an interpreter. It also inherits what a killed
 the tier `none` leaves behind, and kills it.
 """
 
+# ruff: noqa: PTH100, PTH120
+# Works on descriptors and plain paths: pathlib would have to be loaded for every lease.
 from __future__ import annotations
 
 import contextlib
@@ -19,7 +21,7 @@ import sys
 # `-I` hides our own package: add the folder it lies in, last, without running anything from it.
 sys.path.append(os.path.dirname(os.path.abspath(__file__)).removesuffix("/p2prc/runtime/process"))
 
-from p2prc.runtime.process import bubblewrap, kernel, lease, watch  # noqa: E402
+from p2prc.runtime.process import bubblewrap, kernel, serving, watch
 
 _LAST_WAIT_MS = 10_000
 
@@ -47,7 +49,7 @@ def main() -> None:
     signal.set_wakeup_fd(-1)
     os.close(wake)
     os.close(woken)
-    lease.serve(born)
+    serving.serve(born)
     # Nothing is left to tidy up, and taking the interpreter down costs more than the lease.
     os._exit(0)
 

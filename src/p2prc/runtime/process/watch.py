@@ -5,6 +5,8 @@ that could be over its limit is measured exactly. The kernel cannot be asked to 
 limit without cgroups, so this is `polled`, and the supervisor says so.
 """
 
+# ruff: noqa: PTH116, PTH208
+# Works on descriptors and plain paths: pathlib would have to be loaded for every lease.
 from __future__ import annotations
 
 import contextlib

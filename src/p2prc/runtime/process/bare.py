@@ -1,0 +1,113 @@
+"""The tier `none`: a process with limits and no walls, for requesters that the owner trusts."""
+
+# ruff: noqa: PTH116, PTH208
+# Works on descriptors and plain paths: pathlib would have to be loaded for every lease.
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+
+from p2prc.runtime.process import kernel, watch
+from p2prc.runtime.process.bubble import START_LIMIT_MS, read_within
+from p2prc.runtime.process.caps import Caps, lower_limit
+from p2prc.runtime.process.messages import Execute
+from p2prc.runtime.process.places import Finished, reaped
+
+
+class BarePlace:
+    """No sandbox at all: a process with limits, for requesters that the owner trusts."""
+
+    channel = -1
+
+    def __init__(self, folder: str, caps: Caps, *, has_own_uid: bool) -> None:
+        self._work = f"{folder}/work"
+        self._caps = caps
+        self._has_own_uid = has_own_uid
+        self._main = 0
+        self._status: int | None = None
+        self._errno = 0
+        self._used = 0.0
+        self._peak = 0
+
+    def open(self) -> None:
+        """Do nothing: there is nothing to make."""
+
+    def run(self, request: Execute, out: int, err: int, variables: dict[str, str]) -> None:
+        caps = self._caps
+        if not self._has_own_uid:
+            # The kernel counts all processes of the user, so the rest of them need room too.
+            caps = caps._replace(processes=caps.processes + _processes_of(os.getuid()))
+        failed, failing = os.pipe2(os.O_CLOEXEC)
+        self._status, self._errno, self._used, self._peak = None, 0, 0.0, 0
+        self._main = os.fork()
+        if self._main == 0:
+            try:
+                _turn_into(request, (out, err), variables, caps, self._work)
+            except OSError as error:
+                os.write(failing, b"%d" % (error.errno or errno.ENOENT))
+            finally:
+                os._exit(127)
+        os.close(failing)
+        self._errno = int(read_within(failed, START_LIMIT_MS, is_kept=False) or b"0")
+
+    def poll(self) -> Finished | None:
+        for pid, code, usage in reaped():
+            self._used += usage.ru_utime + usage.ru_stime
+            self._peak = max(self._peak, usage.ru_maxrss * 1024)
+            if pid == self._main:
+                exit_code = os.waitstatus_to_exitcode(code)
+                self._status = 128 - exit_code if exit_code < 0 else exit_code
+                self._main = 0
+        if self._main or self._status is None:
+            return None
+        if watch.children(os.getpid()):
+            self.kill()
+            return None
+        status, self._status = self._status, None
+        return Finished(None if self._errno else status, self._errno, self._used, self._peak)
+
+    def kill(self) -> None:
+        for pid in self.processes():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+
+    def processes(self) -> list[int]:
+        return watch.descendants(os.getpid())
+
+    def cpu_s(self) -> float:
+        return self._used + watch.cpu_s(self.processes())
+
+    def init(self) -> int:
+        return 0
+
+
+def _turn_into(
+    request: Execute, fds: tuple[int, int], variables: dict[str, str], caps: Caps, work: str
+) -> None:
+    """Become the command, in a child that was forked for it; raises OSError."""
+    kernel.die_with_parent()
+    os.setsid()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    os.chdir(work)
+    for kind, value in caps.limits():
+        lower_limit(0, kind, value)
+    kernel.be_last_in_line(0)
+    if request.cores:
+        os.sched_setaffinity(0, request.cores)
+    null = os.open("/dev/null", os.O_RDONLY)
+    for ours, theirs in ((null, 0), (fds[0], 1), (fds[1], 2)):
+        os.dup2(ours, theirs)
+    # exec drops the saved id; until then nothing of the tenant's has run.
+    os.execvpe(request.argv[0], request.argv, variables)  # noqa: S606
+
+
+def _processes_of(uid: int) -> int:
+    count = 0
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError):
+                count += os.stat(f"/proc/{name}").st_uid == uid
+    return count

@@ -1,0 +1,80 @@
+"""A supervisor's first steps: make the lease's folders, give up root, build the place."""
+
+# ruff: noqa: PTH101, PTH103, PTH120, S103, S108
+# Works on descriptors and plain paths: pathlib would have to be loaded for every lease.
+from __future__ import annotations
+
+import os
+import socket
+
+from p2prc.runtime.process import bubblewrap, kernel, staging
+from p2prc.runtime.process.bare import BarePlace
+from p2prc.runtime.process.caps import Caps
+from p2prc.runtime.process.isolated import IsolatedPlace
+from p2prc.runtime.process.lease import Supervisor, delete
+from p2prc.runtime.process.messages import Ready, Start, Unable, receive, send
+from p2prc.runtime.process.places import Place, PlaceBroken
+from p2prc.runtime.process.shared import SharedPlace
+
+_MEBIBYTE = 1 << 20
+
+
+def serve(channel: socket.socket) -> None:
+    """Keep one lease from its first message to its end."""
+    channel.settimeout(10)
+    first = receive(channel)
+    if first is None or not isinstance(first[0], Start):
+        return
+    start = first[0]
+    parent = -1
+    try:
+        above = os.path.dirname(start.folder)
+        os.makedirs(above, mode=0o700, exist_ok=True)
+        parent = os.open(above, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        place = _prepare(start)
+        place.open()
+    except (OSError, PlaceBroken) as error:
+        if parent >= 0:
+            delete(start, parent)
+        send(channel, Unable(str(error)))
+        return
+    handle = os.pidfd_open(os.getpid())
+    send(channel, _ready(start), (handle,))
+    os.close(handle)
+    channel.settimeout(1)
+    Supervisor(channel, start, place, parent).run()
+
+
+def _prepare(start: Start) -> Place:
+    """Make the lease's folders, become the user that owns them, and choose the place."""
+    os.makedirs(start.folder, mode=0o755, exist_ok=True)
+    for name in ("inputs", "work", "tmp"):
+        os.makedirs(f"{start.folder}/{name}", mode=0o755, exist_ok=True)
+    if start.uid:
+        os.chmod(start.folder, 0o755)
+        os.chown(f"{start.folder}/work", start.uid, start.uid)
+        os.chown(f"{start.folder}/tmp", start.uid, start.uid)
+        needed = [start.folder, start.prefix, start.assets, start.bwrap, start.environment]
+        staging.make_reachable(path for path in needed if path)
+    kernel.adopt_orphans()
+    if start.uid:
+        staging.become(start.uid)
+    caps = Caps(start.memory_bytes, start.disk_bytes, start.processes, start.gpus > 0)
+    if start.tier == "none":
+        return BarePlace(start.folder, caps, has_own_uid=start.uid != 0)
+    walls = bubblewrap.Walls(
+        start.folder,
+        start.assets,
+        start.prefix,
+        start.environment,
+        max(_MEBIBYTE, start.memory_bytes // 2),
+    )
+    if start.is_isolated:
+        return IsolatedPlace(start.bwrap, walls, caps)
+    return SharedPlace(start.bwrap, walls, caps, start.interpreter)
+
+
+def _ready(start: Start) -> Ready:
+    if start.tier == "none":
+        return Ready(f"{start.folder}/inputs", f"{start.folder}/work")
+    return Ready(bubblewrap.INPUTS, bubblewrap.WORK)
