@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import cast
+from typing import Literal, cast
 
 from p2prc.api import schema
 from p2prc.daemon.orders import command_of, environment_of, folder_of, workload_of
@@ -63,6 +63,7 @@ class Running:
             self._target,
             workload_of(request, environment),
             command,
+            owner=owner,
             printed=self._printed,
             noted=self._note_soon,
             started=self._started,
@@ -87,7 +88,7 @@ class Running:
         )
 
     async def _printed(self, chunk: OutputChunk) -> None:
-        channel = cast("schema.Literal[1, 2]", chunk.channel)
+        channel = cast("Literal[1, 2]", chunk.channel)
         await self._events.put(schema.RunOutput(channel=channel, content=chunk.content))
 
     async def _note(self, text: str) -> None:

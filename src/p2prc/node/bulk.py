@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
-from p2prc.files.transfer import fetch_tree, serve_bulk_stream
+from p2prc.errors import FileUnknown
+from p2prc.files.serve import serve_bulk_stream
+from p2prc.files.transfer import fetch_tree
 from p2prc.model.identity import BlobId, NodeId
 from p2prc.model.tree import Tree
 from p2prc.node.grants import Grants
 from p2prc.node.links import Links
 from p2prc.storage.blobs import BlobStore
 from p2prc.transport.port import Stream
-
-Received = Callable[[int], None]
 
 
 class Bulk:
@@ -26,27 +25,31 @@ class Bulk:
         self._grants = grants
         self._fetching: dict[BlobId, asyncio.Lock] = {}
 
-    async def obtain(self, peer: NodeId, name: BlobId, received: Received | None = None) -> Tree:
-        """Return a peer's tree with all its blobs in our store, fetching what is missing.
+    async def obtain(self, peer: NodeId, name: BlobId, owner: str) -> Tree:
+        """Return a peer's tree with all its blobs in our store, pinned for the owner.
 
         Two that want one tree fetch it once. Raises PeerError, DiskFull, WireError.
         """
-        if (tree := self._complete(name)) is not None:
+        if (tree := self._complete(name, owner)) is not None:
             return tree
         lock = self._fetching.setdefault(name, asyncio.Lock())
         async with lock:
             try:
-                if (tree := self._complete(name)) is not None:
+                if (tree := self._complete(name, owner)) is not None:
                     return tree
+                if peer == self._own:
+                    raise FileUnknown("inputs of this node's own work are gone from its store")
                 connection = await self._links.bulk_connection(peer)
-                return await fetch_tree(connection, name, self._blobs, received=received)
+                return await fetch_tree(connection, name, self._blobs, owner=owner)
             finally:
                 self._fetching.pop(name, None)
 
-    def _complete(self, name: BlobId) -> Tree | None:
+    def _complete(self, name: BlobId, owner: str) -> Tree | None:
         if not self._blobs.has(name):
             return None
         tree = self._blobs.tree(name)
+        # Pinned before it is looked at, so that nothing is evicted in between.
+        self._blobs.pin_tree(owner, tree)
         return None if self._blobs.missing(tree) else tree
 
     async def serve(self, peer: NodeId, stream: Stream) -> None:

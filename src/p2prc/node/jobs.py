@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 
-from p2prc.errors import P2prcError, PeerError
+from p2prc.errors import DiskFull, P2prcError, PeerError, PeerLost
 from p2prc.files.place import OutputClaims, write_outputs
 from p2prc.model.identity import JobId, LeaseId, NodeId
 from p2prc.model.job import Job
@@ -22,13 +23,13 @@ from p2prc.node.drive import Driver
 from p2prc.node.grants import Grants
 from p2prc.node.post import Post
 from p2prc.node.runs import LEASE_TIMEOUT_S
-from p2prc.node.tasks import Tasks
+from p2prc.node.tasks import Tasks, Work
 from p2prc.protocol import messages
-from p2prc.protocol.jobs import coordinator as coordination
+from p2prc.protocol.jobs import events as coordination
 from p2prc.protocol.jobs.attempts import TaskKey
 from p2prc.protocol.jobs.coordinator import Coordinator
 from p2prc.protocol.jobs.expansion import expand_text
-from p2prc.protocol.jobs.facts import decode_fact, encode_fact
+from p2prc.protocol.jobs.facts import AttemptFailed, decode_fact, encode_fact
 from p2prc.protocol.jobs.ledger import Ledger
 from p2prc.protocol.jobs.parameters import TaskSpace
 from p2prc.protocol.placement import NodeOffer
@@ -39,7 +40,7 @@ from p2prc.wire.codec import Codec, encode
 
 JOB_LIMIT_BYTES = 16 << 20
 OFFERS_DELAY_S = 0.1
-ENDED = ("succeeded", "failed", "cancelled")
+DISK_RETRY_S = 5.0
 
 log = logging.getLogger(__name__)
 _codec: Codec[Job] = Codec(Job, limit_bytes=JOB_LIMIT_BYTES)
@@ -73,6 +74,11 @@ class JobRunner:
         self._spaces = [TaskSpace(step) for step in self.job.steps]
         self._claims = OutputClaims()
         self._changed = asyncio.Event()
+        self._held: deque[coordination.Effect] = deque()
+        self._retrying: asyncio.TimerHandle | None = None
+        self._storing: dict[AttemptId, Work[None]] = {}
+        self.halted = ""
+        self.blocked_reason = ""
         self.coordinator = Coordinator(
             self.ledger, rng=rng, now=asyncio.get_running_loop().time(), wall_at=time.time
         )
@@ -94,6 +100,8 @@ class JobRunner:
 
     def stop(self) -> None:
         """Do nothing more; the ledger stays."""
+        if self._retrying is not None:
+            self._retrying.cancel()
         self._driver.stop()
 
     def offers_changed(self, offers: Sequence[NodeOffer]) -> None:
@@ -105,7 +113,7 @@ class JobRunner:
         self._driver.feed(coordination.NodeLost(node))
 
     def node_back(self, node: NodeId) -> None:
-        """A link to the node exists: what does it hold of ours?"""
+        """A link to the node exists: ask what it holds of ours."""
         self._tasks.start(self._ask(node), f"ask about {self.id}")
 
     def cancel(self) -> None:
@@ -142,6 +150,14 @@ class JobRunner:
         """Wait until something happens to the job."""
         await self._changed.wait()
 
+    def log_tails(self) -> dict[tuple[TaskKey, int], bytes]:
+        """Return how the output of each failed attempt ended; read from disk, not kept."""
+        tails = {}
+        for fact in map(decode_fact, self._state.facts(self.id)):
+            if isinstance(fact, AttemptFailed):
+                tails[TaskKey(fact.step, fact.task), fact.attempt] = fact.log_tail
+        return tails
+
     def folder_for(self, task: TaskKey, to: str) -> Path:
         """Return where a task's outputs go: `{NAME}` in the folder stands for its values."""
         return Path(expand_text(to, self._spaces[task.step].values(task.task)))
@@ -149,6 +165,26 @@ class JobRunner:
     # -- effects of the coordinator --
 
     def _perform(self, effect: coordination.Effect) -> None:
+        # What follows a fact waits until the fact is on disk.
+        self._held.append(effect)
+        if len(self._held) == 1:
+            self._perform_held()
+
+    def _perform_held(self) -> None:
+        while self._held:
+            try:
+                self._perform_one(self._held[0])
+            except DiskFull as error:
+                log.warning("the job waits for room", extra={"job": self.id, "why": error.message})
+                self.halted = f"{error.message}; the job goes on when there is room"
+                loop = asyncio.get_running_loop()
+                self._retrying = loop.call_later(DISK_RETRY_S, self._perform_held)
+                break
+            self.halted = ""
+            self._held.popleft()
+        self._wake()
+
+    def _perform_one(self, effect: coordination.Effect) -> None:
         match effect:
             case coordination.AppendFacts():
                 self._append(effect)
@@ -160,15 +196,19 @@ class JobRunner:
                 self._tasks.start(self._start(effect), f"start {effect.attempt}")
             case coordination.CancelAttempt():
                 self._post.tell(effect.node, messages.CancelAttempt(effect.attempt))
+                if (storing := self._storing.pop(effect.attempt, None)) is not None:
+                    storing.stop()
             case coordination.StoreOutputs():
-                self._tasks.start(self._store(effect), f"store {effect.attempt}")
+                storing = self._tasks.start(self._store(effect), f"store {effect.attempt}")
+                self._storing[effect.attempt] = storing
             case coordination.Acknowledge():
                 self._post.tell(effect.node, messages.AcknowledgeAttempt(effect.attempt))
             case coordination.AskAttempts():
                 self._tasks.start(self._ask(effect.node), f"ask about {self.id}")
+            case coordination.JobBlocked():
+                self.blocked_reason = effect.reason or ""
             case coordination.JobEnded():
                 self._end(effect.state)
-        self._wake()
 
     def _append(self, effect: coordination.AppendFacts) -> None:
         self._state.append_facts(self.id, [encode_fact(fact) for fact in effect.facts])
@@ -202,24 +242,19 @@ class JobRunner:
         request = messages.StartAttempt(effect.lease, effect.attempt, effect.command)
         try:
             await self._post.ask(effect.node, request, messages.Done)
-        except PeerError as error:
-            if error.code != "peer-busy":
-                # The link's loss is told by itself; what the attempt became is asked later.
-                log.info("start not confirmed", extra={"peer": effect.node, "why": error.message})
-                return
-            self._lose_slot(effect, error)
+        except PeerLost as error:
+            # The link's loss is told by itself; what became of the attempt is asked later.
+            log.info("start not confirmed", extra={"peer": effect.node, "why": error.message})
         except P2prcError as error:
-            self._lose_slot(effect, error)
-
-    def _lose_slot(self, effect: coordination.StartAttempt, error: P2prcError) -> None:
-        self._driver.feed(coordination.SlotEnded(effect.node, effect.lease, "lost", error.message))
+            self._driver.feed(
+                coordination.StartRefused(effect.node, effect.attempt, error.code, error.message)
+            )
 
     async def _store(self, effect: coordination.StoreOutputs) -> None:
-        task = TaskKey(effect.step, effect.task)
+        task = effect.task
         owner = f"storing/{effect.attempt}"
         try:
-            tree = await self._bulk.obtain(effect.node, effect.tree)
-            self._blobs.pin_tree(owner, tree)
+            tree = await self._bulk.obtain(effect.node, effect.outputs, owner)
             folder = self.folder_for(task, self.stored.to_folder)
             self._claims.claim(tree, f"{task.step}/{task.task}", to=str(folder))
             await asyncio.to_thread(write_outputs, tree, self._blobs, folder)
@@ -236,6 +271,7 @@ class JobRunner:
             self._driver.feed(coordination.OutputsStored(effect.attempt))
         finally:
             self._blobs.unpin(owner)
+            self._storing.pop(effect.attempt, None)
 
     async def _ask(self, node: NodeId) -> None:
         request = messages.AskAttempts(self.id)

@@ -27,8 +27,8 @@ from p2prc.storage.blobs import BlobStore
 LOG_TAIL_BYTES = 16 * 1024
 OUTPUT_TIMEOUT_S = 600.0
 
-Obtain = Callable[[NodeId, BlobId], Awaitable[Tree]]
-"""Bring a tree of a peer, manifest and blobs, into our store."""
+Obtain = Callable[[NodeId, BlobId, str], Awaitable[Tree]]
+"""Bring a tree of a peer, manifest and blobs, into our store, pinned for an owner."""
 Print = Callable[[OutputChunk], Awaitable[None]]
 """Take what a command prints; waiting slows the command down."""
 Progress = Callable[[str], None]
@@ -170,8 +170,7 @@ class Places:
         return outcome
 
     async def _lay_inputs(self, place: Place, name: BlobId) -> None:
-        tree = await self._obtain(place.peer, name)
-        self._blobs.pin_tree(place.token, tree)
+        tree = await self._obtain(place.peer, name, place.token)
         if name not in place.placed:
             await asyncio.to_thread(
                 place_inputs,

@@ -68,11 +68,12 @@ class Runs:
         workload: Workload,
         command: Command,
         *,
+        owner: str,
         printed: Print,
         noted: Callable[[str], None],
         started: Callable[[NodeId, LeaseId], Awaitable[None]],
     ) -> Finished:
-        """Run on the target, or on any node that fits.
+        """Run on the target, or on any node that fits; outputs are pinned for the owner.
 
         Raises NoNodeMatches with what nobody meets, the provider's refusal, PeerError.
         Cancelling this kills the command and gives the lease back.
@@ -90,7 +91,7 @@ class Runs:
             outcome = await self._execute(node, RunCommand(lease, command), printed)
             outputs = None
             if outcome.outputs is not None:
-                outputs = await self._bulk.obtain(node, outcome.outputs)
+                outputs = await self._bulk.obtain(node, outcome.outputs, owner)
             return Finished(node, lease, outcome, outputs)
         finally:
             self._grants.revoke(lease)

@@ -1,0 +1,257 @@
+"""Jobs as the control API shows them: submitted, followed, collected, cancelled, tried again."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from p2prc.api import schema
+from p2prc.daemon.names import find_job
+from p2prc.daemon.orders import command_of, environment_of, folder_of, workload_of
+from p2prc.daemon.rows import instant
+from p2prc.errors import FileUnknown, JobUnknown
+from p2prc.files.place import write_outputs
+from p2prc.model.identity import JobId, NodeId
+from p2prc.model.job import Job, Step
+from p2prc.node.jobs import JobRunner
+from p2prc.node.node import Node
+from p2prc.protocol.jobs.attempts import TaskKey
+from p2prc.protocol.jobs.check import check_job
+from p2prc.protocol.jobs.ledger import TaskCounts
+from p2prc.protocol.jobs.parameters import parse_over, with_chunk
+from p2prc.protocol.jobs.step_ledger import Failure
+
+SNAPSHOT_S = 0.2
+RETRIES = 2
+
+
+class JobDesk:
+    """Everything a person does with jobs, on one node."""
+
+    def __init__(self, node: Node, find_node: Callable[[str], NodeId]) -> None:
+        self._node = node
+        self._find_node = find_node
+
+    def find(self, typed: str) -> JobRunner:
+        """Return the job that is meant. Raises JobUnknown, NameAmbiguous."""
+        runners = {runner.id: runner for runner in self._node.jobs.all()}
+        keys = {job: _key(job, runner.job) for job, runner in runners.items()}
+        return runners[find_job(typed, keys)]
+
+    async def submit(self, request: schema.JobRequest) -> schema.JobCreated:
+        """Store a job and begin it. Raises InvalidInput, FileUnknown, DiskFull."""
+        parameters = tuple(parse_over(text) for text in request.over)
+        if request.chunk > 1:
+            parameters = with_chunk(parameters, request.chunk)
+        owner = f"submitting/{secrets.token_hex(8)}"
+        try:
+            environment = await environment_of(request.requirements)
+            step = Step(
+                name=request.name[:200] or "map",
+                command=await command_of(request, self._node.blobs, owner=owner),
+                workload=workload_of(request, environment),
+                parameters=parameters,
+                retries=RETRIES if request.retries is None else request.retries,
+                is_isolated=request.is_isolated,
+            )
+            job = Job(
+                name=request.name or " ".join(request.argv)[:200],
+                submitter=self._node.id,
+                salt=secrets.token_hex(16),
+                steps=(step,),
+                nodes=tuple(self._find_node(typed) for typed in request.on),
+            )
+            check_job(job)
+            runner = self._node.jobs.submit(job, str(folder_of(request.to)))
+        finally:
+            self._node.blobs.unpin(owner)
+        return schema.JobCreated(
+            id=runner.id, key=_key(runner.id, job), tasks=runner.ledger.counts.total
+        )
+
+    # -- looking --
+
+    def rows(self) -> list[schema.JobRow]:
+        """Return every job, newest first."""
+        return [self.row(runner) for runner in reversed(self._node.jobs.all())]
+
+    def row(self, runner: JobRunner) -> schema.JobRow:
+        """Return one job in short."""
+        ledger = runner.ledger
+        finished_at = ledger.finished_at
+        return schema.JobRow(
+            id=runner.id,
+            name=runner.job.name,
+            state=ledger.state,
+            tasks=_counts(ledger.counts),
+            created_at=instant(runner.stored.created_at),
+            finished_at=None if finished_at is None else instant(finished_at),
+            eta_s=ledger.eta_s(time.time()),
+        )
+
+    def detail(self, runner: JobRunner) -> schema.JobDetail:
+        """Return one job in full."""
+        ledger = runner.ledger
+        short = msgspec.structs.asdict(self.row(runner))
+        return schema.JobDetail(
+            **short,
+            steps=[
+                schema.StepRow(name=step.name, tasks=_counts(ledger.step_counts(number)))
+                for number, step in enumerate(runner.job.steps)
+            ],
+            nodes=self._shares(runner),
+            failures=self._failures(runner),
+            outputs_bytes=ledger.output_bytes,
+            to=runner.stored.to_folder,
+            blocked=_blocked(runner),
+        )
+
+    async def events(self, runner: JobRunner) -> AsyncIterator[schema.JobEvent]:
+        """Yield a snapshot at once, then at most five a second, and the end."""
+        while not runner.ledger.is_ended:
+            yield self._progress(runner)
+            await asyncio.sleep(SNAPSHOT_S)
+            try:
+                # The rate and the time left change even when nothing happens.
+                async with asyncio.timeout(1.0):
+                    if not runner.ledger.is_ended:
+                        await runner.wait_changed()
+            except TimeoutError:
+                continue
+        yield schema.JobEnded(job=self.detail(runner))
+
+    def logs(self, runner: JobRunner, task: str | None) -> list[schema.TaskLog]:
+        """Return how failed attempts ended; one task's when it is named."""
+        wanted = None if task is None else _task_key(task)
+        newest: dict[TaskKey, Failure] = {}
+        for failure in runner.ledger.failures():
+            key = TaskKey(failure.step, failure.task)
+            if wanted is None or key == wanted:
+                newest[key] = failure
+        if wanted is not None and not newest:
+            raise FileUnknown(f"nothing is kept of task {task}: it has no failed attempt")
+        tails = runner.log_tails()
+        return [
+            schema.TaskLog(
+                task=_task_text(failure),
+                attempt=failure.attempt,
+                node=failure.node,
+                state="failed",
+                log=_log_text(tails, failure),
+                node_name=self._node.name_of(NodeId(failure.node)),
+                reason=failure.reason,
+            )
+            for failure in newest.values()
+        ]
+
+    def _progress(self, runner: JobRunner) -> schema.JobProgress:
+        ledger, now_at = runner.ledger, time.time()
+        return schema.JobProgress(
+            id=runner.id,
+            state=ledger.state,
+            tasks=_counts(ledger.counts),
+            nodes=self._shares(runner),
+            rate_per_s=ledger.rate_per_s(now_at) or 0.0,
+            eta_s=ledger.eta_s(now_at),
+            blocked=_blocked(runner),
+        )
+
+    def _shares(self, runner: JobRunner) -> dict[str, schema.NodeShare]:
+        return {
+            node: schema.NodeShare(
+                succeeded=counts.succeeded,
+                failed=counts.failed,
+                running=counts.running,
+                name=self._node.name_of(node),
+            )
+            for node, counts in runner.ledger.nodes.items()
+        }
+
+    def _failures(self, runner: JobRunner) -> list[schema.TaskFailure]:
+        failures = runner.ledger.failures()
+        tails = runner.log_tails() if failures else {}
+        return [
+            schema.TaskFailure(
+                task=_task_text(failure),
+                attempt=failure.attempt,
+                node=failure.node,
+                reason=failure.reason,
+                node_name=self._node.name_of(NodeId(failure.node)),
+                log=_log_text(tails, failure),
+            )
+            for failure in failures
+        ]
+
+    # -- doing --
+
+    async def cancel(self, runner: JobRunner) -> schema.JobRow:
+        """Stop everything; the facts that say so are on disk when this returns."""
+        runner.cancel()
+        return self.row(runner)
+
+    async def retry(self, runner: JobRunner) -> schema.JobRow:
+        """Queue the failed tasks again."""
+        runner.retry()
+        runner.offers_changed(self._node.offers())
+        return self.row(runner)
+
+    async def results(self, runner: JobRunner, to: Path) -> schema.Collected:
+        """Write what is finished to another folder, as far as it is still in the store."""
+        blobs, files, size_bytes, missing = self._node.blobs, 0, 0, 0
+        for task, name in runner.ledger.outputs():
+            tree = blobs.tree(name) if blobs.has(name) else None
+            if tree is None or blobs.missing(tree):
+                missing += 1
+                continue
+            folder = runner.folder_for(task, str(to))
+            await asyncio.to_thread(write_outputs, tree, blobs, folder)
+            files += len(tree.files)
+            size_bytes += tree.size_bytes
+        return schema.Collected(
+            id=runner.id, to=str(to), files=files, bytes=size_bytes, missing=missing
+        )
+
+
+def _key(job: JobId, description: Job) -> str:
+    return f"{job}{description.salt}"
+
+
+def _task_text(failure: Failure) -> str:
+    return f"{failure.step}/{failure.task}" if failure.step else str(failure.task)
+
+
+def _log_text(tails: Mapping[tuple[TaskKey, int], bytes], failure: Failure) -> str:
+    tail = tails.get((TaskKey(failure.step, failure.task), failure.attempt), b"")
+    return tail.decode("utf-8", "replace")
+
+
+def _counts(counts: TaskCounts) -> schema.TaskCounts:
+    return schema.TaskCounts(
+        total=counts.total,
+        queued=counts.queued,
+        running=counts.running,
+        succeeded=counts.succeeded,
+        failed=counts.failed,
+    )
+
+
+def _blocked(runner: JobRunner) -> str:
+    if runner.halted:
+        return runner.halted
+    if runner.blocked_reason:
+        return runner.blocked_reason
+    if runner.ledger.counts.running == 0 and runner.notes:
+        return next(iter(runner.notes.values()))
+    return ""
+
+
+def _task_key(typed: str) -> TaskKey:
+    step, _, task = typed.rpartition("/")
+    if not (task.isascii() and task.isdigit() and (not step or step.isdigit())):
+        raise JobUnknown(f"`{typed[:40]}` is not a task's number", hint="see `p2prc job show`")
+    return TaskKey(int(step or 0), int(task))
