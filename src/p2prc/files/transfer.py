@@ -53,7 +53,7 @@ async def fetch_tree(
 ) -> Tree:
     """Return the tree once all of it is in the store, pinned for the owner.
 
-    `progress` is told how many bytes more have come. Raises a `PeerError` (`PeerLost` after
+    `progress` is told how many bytes more of the files have come. Raises a `PeerError` (`PeerLost` after
     `silence_s` without a byte), `DiskFull`, `LimitExceeded`, or the peer's own refusal; whole
     blobs that came before that stay in the store.
     """
@@ -106,7 +106,9 @@ class _Fetch:
             await self._ask(stream, FetchTree(self._tree_id))
             size_bytes = await self._header(inflow, self._tree_id)
             _see_is_manifest(size_bytes)
-            await self._receive(inflow, self._tree_id, size_bytes)
+            with self._store.incoming(self._tree_id, size_bytes) as incoming:
+                async for piece in inflow.content(size_bytes):
+                    incoming.write(piece)
         except BaseException:
             await stream.abort()
             raise

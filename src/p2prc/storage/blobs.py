@@ -18,7 +18,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -69,9 +69,9 @@ class BlobStore:
         empty_folder(self._temporary)
         self._find_blobs()
         self._find_kept()
-        with suppress(DiskFull):
-            # The quota may have shrunk since; what is pinned stays all the same.
-            self.make_room(0)
+        # The quota may have shrunk since; what is pinned stays all the same.
+        for blob in self._evictable(self._used_bytes - quota_bytes)[0]:
+            self._delete(blob)
 
     # -- reading --
 
@@ -225,14 +225,8 @@ class BlobStore:
         """Evict until so many bytes fit under the quota; evict nothing if they cannot."""
         with self._lock:
             needed = self._used_bytes + self._reserved_bytes + size_bytes - self.quota_bytes
-            victims = []
-            for blob, taken in self._sizes.items():
-                if needed <= 0:
-                    break
-                if blob not in self._pins:
-                    victims.append(blob)
-                    needed -= taken
-            if needed > 0:
+            victims, gained = self._evictable(needed)
+            if gained < needed:
                 raise DiskFull(
                     f"{format_size(size_bytes)} more do not fit into the cache of"
                     f" {format_size(self.quota_bytes)}: the rest of it is in use",
@@ -240,6 +234,18 @@ class BlobStore:
                 )
             for blob in victims:
                 self._delete(blob)
+
+    def _evictable(self, needed_bytes: int) -> tuple[list[BlobId], int]:
+        """Return the least recently used that would have to go, and what that gives."""
+        victims: list[BlobId] = []
+        gained = 0
+        for blob, taken in self._sizes.items():
+            if gained >= needed_bytes:
+                break
+            if blob not in self._pins:
+                victims.append(blob)
+                gained += taken
+        return victims, gained
 
     @contextmanager
     def _room(self, size_bytes: int) -> Iterator[None]:
