@@ -13,13 +13,22 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
-from p2prc.errors import LimitExceeded, P2prcError, PeerLost, PeerRefused, WireError, from_fields
+from p2prc.errors import (
+    LimitExceeded,
+    P2prcError,
+    PeerError,
+    PeerLost,
+    PeerRefused,
+    WireError,
+    from_fields,
+)
 from p2prc.files.inflow import Inflow
 from p2prc.model.identity import BlobId
 from p2prc.model.quantities import format_size
 from p2prc.model.tree import TREE_LIMIT_BYTES, FileEntry, Tree
 from p2prc.protocol.messages import BlobHeader, Bulk, FetchBlobs, FetchTree, Refused, bulk_codec
-from p2prc.storage.blobs import BlobStore, Incoming
+from p2prc.storage.blobs import BlobStore
+from p2prc.storage.incoming import Incoming
 from p2prc.transport.port import Connection, Stream
 from p2prc.wire.codec import encode
 from p2prc.wire.framing import frame
@@ -29,6 +38,7 @@ BATCH_BLOBS = 256
 BATCH_BYTES = 8 << 20
 STREAMS = 4
 _ONE_STREAM_BYTES = 2 << 20
+_GOODBYE_S = 5.0
 _BLOCK_BYTES = 2 << 20
 """Larger blobs are hashed and written in a thread, this much at a time."""
 
@@ -53,9 +63,9 @@ async def fetch_tree(
 ) -> Tree:
     """Return the tree once all of it is in the store, pinned for the owner.
 
-    `progress` is told how many bytes more of the files have come. Raises a `PeerError` (`PeerLost` after
-    `silence_s` without a byte), `DiskFull`, `LimitExceeded`, or the peer's own refusal; whole
-    blobs that came before that stay in the store.
+    `progress` is told how many bytes more of the files have come. Raises a `PeerError` (`PeerLost`
+    after `silence_s` without a byte), `DiskFull`, `LimitExceeded`, or the peer's own refusal;
+    whole blobs that came before that stay in the store.
     """
     fetch = _Fetch(
         connection, tree_id, store, owner=owner, limits=limits or TransferLimits(), tell=progress
@@ -239,20 +249,22 @@ def _look_at(writing: asyncio.Future[None]) -> None:
 def _batches(missing: list[FileEntry]) -> list[list[FileEntry]]:
     """Cut what is missing into requests, the largest blobs first so that none comes last alone."""
     found: list[list[FileEntry]] = []
-    size_bytes = BATCH_BYTES
+    batch: list[FileEntry] = []
+    size_bytes = 0
     for entry in sorted(missing, key=lambda entry: -entry.size_bytes):
-        if size_bytes + entry.size_bytes > BATCH_BYTES or len(found[-1]) >= BATCH_BLOBS:
-            found.append([])
-            size_bytes = 0
-        found[-1].append(entry)
+        if batch and (size_bytes + entry.size_bytes > BATCH_BYTES or len(batch) == BATCH_BLOBS):
+            found.append(batch)
+            batch, size_bytes = [], 0
+        batch.append(entry)
         size_bytes += entry.size_bytes
-    return found
+    return [*found, batch] if batch else found
 
 
 async def _end(stream: Stream) -> None:
     """Say that nothing more is asked; the peer may be gone already, and all is here."""
-    with suppress(P2prcError):
-        await stream.finish()
+    with suppress(PeerError):
+        async with _patience(_GOODBYE_S):
+            await stream.finish()
 
 
 @asynccontextmanager
