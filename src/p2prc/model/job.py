@@ -17,24 +17,42 @@ from p2prc.model.workload import Command, Workload
 from p2prc.wire.codec import encode
 
 TASKS_LIMIT = 1_000_000
+SPANS_LIMIT = 10_000
+INTEGER_LIMIT = 10**15
+Integer = Annotated[int, Meta(ge=-INTEGER_LIMIT, le=INTEGER_LIMIT)]
+TEXT_LIMIT = 1000
 ParameterName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
 
 
+class IntegerSpan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+    """Integers from `start` by `step` up to at most `end`: `1-10`, `1-250:5`, or one alone."""
+
+    start: Integer
+    end: Integer
+    step: Annotated[int, Meta(ge=1, le=INTEGER_LIMIT)] = 1
+
+    @property
+    def count(self) -> int:
+        """How many integers there are; 0 when `end` lies before `start`."""
+        return max(0, (self.end - self.start) // self.step + 1)
+
+
 class IntegerRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="int"):
-    """Integers from `start` to `end`, both included, by `step`; `chunk` joins that many."""
+    """Spans of integers, one after another; `chunk` joins that many of a span into one task."""
 
     name: ParameterName
-    start: int
-    end: int
-    step: Annotated[int, Meta(ge=1)] = 1
-    chunk: Annotated[int, Meta(ge=1)] = 1
+    spans: Annotated[tuple[IntegerSpan, ...], Meta(min_length=1, max_length=SPANS_LIMIT)]
+    chunk: Annotated[int, Meta(ge=1, le=TASKS_LIMIT)] = 1
 
 
 class TextList(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="text"):
     """Listed values."""
 
     name: ParameterName
-    values: Annotated[tuple[Annotated[str, Meta(max_length=1000)], ...], Meta(min_length=1)]
+    values: Annotated[
+        tuple[Annotated[str, Meta(max_length=TEXT_LIMIT)], ...],
+        Meta(min_length=1, max_length=TASKS_LIMIT),
+    ]
 
 
 Parameter = IntegerRange | TextList

@@ -1,0 +1,97 @@
+"""Whether a job can be run as it is described, said before anything is started.
+
+After this check nothing about the description can fail later: every task's command expands, and
+fits into one message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from p2prc.errors import JobInvalid, WireError
+from p2prc.model.job import TASKS_LIMIT, IntegerRange, Job, Parameter, Step, TextList
+from p2prc.model.tree import check_path
+from p2prc.model.workload import Command
+from p2prc.protocol.jobs.expansion import expand_text, names_in
+from p2prc.protocol.jobs.parameters import Chunk, Value, check_parameter, task_count
+from p2prc.wire.codec import Codec, encode
+
+JOB_LIMIT_BYTES = 32 << 20
+ARGUMENT_LIMIT = 128 * 1024
+COMMAND_LIMIT = 512 * 1024
+"""A command travels in one control frame, with room to spare."""
+_PADDING = 200
+"""Both ends of a chunk, each padded to the widest format."""
+
+job_codec: Codec[Job] = Codec(Job, limit_bytes=JOB_LIMIT_BYTES)
+
+
+def check_job(job: Job) -> None:
+    """Refuse a job that could not run as described: `JobInvalid`, or `PathInvalid`."""
+    _check_shape(job)
+    _check_distinct((step.name for step in job.steps), "step")
+    total = 0
+    for step in job.steps:
+        _check_distinct((parameter.name for parameter in step.parameters), "parameter")
+        for parameter in step.parameters:
+            check_parameter(parameter)
+        total += task_count(step)
+        _check_command(step)
+    if total > TASKS_LIMIT:
+        raise JobInvalid(f"a job of {total} tasks, at most {TASKS_LIMIT} are allowed")
+
+
+def _check_shape(job: Job) -> None:
+    # A value made here was never decoded: a round trip applies every bound of its fields.
+    try:
+        job_codec.decode(encode(job))
+    except (WireError, UnicodeEncodeError) as error:
+        raise JobInvalid(f"not a job: {error}"[:300]) from error
+
+
+def _check_distinct(names: Iterable[str], kind: str) -> None:
+    seen: dict[str, None] = {}
+    for name in names:
+        if name in seen:
+            raise JobInvalid(f"two {kind}s are called {name!r}")
+        seen[name] = None
+
+
+def _check_command(step: Step) -> None:
+    values = {parameter.name: _widest(parameter) for parameter in step.parameters}
+    texts = [*step.command.argv, *step.command.variables.values()]
+    total = sum(_checked_length(text, values) for text in texts)
+    if total > COMMAND_LIMIT:
+        raise JobInvalid(f"a command of {total} bytes, at most {COMMAND_LIMIT} are allowed")
+    _check_outputs(step.command, values)
+
+
+def _checked_length(text: str, values: Mapping[str, Value]) -> int:
+    if "\0" in text:
+        raise JobInvalid("an argument with a NUL character")
+    longest = max((len(str(value).encode()) for value in values.values()), default=0)
+    most = len(text.encode()) + (longest + _PADDING) * len(names_in(text))
+    if most > ARGUMENT_LIMIT:
+        raise JobInvalid(f"an argument that may grow over {ARGUMENT_LIMIT} bytes")
+    return len(expand_text(text, values).encode())
+
+
+def _check_outputs(command: Command, values: Mapping[str, Value]) -> None:
+    for pattern in command.outputs:
+        _checked_length(pattern, values)
+        check_path(expand_text(pattern, values).rstrip("/"))
+
+
+def _widest(parameter: Parameter) -> Value:
+    """Return a value of the parameter's kind that is as long as any."""
+    if isinstance(parameter, TextList):
+        return max(parameter.values, key=lambda value: len(value.encode()))
+    return _widest_integer(parameter)
+
+
+def _widest_integer(parameter: IntegerRange) -> Value:
+    ends = [end for span in parameter.spans for end in (span.start, span.end)]
+    widest = max(ends, key=lambda end: len(str(end)))
+    if parameter.chunk == 1:
+        return widest
+    return Chunk(widest, widest + 1, max(span.step for span in parameter.spans))

@@ -1,0 +1,283 @@
+"""The ledger of a job: its state as a pure function of the set of facts about it.
+
+Facts may come twice and in any order; whoever has the same facts sees the same state. A
+cancellation dominates everything, an accepted result is never taken back.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from typing import assert_never
+
+from p2prc.errors import WireError
+from p2prc.model.identity import NodeId
+from p2prc.model.job import Job
+from p2prc.protocol.jobs.attempts import TaskKey
+from p2prc.protocol.jobs.facts import (
+    TASKS_RETRIED_LIMIT,
+    AttemptFailed,
+    Fact,
+    JobCancelled,
+    Retried,
+    TaskAssigned,
+    TasksRetried,
+    TaskSucceeded,
+)
+from p2prc.protocol.jobs.parameters import task_count
+from p2prc.protocol.jobs.step_ledger import Accepted, Failure, StepLedger, TaskState
+
+FAILURES_SHOWN = 1000
+_RECENT = 64
+_RECENT_S = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class TaskCounts:
+    """How many tasks are where; the last four add up to the first."""
+
+    total: int
+    queued: int
+    running: int
+    succeeded: int
+    failed: int
+
+
+@dataclass(slots=True)
+class NodeCounts:
+    """What a node did for the job: tasks that it finished, attempts that failed, what runs."""
+
+    succeeded: int = 0
+    failed: int = 0
+    running: int = 0
+
+
+class Ledger:
+    """Everything known about one job; only ever grows."""
+
+    def __init__(self, job: Job, facts: Iterable[Fact] = ()) -> None:
+        self.job = job
+        self.steps = [
+            StepLedger(total=task_count(step), retries=step.retries) for step in job.steps
+        ]
+        self._node_names: list[NodeId] = []
+        self._node_numbers: dict[NodeId, int] = {}
+        self._nodes: list[NodeCounts] = []
+        self._reasons: dict[str, str] = {}
+        self._cancelled_at: float | None = None
+        self._first_at: float | None = None
+        self._last_at: float | None = None
+        self._output_bytes = 0
+        self._duration_us = 0
+        # The newest results, to tell the present rate: (at, step, task, attempt), sorted.
+        self._recent: list[tuple[float, int, int, int]] = []
+        for fact in facts:
+            self.apply(fact)
+
+    # -- facts
+
+    def apply(self, fact: Fact) -> None:
+        """Take one fact in; twice is once. Raises `WireError` when it is not about this job."""
+        match fact:
+            case TaskAssigned():
+                self._assign(fact)
+            case AttemptFailed():
+                self._fail(fact)
+            case TaskSucceeded():
+                self._succeed(fact)
+            case JobCancelled():
+                self._cancelled_at = _earliest(self._cancelled_at, fact.at)
+            case TasksRetried():
+                for retried in fact.tasks:
+                    self._step_of(retried.step, retried.task).forgive(retried.task, retried.attempt)
+            case _:
+                assert_never(fact)
+        self._first_at = _earliest(self._first_at, fact.at)
+        self._last_at = fact.at if self._last_at is None else max(self._last_at, fact.at)
+
+    def _assign(self, fact: TaskAssigned) -> None:
+        change = self._step_of(fact.step, fact.task).assign(fact)
+        node = self._counts_of(fact.node)
+        if change is not None:
+            node.running += 1
+            if change[1] is not None:
+                self._counts_of(change[1].node).running -= 1
+
+    def _fail(self, fact: AttemptFailed) -> None:
+        reason = self._reasons.setdefault(fact.reason, fact.reason)
+        change = self._step_of(fact.step, fact.task).fail(fact, reason)
+        node = self._counts_of(fact.node)
+        if change is None:
+            return
+        _, replaced, ended = change
+        node.failed += 1
+        if replaced is not None:
+            self._counts_of(NodeId(replaced.node)).failed -= 1
+        if ended is not None:
+            self._counts_of(ended.node).running -= 1
+
+    def _succeed(self, fact: TaskSucceeded) -> None:
+        step = self._step_of(fact.step, fact.task)
+        change = step.succeed(fact, self._number_of(fact.node))
+        self._remember(fact)
+        if change is None:
+            return
+        accepted, replaced, pointless = change
+        self._account(accepted, 1)
+        if replaced is not None:
+            self._account(replaced, -1)
+        for attempt in pointless:
+            self._counts_of(attempt.node).running -= 1
+
+    def _account(self, accepted: Accepted, sign: int) -> None:
+        self._nodes[accepted.node].succeeded += sign
+        self._output_bytes += sign * accepted.output_bytes
+        self._duration_us += sign * accepted.duration_us
+
+    def _remember(self, fact: TaskSucceeded) -> None:
+        entry = (fact.at, fact.step, fact.task, fact.attempt)
+        if entry in self._recent:
+            return
+        insort(self._recent, entry)
+        if len(self._recent) > _RECENT:
+            del self._recent[0]
+
+    def _step_of(self, step: int, task: int) -> StepLedger:
+        if not (0 <= step < len(self.steps) and 0 <= task < self.steps[step].total):
+            raise WireError(f"a fact about a task that does not exist: {step}/{task}")
+        return self.steps[step]
+
+    def _number_of(self, node: NodeId) -> int:
+        number = self._node_numbers.get(node)
+        if number is None:
+            number = self._node_numbers[node] = len(self._nodes)
+            self._node_names.append(node)
+            self._nodes.append(NodeCounts())
+        return number
+
+    def _counts_of(self, node: NodeId) -> NodeCounts:
+        return self._nodes[self._number_of(node)]
+
+    # -- the state
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether the submitter stopped the job."""
+        return self._cancelled_at is not None
+
+    @property
+    def current_step(self) -> int | None:
+        """Return the first step with a task that has not succeeded; steps run one after another."""
+        for number, step in enumerate(self.steps):
+            if step.count(TaskState.SUCCEEDED) < step.total:
+                return number
+        return None
+
+    @property
+    def state(self) -> str:
+        """Return queued, running, succeeded, failed or cancelled."""
+        if self.is_cancelled:
+            return "cancelled"
+        current = self.current_step
+        if current is None:
+            return "succeeded"
+        step = self.steps[current]
+        if not step.count(TaskState.QUEUED) and not step.count(TaskState.RUNNING):
+            return "failed"
+        return "queued" if self._first_at is None else "running"
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether nothing more happens by itself."""
+        return self.state in ("succeeded", "failed", "cancelled")
+
+    @property
+    def counts(self) -> TaskCounts:
+        """How many tasks are where; nothing runs once the job is cancelled."""
+        total = sum(step.total for step in self.steps)
+        running = 0 if self.is_cancelled else self._sum(TaskState.RUNNING)
+        succeeded, failed = self._sum(TaskState.SUCCEEDED), self._sum(TaskState.FAILED)
+        return TaskCounts(total, total - running - succeeded - failed, running, succeeded, failed)
+
+    def _sum(self, state: TaskState) -> int:
+        return sum(step.count(state) for step in self.steps)
+
+    @property
+    def nodes(self) -> dict[NodeId, NodeCounts]:
+        """What each node did, by id."""
+        found = {}
+        for name in sorted(self._node_names):
+            counts = self._counts_of(name)
+            running = 0 if self.is_cancelled else counts.running
+            found[name] = NodeCounts(counts.succeeded, counts.failed, running)
+        return found
+
+    def failures(self, limit: int = FAILURES_SHOWN) -> list[Failure]:
+        """Return failed attempts, by task and number; those of tasks that later succeeded too."""
+        every = (
+            failure
+            for step in self.steps
+            for task in step.tasks_with_failures()
+            for failure in step.failures(task)
+        )
+        return list(islice(every, limit))
+
+    def node_of(self, key: TaskKey) -> NodeId | None:
+        """Return whose result was accepted for the task."""
+        accepted = self.steps[key.step].accepted(key.task)
+        return None if accepted is None else self._node_names[accepted.node]
+
+    @property
+    def output_bytes(self) -> int:
+        """How large all accepted outputs are together."""
+        return self._output_bytes
+
+    @property
+    def started_at(self) -> float | None:
+        """When the first fact was written, in UTC."""
+        return self._first_at
+
+    @property
+    def finished_at(self) -> float | None:
+        """When the job ended, in UTC; None while it goes on."""
+        if self._cancelled_at is not None:
+            return self._cancelled_at
+        return self._last_at if self.is_ended else None
+
+    @property
+    def mean_duration_s(self) -> float | None:
+        """How long a task took on its node, on average."""
+        succeeded = self._sum(TaskState.SUCCEEDED)
+        return self._duration_us / 1e6 / succeeded if succeeded else None
+
+    def rate_per_s(self, now_at: float) -> float | None:
+        """Return how many tasks succeed in a second at present, or None when nobody can tell."""
+        recent = [entry[0] for entry in self._recent if entry[0] > now_at - _RECENT_S]
+        if len(recent) >= 2 and recent[-1] > recent[0]:
+            return (len(recent) - 1) / (max(now_at, recent[-1]) - recent[0])
+        mean_s = self.mean_duration_s
+        return self.counts.running / mean_s if mean_s else None
+
+    def eta_s(self, now_at: float) -> float | None:
+        """Return how many seconds are left, or None when nobody can tell."""
+        if self.is_ended:
+            return None
+        rate = self.rate_per_s(now_at)
+        counts = self.counts
+        return (counts.queued + counts.running) / rate if rate else None
+
+    def retry(self, at: float) -> list[TasksRetried]:
+        """Return the facts that put every failed task back into the queue; applies nothing."""
+        tasks = [
+            Retried(number, task, step.next_attempt(task))
+            for number, step in enumerate(self.steps)
+            for task in step.tasks_in(TaskState.FAILED)
+        ]
+        pieces = range(0, len(tasks), TASKS_RETRIED_LIMIT)
+        return [TasksRetried(tuple(tasks[i : i + TASKS_RETRIED_LIMIT]), at) for i in pieces]
+
+
+def _earliest(held: float | None, at: float) -> float:
+    return at if held is None else min(held, at)

@@ -1,0 +1,249 @@
+"""What is known about the tasks of one step, small enough for a million of them.
+
+Untouched and succeeded tasks are numbers in arrays; only tasks that run, failed or were retried
+have an object. The state of a task follows from its facts alone, whatever their order: an
+accepted result is final, and the one of the lowest attempt is kept.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from blake3 import blake3
+
+from p2prc.protocol.jobs.facts import AttemptFailed, Fact, TaskAssigned, TaskSucceeded, encode_fact
+
+LOSSES_LIMIT = 50
+"""How often a task may lose its node or lease before it counts as failed."""
+HOPELESS = frozenset({"output-conflict"})
+"""Failures that trying again cannot mend."""
+_NOTHING_ACCEPTED = -1
+
+
+class TaskState(IntEnum):
+    """Where a task is; the values are bytes of an array."""
+
+    QUEUED = 0
+    RUNNING = 1
+    SUCCEEDED = 2
+    FAILED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One attempt that came to nothing."""
+
+    step: int
+    task: int
+    attempt: int
+    node: str
+    code: str
+    reason: str
+    at: float
+    counts_against_retries: bool
+    digest: int = field(repr=False, default=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The result that counts: one for each succeeded task."""
+
+    attempt: int
+    digest: int
+    node: int
+    output_bytes: int
+    duration_us: int
+
+
+@dataclass(slots=True)
+class _Detail:
+    open: dict[int, TaskAssigned] = field(default_factory=dict)
+    failures: dict[int, Failure] = field(default_factory=dict)
+    forgiven: int = 0
+
+
+class StepLedger:
+    """The tasks of one step. Every method may be called twice and in any order."""
+
+    def __init__(self, *, total: int, retries: int) -> None:
+        self.total = total
+        self._retries = retries
+        self._states = bytearray(total)
+        self._counts = [total, 0, 0, 0]
+        self._accepted_attempt = array("i", [_NOTHING_ACCEPTED]) * total
+        self._accepted_digest = array("Q", [0]) * total
+        self._accepted_node = array("I", [0]) * total
+        self._output_bytes = array("Q", [0]) * total
+        self._duration_us = array("Q", [0]) * total
+        self._details: dict[int, _Detail] = {}
+
+    # -- what is known
+
+    def count(self, state: TaskState) -> int:
+        """Return how many tasks are in this state."""
+        return self._counts[state]
+
+    def state(self, task: int) -> TaskState:
+        """Return where the task is."""
+        return TaskState(self._states[task])
+
+    def find_queued(self, start: int) -> int:
+        """Return the first queued task from `start` on, or -1."""
+        return self._states.find(TaskState.QUEUED, start)
+
+    def tasks_in(self, state: TaskState) -> Iterator[int]:
+        """Yield the tasks in this state, in order."""
+        task = self._states.find(state)
+        while task >= 0:
+            yield task
+            task = self._states.find(state, task + 1)
+
+    def next_attempt(self, task: int) -> int:
+        """Return a number that no attempt of the task has had."""
+        detail = self._details.get(task)
+        known = self._accepted_attempt[task]
+        if detail is None:
+            return known + 1
+        return max(known, *detail.open, *detail.failures, detail.forgiven - 1, -1) + 1
+
+    def open_attempts(self, task: int) -> list[TaskAssigned]:
+        """Return the attempts that were given to a node and have not ended."""
+        detail = self._details.get(task)
+        return list(detail.open.values()) if detail is not None else []
+
+    def failures(self, task: int) -> list[Failure]:
+        """Return the attempts that failed, oldest first."""
+        detail = self._details.get(task)
+        return [detail.failures[number] for number in sorted(detail.failures)] if detail else []
+
+    def tasks_with_failures(self) -> Iterator[int]:
+        """Yield the tasks of which an attempt failed, in order."""
+        return iter(sorted(task for task, detail in self._details.items() if detail.failures))
+
+    def accepted(self, task: int) -> Accepted | None:
+        """Return the result that counts."""
+        attempt = self._accepted_attempt[task]
+        if attempt == _NOTHING_ACCEPTED:
+            return None
+        return Accepted(
+            attempt,
+            self._accepted_digest[task],
+            self._accepted_node[task],
+            self._output_bytes[task],
+            self._duration_us[task],
+        )
+
+    # -- facts; each returns what it added or replaced, None when nothing is new
+
+    def assign(self, fact: TaskAssigned) -> tuple[TaskAssigned, TaskAssigned | None] | None:
+        """Take it in; return it and the one that it replaces."""
+        if self._states[fact.task] == TaskState.SUCCEEDED:
+            return None
+        detail = self._details.setdefault(fact.task, _Detail())
+        held = detail.open.get(fact.attempt)
+        if fact.attempt in detail.failures or held == fact:
+            return None
+        if held is not None and encode_fact(held) < encode_fact(fact):
+            return None
+        detail.open[fact.attempt] = fact
+        self._settle(fact.task, detail)
+        return fact, held
+
+    def fail(
+        self, fact: AttemptFailed, reason: str
+    ) -> tuple[Failure, Failure | None, TaskAssigned | None] | None:
+        """Take it in; return it, the one that it replaces and the attempt that it ends."""
+        failure = Failure(
+            fact.step,
+            fact.task,
+            fact.attempt,
+            fact.node,
+            fact.code,
+            reason,
+            fact.at,
+            fact.counts_against_retries,
+            digest_of(fact),
+        )
+        detail = self._details.setdefault(fact.task, _Detail())
+        held = detail.failures.get(fact.attempt)
+        if held is not None and held.digest <= failure.digest:
+            return None
+        detail.failures[fact.attempt] = failure
+        ended = detail.open.pop(fact.attempt, None)
+        self._settle(fact.task, detail)
+        return failure, held, ended
+
+    def succeed(
+        self, fact: TaskSucceeded, node: int
+    ) -> tuple[Accepted, Accepted | None, list[TaskAssigned]] | None:
+        """Take it in; return it, the one that it replaces and the attempts now pointless."""
+        task = fact.task
+        accepted = Accepted(
+            fact.attempt,
+            digest_of(fact),
+            node,
+            fact.output_bytes,
+            min(int(fact.duration_s * 1e6), 1 << 60),
+        )
+        held = self.accepted(task)
+        if held is not None and (held.attempt, held.digest) <= (accepted.attempt, accepted.digest):
+            return None
+        self._accepted_attempt[task] = accepted.attempt
+        self._accepted_digest[task] = accepted.digest
+        self._accepted_node[task] = node
+        self._output_bytes[task] = accepted.output_bytes
+        self._duration_us[task] = accepted.duration_us
+        pointless = self.open_attempts(task)
+        self._close(task)
+        return accepted, held, pointless
+
+    def forgive(self, task: int, attempt: int) -> bool:
+        """Let the task be tried again as if attempts below this one had not failed."""
+        detail = self._details.setdefault(task, _Detail())
+        if attempt <= detail.forgiven:
+            return False
+        detail.forgiven = attempt
+        self._settle(task, detail)
+        return True
+
+    def _close(self, task: int) -> None:
+        detail = self._details.get(task)
+        if detail is not None:
+            detail.open.clear()
+            if not detail.failures and not detail.forgiven:
+                del self._details[task]
+        self._enter(task, TaskState.SUCCEEDED)
+
+    def _settle(self, task: int, detail: _Detail) -> None:
+        if self._accepted_attempt[task] != _NOTHING_ACCEPTED:
+            return
+        if detail.open:
+            self._enter(task, TaskState.RUNNING)
+        elif self._has_failed(detail):
+            self._enter(task, TaskState.FAILED)
+        else:
+            self._enter(task, TaskState.QUEUED)
+
+    def _has_failed(self, detail: _Detail) -> bool:
+        failures = losses = 0
+        for attempt, failure in detail.failures.items():
+            if attempt < detail.forgiven:
+                continue
+            if failure.code in HOPELESS:
+                return True
+            failures += failure.counts_against_retries
+            losses += not failure.counts_against_retries
+        return failures > self._retries or losses > LOSSES_LIMIT
+
+    def _enter(self, task: int, state: TaskState) -> None:
+        self._counts[self._states[task]] -= 1
+        self._counts[state] += 1
+        self._states[task] = state
+
+
+def digest_of(fact: Fact) -> int:
+    """Return a number that orders facts the same everywhere."""
+    return int.from_bytes(blake3(encode_fact(fact)).digest(length=8), "big")
