@@ -1,0 +1,83 @@
+"""Addresses as `host:port` text: what a socket's wildcard stands for, and what may be dialled."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Sequence
+
+import psutil
+
+from p2prc.errors import SettingInvalid
+
+ADDRESSES_LIMIT = 32
+"""How many addresses of one peer are tried: they come from the peer itself."""
+
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def parse(text: str) -> tuple[_Address, int]:
+    """Return host and port of `203.0.113.5:4433` or `[2001:db8::5]:4433`; raise ValueError."""
+    host, _, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        return ipaddress.IPv6Address(host[1:-1]), _port(port)
+    return ipaddress.IPv4Address(host), _port(port)
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) < 1 << 16):
+        raise ValueError(f"`{text}` is not a port")
+    return int(text)
+
+
+def listening_address(text: str) -> str:
+    """Return the text when a socket can be asked to listen there; raise SettingInvalid."""
+    try:
+        parse(text)
+    except ValueError as error:
+        raise SettingInvalid(f"`{text}` is not an address to listen on: {error}") from error
+    return text
+
+
+def dialable(addresses: Sequence[str]) -> list[str]:
+    """Return those that name one host and one port. A peer may have published anything."""
+    return [text for text in addresses[:ADDRESSES_LIMIT] if _is_dialable(text)]
+
+
+def _is_dialable(text: str) -> bool:
+    try:
+        host, port = parse(text)
+    except ValueError:
+        return False
+    return port != 0 and not host.is_unspecified and not host.is_multicast
+
+
+def of_sockets(bound: Iterable[str]) -> tuple[str, ...]:
+    """Return where bound sockets can be reached: wildcards spelled out, loopback last."""
+    found: dict[tuple[_Address, int], None] = {}
+    for text in bound:
+        host, port = parse(text)
+        hosts = _hosts_of_machine(host.version) if host.is_unspecified else [host]
+        found.update(dict.fromkeys((each, port) for each in hosts))
+    ordered = sorted(found, key=lambda address: address[0].is_loopback)
+    return tuple(
+        f"[{host}]:{port}" if host.version == 6 else f"{host}:{port}" for host, port in ordered
+    )
+
+
+def _hosts_of_machine(version: int) -> list[_Address]:
+    """Return the addresses of interfaces that are up, but for those that need a scope."""
+    up = {name for name, state in psutil.net_if_stats().items() if state.isup}
+    hosts = []
+    for name, addresses in psutil.net_if_addrs().items():
+        for address in addresses if name in up else ():
+            host = _host(address.address)
+            if host is not None and host.version == version and not host.is_link_local:
+                hosts.append(host)
+    return hosts
+
+
+def _host(text: str) -> _Address | None:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None
