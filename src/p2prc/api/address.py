@@ -8,7 +8,6 @@ temporary folder.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +37,8 @@ def short_address(path: Path) -> Iterator[str]:
         if Path(by_descriptor).exists():
             yield f"{by_descriptor}/{absolute.name}"
         else:
+            import tempfile  # noqa: PLC0415 - slow to load, and hardly ever needed
+
             with tempfile.TemporaryDirectory(prefix="p2prc-") as beside:
                 link = Path(beside) / "home"
                 link.symlink_to(absolute.parent)

@@ -68,6 +68,7 @@ class _QuietServer(uvicorn.Server):
                 access_log=False,
                 date_header=False,
                 server_header=False,
+                proxy_headers=False,
                 timeout_graceful_shutdown=_CLOSE_GRACE_S,
             )
         )

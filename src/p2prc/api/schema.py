@@ -111,25 +111,6 @@ class Setting(Answer, frozen=True):
     origin: str
 
 
-class StartOptions(Request, frozen=True):
-    """What `up` was asked: the daemon reads it as JSON from its standard input.
-
-    Not from its arguments: a ticket is a secret, and every user may read those.
-    """
-
-    name: Annotated[str, Meta(max_length=200)] = ""
-    listen: _Text = ""
-    public: _Text = ""
-    relay: _Text = "auto"
-    join: Annotated[str, Meta(max_length=2000)] = ""
-    is_open: bool = field(name="open", default=False)
-    lends: bool = field(name="lend", default=True)
-    cpus: Annotated[float, Meta(gt=0, le=100_000)] | None = None
-    memory_bytes: _Bytes | None = None
-    disk_bytes: _Bytes | None = None
-    runtime: _Name = "auto"
-
-
 # -- the network ------------------------------------------------------------------------------
 
 

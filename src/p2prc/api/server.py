@@ -234,7 +234,7 @@ async def _body(request: Request, kind: type[_Body]) -> _Body:
             raise InvalidInput(f"the request is larger than {BODY_LIMIT_BYTES >> 20} MiB")
     try:
         return msgspec.json.decode(bytes(content), type=kind)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInput(f"the request is not valid: {error}") from error
 
 

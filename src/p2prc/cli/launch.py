@@ -1,30 +1,28 @@
 """Start the daemon and wait until it is ready; wait until it has ended.
 
-The daemon is `python -m p2prc.daemon --home DIR --ready-fd N [--foreground]`. It reads one
-`StartOptions` as JSON from its standard input to the end, then tells how its start goes by JSON
-lines on descriptor N, which it closes after the last: any number of `{"waiting": "..."}`, then
-`{"ok": true}` or `{"error": {"code", "message", "hint", "retryable"}}`. It writes its log to the
-file `log` in its home and, with `--foreground`, to its standard error too.
+The daemon is `python -m p2prc.daemon --home DIR --ready-fd N [--set KEY=VALUE ...] [--foreground]`.
+It tells how its start goes by JSON lines on descriptor N, which it closes after the last: any
+number of `{"waiting": "..."}`, then `{"ok": true}` or `{"error": {"code", "message", "hint",
+"retryable"}}`. It writes its log to the file `log` in its home and, with `--foreground`, to its
+standard error too. No secret is given to it as an argument: every user may read those.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import IO
 
-import msgspec
-
 from p2prc.api.client import ControlClient
-from p2prc.api.schema import StartOptions
 from p2prc.errors import HomeBusy, HomeUnusable, MachineCannot, NodeNotRunning, from_fields
 
 START_TIMEOUT_S = 90.0
@@ -35,7 +33,7 @@ _POLL_S = 0.05
 
 
 def start(
-    home: str, options: StartOptions, *, detached: bool, tell: Callable[[str], None]
+    home: str, settings: Mapping[str, str], *, detached: bool, tell: Callable[[str], None]
 ) -> subprocess.Popen[bytes]:
     """Start the daemon; return once it is ready. Raise what it says was wrong."""
     _refuse_second(home)
@@ -43,16 +41,26 @@ def start(
     reading, writing = os.pipe()
     with os.fdopen(reading, "rb") as news:
         try:
-            process = _spawn(home, writing, detached=detached)
+            process = _spawn(home, settings, writing, detached=detached)
         finally:
             os.close(writing)
-        try:
-            _hand_over(process, options)
+        with ended_on_error(process):
             _await_ready(home, news, tell)
-        except BaseException:
-            process.terminate()
-            raise
     return process
+
+
+@contextmanager
+def ended_on_error(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """End a daemon whose start failed: an `up` that fails leaves nothing behind."""
+    try:
+        yield
+    except BaseException:
+        process.terminate()
+        try:
+            process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        raise
 
 
 def wait_for_end(pid: int) -> None:
@@ -97,10 +105,17 @@ def _make_home(home: str) -> None:
         raise HomeUnusable(f"cannot make the folder {home}: {error.strerror}") from error
 
 
-def _spawn(home: str, ready: int, *, detached: bool) -> subprocess.Popen[bytes]:
-    argv = [sys.executable, "-m", "p2prc.daemon", "--home", home, "--ready-fd", str(ready)]
+def _spawn(
+    home: str, settings: Mapping[str, str], ready: int, *, detached: bool
+) -> subprocess.Popen[bytes]:
+    # -P: a file `random.py` in the folder where somebody typed `up` is not ours to import.
+    argv = [sys.executable, "-P", "-m", "p2prc.daemon", "--home", home, "--ready-fd", str(ready)]
+    for key, value in settings.items():
+        argv += ["--set", f"{key}={value}"]
     if not detached:
-        return subprocess.Popen([*argv, "--foreground"], stdin=subprocess.PIPE, pass_fds=(ready,))
+        return subprocess.Popen(
+            [*argv, "--foreground"], stdin=subprocess.DEVNULL, pass_fds=(ready,)
+        )
     try:
         log = (Path(home) / LOG_NAME).open("ab")
     except OSError as error:
@@ -108,7 +123,7 @@ def _spawn(home: str, ready: int, *, detached: bool) -> subprocess.Popen[bytes]:
     with log:
         return subprocess.Popen(
             argv,
-            stdin=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             pass_fds=(ready,),
@@ -117,20 +132,9 @@ def _spawn(home: str, ready: int, *, detached: bool) -> subprocess.Popen[bytes]:
         )
 
 
-def _hand_over(process: subprocess.Popen[bytes], options: StartOptions) -> None:
-    if process.stdin is None:
-        return
-    try:
-        with process.stdin as pipe:
-            pipe.write(msgspec.json.encode(options))
-    except BrokenPipeError:
-        # It ended already; what it said, or its silence, tells more.
-        return
-
-
 def _await_ready(home: str, news: IO[bytes], tell: Callable[[str], None]) -> None:
     for line in _lines(home, news):
-        said = msgspec.json.decode(line)
+        said = json.loads(line)
         if "waiting" in said:
             tell(said["waiting"])
         elif "error" in said:

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Sequence
 
 import click
 
 from p2prc.cli.invocation import absolute
-from p2prc.errors import FileUnknown
-
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?)(?:i?b)?", re.IGNORECASE)
-_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|min|m|h|d|)", re.IGNORECASE)
-_SECONDS = {"ms": 0.001, "": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
+from p2prc.errors import FileUnknown, SettingInvalid
+from p2prc.model.quantities import DURATION_LIMIT_S, parse_duration, parse_size
 
 
 class _Size(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
@@ -23,24 +18,30 @@ class _Size(click.ParamType):  # type: ignore[type-arg]  # generic since click 8
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> int:
-        match = _SIZE.fullmatch(str(value).strip())
-        if match is None or float(match[1]) == 0:
-            self.fail(f"{value!r} is no size: write it like `512M` or `1.5G`", param, ctx)
-        return int(float(match[1]) * 1024 ** _POWERS[match[2].lower()])
+        try:
+            size_bytes = parse_size(str(value))
+        except SettingInvalid as error:
+            self.fail(f"{error.message}: {error.hint}", param, ctx)
+        if not size_bytes:
+            self.fail("nothing is too little", param, ctx)
+        return size_bytes
 
 
-class _Duration(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
+class _Duration(click.ParamType):  # type: ignore[type-arg]
     name = "DURATION"
 
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        text = str(value).strip().lower()
-        parts = list(_DURATION.finditer(text))
-        seconds = sum(float(part[1]) * _SECONDS[part[2]] for part in parts)
-        if "".join(part[0] for part in parts) != text or seconds <= 0:
-            self.fail(f"{value!r} is no duration: write it like `90s`, `2h` or `1d`", param, ctx)
-        return seconds
+        try:
+            duration_s = parse_duration(str(value))
+        except SettingInvalid as error:
+            self.fail(f"{error.message}: {error.hint}", param, ctx)
+        # None is `none`: longer than any lease lives.
+        duration_s = DURATION_LIMIT_S if duration_s is None else duration_s
+        if not duration_s:
+            self.fail("nothing is too little", param, ctx)
+        return duration_s
 
 
 SIZE = _Size()

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from p2prc.api.schema import Lending, Setting, StartOptions, Status
+from p2prc.api.schema import Lending, Setting, Status
 from p2prc.cli import launch
 from p2prc.cli.failures import note
 from p2prc.cli.invocation import Command, Invocation, command, shared_options
@@ -17,12 +17,11 @@ from p2prc.cli.values import SIZE
 
 @command("up")
 @click.option("--detach", is_flag=True, help="Return once the node is ready.")
-@click.option("--name", default="", metavar="NAME", help="What people call this node.")
-@click.option("--listen", default="", metavar="HOST:PORT", help="Else port 8088 if it is free.")
-@click.option("--public", default="", metavar="HOST[:PORT]", help="The address others reach.")
-@click.option("--relay", default="auto", metavar="auto|none|URL")
-@click.option("--join", default="", metavar="TICKET", help="Join this network first.")
-@click.option("--open", "is_open", is_flag=True, help="Let in whoever asks.")
+@click.option("--name", metavar="NAME", help="What people call this node.")
+@click.option("--listen", metavar="HOST:PORT", help="Else port 8088 if it is free.")
+@click.option("--public", metavar="HOST[:PORT]", help="The address others reach.")
+@click.option("--relay", metavar="auto|none|URL")
+@click.option("--join", "ticket", default="", metavar="TICKET", help="Join this network first.")
 @click.option("--no-lend", is_flag=True, help="Use the network, lend nothing to it.")
 @click.option(
     "--cpus",
@@ -32,20 +31,25 @@ from p2prc.cli.values import SIZE
 )
 @click.option("--memory", type=SIZE, metavar="SIZE", help="Lend at most this memory.")
 @click.option("--disk", type=SIZE, metavar="SIZE", help="Lend at most this disk.")
-@click.option("--runtime", type=click.Choice(["auto", "docker", "process"]), default="auto")
+@click.option("--runtime", type=click.Choice(["auto", "docker", "process"]))
 @click.pass_obj
-def up_command(invocation: Invocation, /, *, detach: bool, **options: Any) -> None:
+def up_command(invocation: Invocation, /, *, detach: bool, ticket: str, **options: Any) -> None:
     """Start this machine's node.
 
     The first start makes the node's key and founds a network of its own. Says what is lent and
     to whom, and how to invite others. Without --detach the node's log follows until Ctrl-C.
     """
-    process = launch.start(invocation.home, _start_options(options), detached=detach, tell=note)
-    status = invocation.client.status()
-    if invocation.as_json:
-        write_json(status)
-    else:
-        write(_banner(status))
+    process = launch.start(invocation.home, _settings(options), detached=detach, tell=note)
+    with launch.ended_on_error(process):
+        client = invocation.client
+        if ticket:
+            # Through the API, not as an argument of the daemon: every user may read those.
+            client.join(ticket)
+        status = client.status()
+        if invocation.as_json:
+            write_json(status)
+        else:
+            write(_banner(status))
     if detach:
         # The node outlives this command: nobody here waits for it.
         process.returncode = 0
@@ -100,20 +104,20 @@ def show_settings(invocation: Invocation, /) -> None:
         write(table(("KEY", "VALUE", "FROM"), [_setting_row(setting) for setting in settings]))
 
 
-def _start_options(options: dict[str, Any]) -> StartOptions:
-    return StartOptions(
-        name=options["name"],
-        listen=options["listen"],
-        public=options["public"],
-        relay=options["relay"],
-        join=options["join"],
-        is_open=options["is_open"],
-        lends=not options["no_lend"],
-        cpus=options["cpus"],
-        memory_bytes=options["memory"],
-        disk_bytes=options["disk"],
-        runtime=options["runtime"],
-    )
+def _settings(options: dict[str, Any]) -> dict[str, str]:
+    """Return what was given, by the keys of the settings."""
+    given = {
+        "name": options["name"],
+        "listen": options["listen"],
+        "public": options["public"],
+        "relay": options["relay"],
+        "runtime": options["runtime"],
+        "lend.cpus": options["cpus"],
+        "lend.memory": options["memory"],
+        "lend.disk": options["disk"],
+        "lend.to": "none" if options["no_lend"] else None,
+    }
+    return {key: str(value) for key, value in given.items() if value is not None}
 
 
 def _banner(status: Status) -> str:
@@ -178,13 +182,5 @@ def _described(status: Status) -> str:
 
 def _setting_row(setting: Setting) -> tuple[str, str, str]:
     value = setting.value
-    shown = (
-        ", ".join(value)
-        if isinstance(value, list)
-        else str(value).lower()
-        if isinstance(value, bool)
-        else ""
-        if value is None
-        else str(value)
-    )
+    shown = ", ".join(value) if isinstance(value, list) else str(value or "")
     return setting.key, shown, setting.origin
