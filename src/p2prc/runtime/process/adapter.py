@@ -51,8 +51,8 @@ _SAMPLE_S = 0.1
 class ProcessRuntime:
     """Sandboxes made with bubblewrap, and bare processes for requesters the owner trusts.
 
-    `home` is a folder of the runtime's own. `core_count` is a hard ceiling for all leases
-    together. `bwrap` "" means that there is none.
+    `home` is the node's; the runtime keeps a folder in it. `core_count` is a hard ceiling for all
+    leases together. `bwrap` "" means that there is none.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class ProcessRuntime:
         bwrap: str | None = None,
         rng: Random | None = None,
     ) -> None:
-        self._home = Path(os.path.realpath(home))
+        self._home = Path(os.path.realpath(home)) / "runtime"
         self._interpreter = interpreter or base_interpreter()
         self._bwrap = find_bubblewrap() if bwrap is None else bwrap
         self._rng = rng or SystemRandom()
