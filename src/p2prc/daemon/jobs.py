@@ -24,7 +24,7 @@ from p2prc.protocol.jobs.attempts import TaskKey
 from p2prc.protocol.jobs.check import check_job
 from p2prc.protocol.jobs.ledger import TaskCounts
 from p2prc.protocol.jobs.parameters import parse_over, with_chunk
-from p2prc.protocol.jobs.step_ledger import Failure
+from p2prc.protocol.jobs.step_ledger import Failure, StepLedger, TaskState
 
 SNAPSHOT_S = 0.2
 RETRIES = 2
@@ -67,7 +67,7 @@ class JobDesk:
                 nodes=tuple(self._find_node(typed) for typed in request.on),
             )
             check_job(job)
-            runner = self._node.jobs.submit(job, str(folder_of(request.to)))
+            runner = self._node.jobs.submit(job, str(folder_of(request)))
         finally:
             self._node.blobs.unpin(owner)
         return schema.JobCreated(
@@ -101,7 +101,7 @@ class JobDesk:
         return schema.JobDetail(
             **short,
             steps=[
-                schema.StepRow(name=step.name, tasks=_counts(ledger.step_counts(number)))
+                schema.StepRow(name=step.name, tasks=_step_counts(ledger.steps[number]))
                 for number, step in enumerate(runner.job.steps)
             ],
             nodes=self._shares(runner),
@@ -203,7 +203,7 @@ class JobDesk:
     async def results(self, runner: JobRunner, to: Path) -> schema.Collected:
         """Write what is finished to another folder, as far as it is still in the store."""
         blobs, files, size_bytes, missing = self._node.blobs, 0, 0, 0
-        for task, name in runner.ledger.outputs():
+        for task, name in runner.outputs().items():
             tree = blobs.tree(name) if blobs.has(name) else None
             if tree is None or blobs.missing(tree):
                 missing += 1
@@ -228,6 +228,16 @@ def _task_text(failure: Failure) -> str:
 def _log_text(tails: Mapping[tuple[TaskKey, int], bytes], failure: Failure) -> str:
     tail = tails.get((TaskKey(failure.step, failure.task), failure.attempt), b"")
     return tail.decode("utf-8", "replace")
+
+
+def _step_counts(step: StepLedger) -> schema.TaskCounts:
+    return schema.TaskCounts(
+        total=step.total,
+        queued=step.count(TaskState.QUEUED),
+        running=step.count(TaskState.RUNNING),
+        succeeded=step.count(TaskState.SUCCEEDED),
+        failed=step.count(TaskState.FAILED),
+    )
 
 
 def _counts(counts: TaskCounts) -> schema.TaskCounts:

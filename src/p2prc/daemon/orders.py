@@ -81,8 +81,13 @@ async def inputs_of(paths: Sequence[str], blobs: BlobStore, *, owner: str) -> Bl
     return tree.digest
 
 
-def folder_of(to: str | None) -> Path:
-    """Return the folder for results: given by the caller as an absolute path."""
-    if to is None or not Path(to).is_absolute():
+def folder_of(request: RunRequest | JobRequest) -> Path:
+    """Return the folder for results: the caller gives it as an absolute path.
+
+    Raises JobInvalid. Work without outputs needs none.
+    """
+    if request.to is None and not request.outputs:
+        return Path("/")
+    if request.to is None or not Path(request.to).is_absolute():
         raise JobInvalid("results need an absolute folder to go to")
-    return Path(to)
+    return Path(request.to)

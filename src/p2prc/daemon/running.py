@@ -73,7 +73,7 @@ class Running:
     async def _ended(self, finished: Finished) -> schema.RunEnded:
         outcome, outputs = finished.outcome, list[str]()
         if finished.outputs is not None:
-            to = folder_of(self._request.to)
+            to = folder_of(self._request)
             await asyncio.to_thread(write_outputs, finished.outputs, self._node.blobs, to)
             outputs = [str(to / entry.path) for entry in finished.outputs.files]
         # A command's own status says everything; `work-failed` would say it twice.

@@ -16,7 +16,7 @@ from random import Random
 
 from p2prc.errors import DiskFull, P2prcError, PeerError, PeerLost
 from p2prc.files.place import OutputClaims, write_outputs
-from p2prc.model.identity import JobId, LeaseId, NodeId
+from p2prc.model.identity import AttemptId, BlobId, JobId, LeaseId, NodeId
 from p2prc.model.job import Job
 from p2prc.node.bulk import Bulk
 from p2prc.node.drive import Driver
@@ -29,7 +29,7 @@ from p2prc.protocol.jobs import events as coordination
 from p2prc.protocol.jobs.attempts import TaskKey
 from p2prc.protocol.jobs.coordinator import Coordinator
 from p2prc.protocol.jobs.expansion import expand_text
-from p2prc.protocol.jobs.facts import AttemptFailed, decode_fact, encode_fact
+from p2prc.protocol.jobs.facts import AttemptFailed, TaskSucceeded, decode_fact, encode_fact
 from p2prc.protocol.jobs.ledger import Ledger
 from p2prc.protocol.jobs.parameters import TaskSpace
 from p2prc.protocol.placement import NodeOffer
@@ -79,8 +79,10 @@ class JobRunner:
         self._storing: dict[AttemptId, Work[None]] = {}
         self.halted = ""
         self.blocked_reason = ""
+        self._leases: dict[LeaseId, NodeId] = {}
+        self._unanswered: set[NodeId] = set()
         self.coordinator = Coordinator(
-            self.ledger, rng=rng, now=asyncio.get_running_loop().time(), wall_at=time.time
+            self.ledger, rng, utc_offset_s=time.time() - asyncio.get_running_loop().time()
         )
         self._driver = Driver(self.coordinator, self._perform, tick=coordination.Tick)
 
@@ -113,8 +115,9 @@ class JobRunner:
         self._driver.feed(coordination.NodeLost(node))
 
     def node_back(self, node: NodeId) -> None:
-        """A link to the node exists: ask what it holds of ours."""
-        self._tasks.start(self._ask(node), f"ask about {self.id}")
+        """A link to the node exists: ask what it holds of ours, if we wait to know."""
+        if node in self._unanswered:
+            self._tasks.start(self._ask(node), f"ask about {self.id}")
 
     def cancel(self) -> None:
         """Stop everything; there is no way back."""
@@ -130,7 +133,7 @@ class JobRunner:
             case messages.AttemptEnded() if body.attempt.startswith(self.id):
                 event = coordination.AttemptEnded(peer, body.attempt, body.outcome)
                 self._driver.feed(event)
-            case messages.LeaseEnded() if self.coordinator.holds(peer, body.lease):
+            case messages.LeaseEnded() if self._leases.get(body.lease) == peer:
                 self._driver.feed(
                     coordination.SlotEnded(peer, body.lease, body.ended_by, body.reason)
                 )
@@ -140,7 +143,7 @@ class JobRunner:
 
     def progress(self, node: NodeId, lease: LeaseId, text: str) -> bool:
         """Remember what a node is busy with before it runs a task."""
-        if not self.coordinator.holds(node, lease):
+        if self._leases.get(lease) != node:
             return False
         self.notes[node] = text
         self._wake()
@@ -157,6 +160,16 @@ class JobRunner:
             if isinstance(fact, AttemptFailed):
                 tails[TaskKey(fact.step, fact.task), fact.attempt] = fact.log_tail
         return tails
+
+    def outputs(self) -> dict[TaskKey, BlobId]:
+        """Return the trees of the results that count; read from disk, not kept."""
+        found = {}
+        for fact in map(decode_fact, self._state.facts(self.id)):
+            if isinstance(fact, TaskSucceeded) and fact.outputs is not None:
+                accepted = self.ledger.steps[fact.step].accepted(fact.task)
+                if accepted is not None and accepted.attempt == fact.attempt:
+                    found[TaskKey(fact.step, fact.task)] = fact.outputs
+        return found
 
     def folder_for(self, task: TaskKey, to: str) -> Path:
         """Return where a task's outputs go: `{NAME}` in the folder stands for its values."""
@@ -189,8 +202,10 @@ class JobRunner:
             case coordination.AppendFacts():
                 self._append(effect)
             case coordination.OpenSlot():
+                self._leases[effect.lease] = effect.node
                 self._tasks.start(self._open(effect), f"open {effect.lease}")
             case coordination.CloseSlot():
+                self._leases.pop(effect.lease, None)
                 self._post.tell(effect.node, messages.EndLease(effect.lease))
             case coordination.StartAttempt():
                 self._tasks.start(self._start(effect), f"start {effect.attempt}")
@@ -204,6 +219,7 @@ class JobRunner:
             case coordination.Acknowledge():
                 self._post.tell(effect.node, messages.AcknowledgeAttempt(effect.attempt))
             case coordination.AskAttempts():
+                self._unanswered.add(effect.node)
                 self._tasks.start(self._ask(effect.node), f"ask about {self.id}")
             case coordination.JobBlocked():
                 self.blocked_reason = effect.reason or ""
@@ -227,8 +243,8 @@ class JobRunner:
                 coordination.SlotRefused(
                     effect.node,
                     effect.lease,
-                    error.code,
-                    error.message,
+                    code=error.code,
+                    message=error.message,
                     is_retryable=error.retryable,
                 )
             )
@@ -276,6 +292,9 @@ class JobRunner:
     async def _ask(self, node: NodeId) -> None:
         request = messages.AskAttempts(self.id)
         held = await self._post.ask(node, request, messages.Attempts)
+        self._unanswered.discard(node)
+        for lease in held.leases:
+            self._leases.setdefault(lease, node)
         self._driver.feed(
             coordination.AttemptsReported(node, held.leases, held.running, held.finished)
         )
@@ -292,7 +311,7 @@ class JobRunner:
 
     @property
     def _reason(self) -> str:
-        return f"job/{self.id}"
+        return f"job-{self.id}"
 
     def _allowed(self, offers: Sequence[NodeOffer]) -> list[NodeOffer]:
         wanted = self.job.nodes
@@ -300,7 +319,7 @@ class JobRunner:
 
     def _take_claims(self) -> None:
         """Know again which task gave which path, as far as the manifests are still here."""
-        for task, name in self.ledger.outputs():
+        for task, name in self.outputs().items():
             if self._blobs.has(name):
                 tree = self._blobs.tree(name)
                 folder = str(self.folder_for(task, self.stored.to_folder))
@@ -398,8 +417,7 @@ class Jobs:
     def node_back(self, node: NodeId) -> None:
         """A link to the node exists."""
         for runner in self._live():
-            if runner.coordinator.concerns(node):
-                runner.node_back(node)
+            runner.node_back(node)
 
     def letter(self, peer: NodeId, body: messages.Control) -> bool:
         """Take a letter if it is about one of our jobs; say whether it was."""
@@ -422,7 +440,7 @@ class Jobs:
             runner.offers_changed(offers)
 
     def _live(self) -> list[JobRunner]:
-        return [runner for runner in self._runners.values() if not runner.ledger.is_ended]
+        return [runner for runner in self._runners.values() if not runner.coordinator.is_settled]
 
     def _runner(self, stored: StoredJob) -> JobRunner:
         return JobRunner(

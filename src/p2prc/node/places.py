@@ -51,7 +51,7 @@ class Place:
     @property
     def token(self) -> str:
         """Our reason for keeping blobs and granting trees: this lease."""
-        return f"lease/{self.peer}/{self.lease}"
+        return f"lease-{self.peer}-{self.lease}"
 
 
 class Places:

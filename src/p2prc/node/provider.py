@@ -353,7 +353,7 @@ class Provider:
 
 
 def _reason(peer: NodeId, attempt: AttemptId) -> str:
-    return f"attempt/{peer}/{attempt}"
+    return f"attempt-{peer}-{attempt}"
 
 
 def _nobody(_: Control) -> None:
