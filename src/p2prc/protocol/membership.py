@@ -212,6 +212,8 @@ class Membership:
     # -- links --
 
     def _connected(self, peer: NodeId, now: float) -> list[Effect]:
+        if peer == self._self:
+            return []
         self._choice.note_connected(peer)
         if peer not in self._allowances:
             self._allowances[peer] = PeerAllowances(self._config, now)

@@ -30,7 +30,7 @@ class MembershipConfig:
     answer_burst_bytes: float = 1024 * 1024
     records_per_s: float = 500.0
     records_burst: float = 2_000.0
-    doubts_per_s: float = 8.0
+    doubts_per_s: float = 2.0
     doubts_burst: float = 64.0
     choice: ChoiceConfig = field(default_factory=ChoiceConfig)
 
