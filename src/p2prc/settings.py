@@ -118,7 +118,7 @@ def check_setting(key: str, text: str, *, origin: str = "command line") -> None:
         close = difflib.get_close_matches(key, _KEYS, n=1)
         raise SettingInvalid(
             f"there is no setting `{key[:80]}` ({origin})",
-            hint=f"did you mean `{close[0]}`?" if close else "see `p2prc config show`",
+            hint=f"did you mean `{close[0]}`?" if close else f"there are: {', '.join(_KEYS)}",
         )
     try:
         _KEYS[key](text)

@@ -2,11 +2,11 @@
 
 import os
 import stat
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from storage_disks import mounted
 
 from p2prc.errors import DiskFull, FileUnknown, MachineCannot, OutputConflict, PathInvalid
 from p2prc.files.place import OutputClaims, link_farm, place_inputs, write_outputs
@@ -22,15 +22,8 @@ def store(tmp_path: Path) -> BlobStore:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    if os.geteuid() != 0:
-        pytest.skip("mounting needs root")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], check=True)
-    try:
+    with mounted(tmp_path / "disk", "size=1m") as disk:
         yield disk
-    finally:
-        subprocess.run(["umount", disk], check=True)
 
 
 def tree_of(store: BlobStore, *paths: str, content: str = "", size: int = 0) -> Tree:
@@ -83,23 +76,33 @@ def test_inputs_on_another_disk_are_copied(store: BlobStore, small_disk: Path) -
     assert mode_of(small_disk / "inputs" / "run.sh") == 0o555
 
 
-def test_inputs_never_replace_and_never_follow(store: BlobStore, tmp_path: Path) -> None:
-    inputs, elsewhere = tmp_path / "inputs", tmp_path / "elsewhere"
-    inputs.mkdir()
+def test_inputs_that_were_placed_are_not_placed_again(store: BlobStore, tmp_path: Path) -> None:
+    tree = tree_of(store, "a", "x/b")
+    place_inputs(tree, store, tmp_path / "inputs")
+    before = (tmp_path / "inputs").stat().st_ino
+    place_inputs(tree, store, tmp_path / "inputs")
+    assert (tmp_path / "inputs").stat().st_ino == before
+    assert not list(tmp_path.glob(".partial*"))
+
+
+def test_a_working_folder_with_a_link_in_it_is_not_left(store: BlobStore, tmp_path: Path) -> None:
+    work, elsewhere = tmp_path / "work", tmp_path / "elsewhere"
+    work.mkdir()
     elsewhere.mkdir()
-    (inputs / "x").symlink_to(elsewhere)
-    (inputs / "a").symlink_to(elsewhere / "made")
+    (work / "x").symlink_to(elsewhere)
+    (work / "a").symlink_to(elsewhere / "made")
     with pytest.raises(PathInvalid, match="link"):
-        place_inputs(tree_of(store, "x/a"), store, inputs)
+        link_farm(tree_of(store, "x/a"), "/inputs", work)
     with pytest.raises(PathInvalid, match="there already"):
-        place_inputs(tree_of(store, "a"), store, inputs)
+        link_farm(tree_of(store, "a"), "/inputs", work)
     assert list(elsewhere.iterdir()) == []
 
 
 def test_an_input_whose_blob_is_gone_is_said(store: BlobStore, tmp_path: Path) -> None:
     tree = Tree(files=(FileEntry("a", BlobId("0" * 64), 1),))
     with pytest.raises(FileUnknown):
-        place_inputs(tree, store, tmp_path / "inputs")
+        place_inputs(tree, store, tmp_path / "lease" / "inputs")
+    assert list((tmp_path / "lease").iterdir()) == []
 
 
 def test_empty_folders_are_made(store: BlobStore, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from storage_disks import mounted
 
 from p2prc.errors import HomeBusy, HomeUnusable
 from p2prc.storage.home import Home, node_secret, open_home
@@ -17,15 +18,8 @@ is_root = os.geteuid() == 0
 
 @pytest.fixture
 def read_only_disk(tmp_path: Path) -> Iterator[Path]:
-    if not is_root:
-        pytest.skip("mounting needs root")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", disk], check=True)
-    try:
+    with mounted(tmp_path / "disk", "ro") as disk:
         yield disk
-    finally:
-        subprocess.run(["umount", disk], check=True)
 
 
 def mode_of(path: Path) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from storage_disks import mounted
 
 from p2prc.errors import DiskFull, HomeUnusable, JobUnknown
 from p2prc.model.identity import AttemptId, BlobId, JobId, LeaseId, NodeId
@@ -28,15 +29,8 @@ def state(tmp_path: Path) -> Iterator[State]:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    if os.geteuid() != 0:
-        pytest.skip("mounting needs root")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], check=True)
-    try:
+    with mounted(tmp_path / "disk", "size=1m") as disk:
         yield disk
-    finally:
-        subprocess.run(["umount", disk], check=True)
 
 
 def job(number: int = 0) -> StoredJob:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from p2prc.files.folders import below
 from p2prc.model.tree import FileEntry, Tree
 from p2prc.storage.blobs import BlobStore
 from p2prc.storage.disk import copy_contents, sync_folder, telling_when_full
+from p2prc.storage.removal import remove_tree
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _CANNOT_LINK = {errno.EXDEV, errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP, errno.EACCES}
@@ -29,19 +31,24 @@ _CANNOT_LINK = {errno.EXDEV, errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP, errno.
 
 
 def place_inputs(tree: Tree, store: BlobStore, folder: Path, *, may_link: bool = True) -> None:
-    """Put the tree's files below a folder that only we write to.
+    """Put the tree's files into a folder of its own, below one that only we write to.
 
-    Without `may_link` they are copies: for work that is not kept from writing to them. Raises
-    `PathInvalid` if one is there already, `FileUnknown` if a blob is missing, `DiskFull`.
+    The folder appears whole: one that is there was placed before, and nothing is done. Without
+    `may_link` the files are copies: for work that is not kept from writing to them. Raises
+    `FileUnknown` if a blob is missing, `DiskFull`.
     """
-    folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-    with _placing(folder), below(folder, owner=(os.geteuid(), os.getegid())) as cursor:
-        for entry in tree.files:
-            parts = entry.path.split("/")
-            inside = cursor.enter(parts[:-1], make_mode=0o755)
-            _place(entry, store, inside, may_link=may_link)
-        for path in tree.empty_folders:
-            cursor.enter(path.split("/"), make_mode=0o755)
+    with _placing(folder):
+        if folder.exists():
+            return
+        folder.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        partial = folder.with_name(f".partial-{secrets.token_hex(8)}")
+        partial.mkdir()
+        partial.chmod(0o755)
+        try:
+            _place_all(tree, store, partial, may_link=may_link)
+            _become(partial, folder)
+        finally:
+            remove_tree(partial)
 
 
 def link_farm(tree: Tree, inputs_inside: str, work: Path) -> None:
@@ -58,6 +65,25 @@ def link_farm(tree: Tree, inputs_inside: str, work: Path) -> None:
             os.symlink(f"{inputs_inside}/{entry.path}", name, dir_fd=inside)
         for path in tree.empty_folders:
             cursor.enter(path.split("/"), make_mode=0o755)
+
+
+def _place_all(tree: Tree, store: BlobStore, folder: Path, *, may_link: bool) -> None:
+    with below(folder, owner=(os.geteuid(), os.getegid())) as cursor:
+        for entry in tree.files:
+            parts = entry.path.split("/")
+            inside = cursor.enter(parts[:-1], make_mode=0o755)
+            _place(entry, store, inside, may_link=may_link)
+        for path in tree.empty_folders:
+            cursor.enter(path.split("/"), make_mode=0o755)
+
+
+def _become(partial: Path, folder: Path) -> None:
+    try:
+        partial.rename(folder)
+    except OSError as error:
+        # Another thread placed the same tree meanwhile.
+        if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+            raise
 
 
 def _place(entry: FileEntry, store: BlobStore, folder: int, *, may_link: bool) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from p2prc.errors import FileUnknown, InvalidInput, P2prcError, PeerLost, WireError
 from p2prc.files.inflow import Inflow
+from p2prc.files.manifest import load_tree
 from p2prc.model.identity import BlobId
 from p2prc.protocol.messages import BlobHeader, FetchBlobs, FetchTree, Refused, bulk_codec
 from p2prc.storage.blobs import BlobStore
@@ -96,7 +97,7 @@ class _Server:
     async def _load(self, tree: BlobId) -> None:
         if self._tree != tree:
             try:
-                manifest = await asyncio.to_thread(self._store.tree, tree)
+                manifest = await load_tree(self._store, tree)
             except (FileUnknown, InvalidInput, WireError) as error:
                 raise _unknown(tree) from error
             self._tree, self._blobs = tree, frozenset(entry.blob for entry in manifest.files)

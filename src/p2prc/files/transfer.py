@@ -23,6 +23,7 @@ from p2prc.errors import (
     from_fields,
 )
 from p2prc.files.inflow import Inflow
+from p2prc.files.manifest import load_tree
 from p2prc.model.identity import BlobId
 from p2prc.model.quantities import format_size
 from p2prc.model.tree import TREE_LIMIT_BYTES, FileEntry, Tree
@@ -126,7 +127,7 @@ class _Fetch:
 
     async def _checked_tree(self) -> Tree:
         try:
-            tree = await asyncio.to_thread(self._store.tree, self._tree_id)
+            tree = await load_tree(self._store, self._tree_id)
         except P2prcError:
             # It has the right hash and is no tree: nobody should find it here again.
             self._store.discard(self._tree_id)

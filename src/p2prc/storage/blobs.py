@@ -230,7 +230,7 @@ class BlobStore:
                 raise DiskFull(
                     f"{format_size(size_bytes)} more do not fit into the cache of"
                     f" {format_size(self.quota_bytes)}: the rest of it is in use",
-                    hint="make it larger: `p2prc config set cache.bytes SIZE`",
+                    hint="make it larger: set `cache.bytes` in the home's `config.toml`",
                 )
             for blob in victims:
                 self._delete(blob)

@@ -21,7 +21,7 @@ if sys.platform != "win32":
     import fcntl
 
 BLOCK_BYTES = 1 << 20
-_LARGE_BLOCK_BYTES = 8 << 20
+_LARGE_BYTES = 8 << 20
 _COPY_RANGE_BYTES = 256 << 20
 _FICLONE = 0x40049409
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -87,10 +87,9 @@ def hash_contents(source: int) -> tuple[BlobId, int]:
 
     Read, not mapped: a mapped file that shrinks meanwhile would kill the process.
     """
-    is_large = os.fstat(source).st_size > _LARGE_BLOCK_BYTES
-    hasher = blake3(max_threads=blake3.AUTO if is_large else 1)
+    hasher = _hasher_for(source)
     size_bytes = 0
-    while block := os.read(source, _LARGE_BLOCK_BYTES if is_large else BLOCK_BYTES):
+    for block in _blocks(source):
         hasher.update(block)
         size_bytes += len(block)
     return BlobId(hasher.hexdigest()), size_bytes
@@ -101,14 +100,26 @@ def copy_and_hash(source: int, target: int) -> tuple[BlobId, int]:
     if share_blocks(source, target):
         os.lseek(target, 0, os.SEEK_SET)
         return hash_contents(target)
-    is_large = os.fstat(source).st_size > _LARGE_BLOCK_BYTES
-    hasher = blake3(max_threads=blake3.AUTO if is_large else 1)
+    hasher = _hasher_for(source)
     size_bytes = 0
-    while block := os.read(source, _LARGE_BLOCK_BYTES if is_large else BLOCK_BYTES):
+    for block in _blocks(source):
         hasher.update(block)
         write_all(target, block)
         size_bytes += len(block)
     return BlobId(hasher.hexdigest()), size_bytes
+
+
+def _hasher_for(source: int) -> blake3:
+    is_large = os.fstat(source).st_size > _LARGE_BYTES
+    return blake3(max_threads=blake3.AUTO if is_large else 1)
+
+
+def _blocks(source: int) -> Iterator[memoryview]:
+    """Yield what follows the offset, in one buffer: each block is valid until the next."""
+    size_bytes = os.fstat(source).st_size
+    buffer = memoryview(bytearray(min(BLOCK_BYTES, max(size_bytes, 4096))))
+    while count := os.readv(source, [buffer]):
+        yield buffer[:count]
 
 
 def sync_folder(folder: Path | int) -> None:

@@ -14,7 +14,6 @@ import re
 import secrets
 import stat
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -88,7 +87,8 @@ class Home:
         if len(os.fsencode(inside)) <= SOCKET_PATH_LIMIT_BYTES:
             return inside
         name = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:16]
-        return Path(tempfile.gettempdir()) / f"p2prc-{_user()}-{name}" / "socket"
+        # Not $TMPDIR: the command line must find it from another shell.
+        return Path("/tmp") / f"p2prc-{_user()}-{name}" / "socket"  # noqa: S108 - ours alone, checked
 
 
 @contextmanager
