@@ -229,7 +229,7 @@ class Coordinator:
 
     def _node_lost(self, node: NodeId, now: float) -> None:
         standing = self._slots.standing(node)
-        if not standing.slots and not self._flights.of_node(node):
+        if not standing.slots and node not in self._ledger.nodes:
             return
         for slot in list(standing.slots.values()):
             if slot.opened_at is None:

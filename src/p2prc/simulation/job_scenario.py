@@ -1,0 +1,58 @@
+"""What a simulated job is like, and the luck that it has; as data, with no behaviour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from p2prc.model.identity import NodeId
+from p2prc.model.job import IntegerRange, IntegerSpan, Job, Step
+from p2prc.model.resources import Limits
+from p2prc.model.workload import Command, Workload
+
+SUBMITTER = NodeId("f" * 64)
+
+
+@dataclass(frozen=True, slots=True)
+class JobScenario:
+    """A job and the luck that it has. Bad luck ends at `calm_at`; the rates are per second."""
+
+    tasks: int = 24
+    steps: int = 1
+    nodes: int = 3
+    cores: int = 2
+    duration_s: float = 1.0
+    lifetime_s: float = 600.0
+    retries: int = 2
+    failing_tasks: int = 0
+    hopeless_tasks: int = 0
+    broken_nodes: int = 0
+    provider_crash_rate: float = 0.0
+    submitter_crash_rate: float = 0.0
+    death_between_effects: float = 0.0
+    link_break_rate: float = 0.0
+    owner_kill_rate: float = 0.0
+    disk_full_s: float = 0.0
+    cancel_at: float | None = None
+    calm_at: float = 60.0
+    ends_at: float = 2400.0
+
+
+def job_of(scenario: JobScenario) -> Job:
+    """Return the job that the scenario runs."""
+    numbers = IntegerRange("i", (IntegerSpan(1, scenario.tasks),))
+    steps = tuple(
+        Step(
+            name=f"step {number}",
+            command=Command(("render", "{i}"), outputs=("out/{i}.png",)),
+            workload=workload_of(scenario),
+            parameters=(numbers,),
+            retries=scenario.retries,
+        )
+        for number in range(scenario.steps)
+    )
+    return Job("simulated", SUBMITTER, "salt", steps)
+
+
+def workload_of(scenario: JobScenario) -> Workload:
+    """Return the place that each of its tasks needs."""
+    return Workload(Limits(lifetime_s=scenario.lifetime_s))

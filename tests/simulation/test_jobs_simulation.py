@@ -1,0 +1,146 @@
+"""Claims about the shipped coordinator against the shipped lease book, with bad luck by seed.
+
+The world itself objects (`PromiseBroken`, with the seed) when a task is accepted twice, a finished
+one runs again, a node gets more slots than it offers, an outcome is forgotten before it is
+durable, anything starts after a cancellation, or the job does not end.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from p2prc.protocol.jobs.ledger import Ledger
+from p2prc.simulation.job_scenario import JobScenario
+from p2prc.simulation.jobs import JobWorld, run_job
+
+
+def state_of(world: JobWorld) -> str:
+    return Ledger(world.job, world.history.facts).state
+
+
+def all_tasks(scenario: JobScenario) -> int:
+    return scenario.tasks * scenario.steps
+
+
+def test_without_bad_luck_every_task_runs_once_and_on_all_nodes() -> None:
+    for seed in range(20):
+        world = run_job(JobScenario(tasks=30, nodes=3), seed)
+        assert state_of(world) == "succeeded"
+        assert world.history.starts == 30
+        assert len(set(world.history.accepted.values())) == 3
+        assert len(world.placed) == 30
+
+
+def test_providers_that_die_delay_a_job_and_lose_nothing() -> None:
+    repeated = 0
+    for seed in range(100):
+        scenario = JobScenario(tasks=30, duration_s=3.0, provider_crash_rate=0.04)
+        world = run_job(scenario, seed)
+        assert state_of(world) == "succeeded"
+        repeated += world.history.starts - 30
+    # The bad luck was real.
+    assert repeated > 50
+
+
+def test_a_submitter_that_dies_between_any_two_effects_carries_on() -> None:
+    for seed in range(150):
+        scenario = JobScenario(
+            tasks=30, duration_s=2.0, submitter_crash_rate=0.05, death_between_effects=0.02
+        )
+        assert state_of(run_job(scenario, seed)) == "succeeded"
+
+
+def test_links_that_break_repeat_no_finished_task() -> None:
+    for seed in range(100):
+        scenario = JobScenario(tasks=30, duration_s=2.0, link_break_rate=0.1)
+        assert state_of(run_job(scenario, seed)) == "succeeded"
+
+
+def test_owners_may_end_every_lease_at_any_time() -> None:
+    for seed in range(50):
+        scenario = JobScenario(tasks=30, duration_s=2.0, owner_kill_rate=0.05)
+        assert state_of(run_job(scenario, seed)) == "succeeded"
+
+
+def test_short_leases_are_renewed_until_the_job_is_done() -> None:
+    for seed in range(30):
+        scenario = JobScenario(tasks=40, nodes=2, duration_s=10.0, lifetime_s=60.0)
+        assert state_of(run_job(scenario, seed)) == "succeeded"
+
+
+def test_a_full_disk_of_the_submitter_costs_time_only() -> None:
+    for seed in range(30):
+        world = run_job(JobScenario(tasks=20, disk_full_s=45.0), seed)
+        assert state_of(world) == "succeeded"
+        assert world.history.starts == 20
+
+
+def test_tasks_that_fail_as_often_as_they_may_still_succeed() -> None:
+    for seed in range(30):
+        world = run_job(JobScenario(tasks=20, failing_tasks=5, retries=2), seed)
+        assert state_of(world) == "succeeded"
+        assert world.history.starts == 20 + 5 * 2
+
+
+def test_a_hopeless_task_fails_its_job_after_all_others_are_done() -> None:
+    for seed in range(30):
+        world = run_job(JobScenario(tasks=20, hopeless_tasks=1, retries=2), seed)
+        assert state_of(world) == "failed"
+        assert len(world.history.accepted) == 19
+        assert world.history.starts == 19 + 3
+
+
+def test_a_node_where_everything_fails_does_not_fail_the_job() -> None:
+    for seed in range(30):
+        world = run_job(JobScenario(tasks=60, nodes=4, broken_nodes=1, retries=3), seed)
+        assert state_of(world) == "succeeded"
+
+
+def test_a_cancelled_job_stays_cancelled_and_leaves_no_lease_within_two_seconds() -> None:
+    for seed in range(50):
+        cancel_at = Random(seed).uniform(1.0, 10.0)
+        world = JobWorld(JobScenario(tasks=200, duration_s=5.0, cancel_at=cancel_at), seed)
+        leases_after: list[int] = []
+
+        def look(world: JobWorld = world, found: list[int] = leases_after) -> None:
+            found.append(sum(provider.lease_count for provider in world.providers.values()))
+
+        world.clock.call_at(cancel_at - 0.1, look)
+        world.clock.call_at(cancel_at + 2.0, look)
+        assert world.run().state == "cancelled"
+        assert leases_after[0] > 0
+        assert leases_after[1] == 0
+
+
+@pytest.mark.parametrize("block", range(4))
+def test_any_mixture_of_bad_luck_keeps_every_promise(block: int) -> None:
+    for seed in range(block * 100, block * 100 + 100):
+        luck = Random(seed)
+        scenario = JobScenario(
+            tasks=luck.randint(1, 40),
+            steps=luck.choice([1, 1, 2]),
+            nodes=luck.randint(1, 5),
+            cores=3,
+            duration_s=luck.choice([0.1, 1.0, 5.0, 20.0]),
+            lifetime_s=luck.choice([60.0, 600.0]),
+            failing_tasks=luck.choice([0, 0, 1]),
+            provider_crash_rate=luck.choice([0, 0.01, 0.05]),
+            submitter_crash_rate=luck.choice([0, 0.02, 0.1]),
+            death_between_effects=luck.choice([0, 0.01]),
+            link_break_rate=luck.choice([0, 0.02, 0.1]),
+            owner_kill_rate=luck.choice([0, 0, 0.01]),
+            disk_full_s=luck.choice([0, 0, 20.0]),
+            cancel_at=luck.choice([None, None, luck.uniform(0, 40)]),
+        )
+        world = run_job(scenario, seed)
+        wanted = {"succeeded"} if scenario.cancel_at is None else {"succeeded", "cancelled"}
+        assert state_of(world) in wanted, f"seed {seed}"
+        if state_of(world) == "succeeded":
+            assert len(world.history.accepted) == all_tasks(scenario), f"seed {seed}"
+
+
+def test_the_same_seed_gives_the_same_history() -> None:
+    scenario = JobScenario(provider_crash_rate=0.05, submitter_crash_rate=0.05, link_break_rate=0.1)
+    assert run_job(scenario, 7).history.facts == run_job(scenario, 7).history.facts
