@@ -56,7 +56,7 @@ def raw(home: Path, request: bytes) -> tuple[int, dict[str, Any]]:
     """Send bytes as they are; return the status and the body."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(20)
-        connection.connect(str(socket_path(home)))
+        connection.connect(socket_path(home))
         connection.sendall(request)
         answer = b""
         while piece := connection.recv(65536):
@@ -223,17 +223,17 @@ def test_no_node_and_a_stale_socket_are_no_running_node(tmp_path: Path) -> None:
     with pytest.raises(NodeNotRunning):
         ControlClient(str(tmp_path / "nowhere")).status()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as left_behind:
-        left_behind.bind(str(socket_path(tmp_path)))
+        left_behind.bind(socket_path(tmp_path))
     with pytest.raises(NodeNotRunning):
         ControlClient(str(tmp_path)).status()
 
 
 def test_a_stale_socket_is_replaced(tmp_path: Path, fake: FakeNode) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as left_behind:
-        left_behind.bind(str(socket_path(tmp_path)))
+        left_behind.bind(socket_path(tmp_path))
     with served(fake, tmp_path):
         assert ControlClient(str(tmp_path)).status().id == NODE
-    assert not socket_path(tmp_path).exists()
+    assert not Path(socket_path(tmp_path)).exists()
 
 
 async def test_a_socket_that_answers_is_left_alone(home: Path, fake: FakeNode) -> None:
@@ -245,11 +245,11 @@ async def test_a_socket_that_answers_is_left_alone(home: Path, fake: FakeNode) -
 
 
 async def test_a_file_in_the_way_is_not_deleted(tmp_path: Path, fake: FakeNode) -> None:
-    socket_path(tmp_path).write_text("mine")
+    Path(socket_path(tmp_path)).write_text("mine")
     with pytest.raises(HomeUnusable):
         async with open_server(build_app(fake), socket_path(tmp_path)):
             pass
-    assert socket_path(tmp_path).read_text() == "mine"
+    assert Path(socket_path(tmp_path)).read_text() == "mine"
 
 
 async def test_a_home_that_is_not_there_is_unusable(tmp_path: Path, fake: FakeNode) -> None:
@@ -259,7 +259,7 @@ async def test_a_home_that_is_not_there_is_unusable(tmp_path: Path, fake: FakeNo
 
 
 def test_only_the_owner_may_open_the_socket(home: Path) -> None:
-    assert stat.S_IMODE(socket_path(home).stat().st_mode) == 0o600
+    assert stat.S_IMODE(Path(socket_path(home)).stat().st_mode) == 0o600
 
 
 @pytest.mark.parametrize("length", [99, 100, 101, 107, 108, 300])

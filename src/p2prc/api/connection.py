@@ -79,7 +79,7 @@ def _connect(home: str) -> socket.socket:
             connection.connect(address)
     except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
         connection.close()
-        raise NodeNotRunning(f"no node is running in {path.parent}") from error
+        raise NodeNotRunning(f"no node is running in {home}") from error
     except OSError as error:
         connection.close()
         raise HomeUnusable(f"cannot open {path}: {error.strerror or error}") from error

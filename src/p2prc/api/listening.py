@@ -21,7 +21,7 @@ _START_TIMEOUT_S = 10.0
 
 
 @asynccontextmanager
-async def open_server(app: FastAPI, path: Path) -> AsyncIterator[None]:
+async def open_server(app: FastAPI, path: str) -> AsyncIterator[None]:
     """Answer requests inside the block. Leaving it cancels what is still being answered.
 
     Raises `HomeBusy` when another node answers on the socket, `HomeUnusable` when it cannot be
@@ -44,7 +44,7 @@ async def open_server(app: FastAPI, path: Path) -> AsyncIterator[None]:
         _close(listener, path)
 
 
-async def serve(app: FastAPI, path: Path) -> None:
+async def serve(app: FastAPI, path: str) -> None:
     """Answer requests until cancelled."""
     async with open_server(app, path):
         await asyncio.get_running_loop().create_future()
@@ -83,7 +83,7 @@ class _QuietServer(uvicorn.Server):
         await self.stop.wait()
 
 
-def _listen(path: Path) -> socket.socket:
+def _listen(path: str) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         with short_address(path) as address:
@@ -105,21 +105,21 @@ def _listen(path: Path) -> socket.socket:
     return listener
 
 
-def _remove_stale(path: Path, address: str) -> None:
-    if not path.exists():
+def _remove_stale(path: str, address: str) -> None:
+    if not Path(path).exists():
         return
-    if not stat.S_ISSOCK(path.stat().st_mode):
+    if not stat.S_ISSOCK(Path(path).stat().st_mode):
         raise HomeUnusable(f"{path} is in the way and is not a socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(2.0)
         try:
             probe.connect(address)
         except ConnectionRefusedError:
-            path.unlink()
+            Path(path).unlink()
             return
     raise HomeBusy(f"another node answers on {path}")
 
 
-def _close(listener: socket.socket, path: Path) -> None:
+def _close(listener: socket.socket, path: str) -> None:
     listener.close()
-    path.unlink(missing_ok=True)
+    Path(path).unlink(missing_ok=True)

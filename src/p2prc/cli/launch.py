@@ -28,6 +28,8 @@ from p2prc.errors import HomeBusy, HomeUnusable, MachineCannot, NodeNotRunning, 
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 30.0
 LOG_NAME = "log"
+DAEMON = ["-P", "-m", "p2prc.daemon"]
+"""-P: a file `random.py` in the folder where somebody typed `up` is not ours to import."""
 _LOG_LINES_SHOWN = 5
 _POLL_S = 0.05
 
@@ -108,8 +110,7 @@ def _make_home(home: str) -> None:
 def _spawn(
     home: str, settings: Mapping[str, str], ready: int, *, detached: bool
 ) -> subprocess.Popen[bytes]:
-    # -P: a file `random.py` in the folder where somebody typed `up` is not ours to import.
-    argv = [sys.executable, "-P", "-m", "p2prc.daemon", "--home", home, "--ready-fd", str(ready)]
+    argv = [sys.executable, *DAEMON, "--home", home, "--ready-fd", str(ready)]
     for key, value in settings.items():
         argv += ["--set", f"{key}={value}"]
     if not detached:
