@@ -35,7 +35,8 @@ class P2prcError(Exception):
     exit_status = 1
 
     def __init__(self, message: str = "", *, hint: str | None = None) -> None:
-        super().__init__(message or (type(self).__doc__ or "").strip().rstrip("."))
+        described = (type(self).__doc__ or "").strip().rstrip(".")
+        super().__init__(message or described[:1].lower() + described[1:])
         if hint is not None:
             self.hint = hint
 

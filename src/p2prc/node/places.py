@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from p2prc.errors import P2prcError, PeerBusy
+from p2prc.errors import LeaseEnded, P2prcError, PeerBusy
 from p2prc.files.collect import OutputLimits, collect_outputs
 from p2prc.files.place import link_farm, place_inputs
 from p2prc.model.environment import EnvironmentLock
@@ -45,6 +45,7 @@ class Place:
     running: Execution | None = None
     is_busy: bool = False
     is_cancelled: bool = False
+    end_reason: str = ""
     environment: EnvironmentLock | None = None
     placed: set[BlobId] = field(default_factory=set)
 
@@ -129,11 +130,15 @@ class Places:
         finally:
             place.running = None
             place.is_busy = False
+        reason = outcome.reason
+        if outcome.code == LeaseEnded.code and place.end_reason:
+            # Who ended it is worth more to the requester than that it ended.
+            reason = place.end_reason
         duration_s = asyncio.get_running_loop().time() - started
         return Outcome(
             status=outcome.status,
             code=outcome.code,
-            reason=outcome.reason,
+            reason=reason,
             outputs=outcome.outputs,
             output_bytes=outcome.output_bytes,
             log_tail=bytes(tail),

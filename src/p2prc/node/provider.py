@@ -344,6 +344,7 @@ class Provider:
             await asyncio.wait({making})
         place = self._open.pop(effect.lease, None)
         if place is not None:
+            place.end_reason = effect.reason
             await self._clean(place)
         self._driver.feed(lending.SandboxEnded(effect.lease))
 
