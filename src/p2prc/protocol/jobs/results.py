@@ -1,0 +1,277 @@
+"""What becomes of attempts: judged, their outputs stored, accepted or failed.
+
+A slot is free as soon as its attempt has ended; its outputs may still be on their way here. What
+the node may forget is acknowledged only in the same breath as the fact that makes it durable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from p2prc.errors import WireError
+from p2prc.model.identity import AttemptId, LeaseId, NodeId
+from p2prc.model.job import Job
+from p2prc.model.workload import Outcome
+from p2prc.protocol.jobs.attempts import TaskKey, parse_attempt_id
+from p2prc.protocol.jobs.events import (
+    Acknowledge,
+    AttemptEnded,
+    CancelAttempt,
+    OutputsFailed,
+    StoreOutputs,
+)
+from p2prc.protocol.jobs.facts import AttemptFailed, TaskSucceeded
+from p2prc.protocol.jobs.flights import Flight, Flights
+from p2prc.protocol.jobs.outbox import Outbox
+from p2prc.protocol.jobs.settings import CoordinatorSettings
+from p2prc.protocol.jobs.slots import Slots, Standing
+from p2prc.protocol.jobs.step_ledger import HOPELESS, TaskState
+from p2prc.protocol.jobs.verdict import is_connection_lost, is_fault_of_work, is_passing
+
+_OUTPUT_BYTES_LIMIT = 1 << 60
+
+
+class Results:
+    """Follows every attempt from its start to its fact. `requeue` puts a task back in the queue."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        slots: Slots,
+        settings: CoordinatorSettings,
+        *,
+        requeue: Callable[[TaskKey, float], None],
+    ) -> None:
+        self.flights = Flights()
+        # Why outputs cannot be stored on our own disk at present.
+        self.storage_trouble: str | None = None
+        # Finished attempts that a node reported and whose outcome has not come yet.
+        self.awaited: dict[AttemptId, float] = {}
+        self._job: Job = outbox.ledger.job
+        self._job_id = self._job.id
+        self._outbox = outbox
+        self._slots = slots
+        self._settings = settings
+        self._requeue = requeue
+        self._store_later: dict[AttemptId, Flight] = {}
+
+    def settle(self, now: float) -> None:
+        """Give up outcomes that do not come; try again to store what did not fit."""
+        for attempt, until in list(self.awaited.items()):
+            flight = self.flights.get(attempt)
+            if until <= now and flight is not None:
+                self.fail(flight, "peer-lost", "the node did not tell the outcome", now)
+        for flight in list(self._store_later.values()):
+            if flight.store_again_at is not None and flight.store_again_at <= now:
+                self.store(flight)
+
+    def wakes(self) -> Iterator[float]:
+        """Yield when `settle` has something to do."""
+        yield from self.awaited.values()
+        for flight in self._store_later.values():
+            if flight.store_again_at is not None:
+                yield flight.store_again_at
+
+    def drop_all(self) -> None:
+        """Stop everything that is still going on: the job has ended."""
+        for flight in self.flights:
+            self._outbox.say(CancelAttempt(flight.node, flight.attempt))
+            self.drop(flight)
+
+    def ended(self, event: AttemptEnded, now: float) -> None:
+        flight = self.flights.get(event.attempt)
+        if flight is None:
+            self._late(event, now)
+        elif flight.node == event.node and not flight.is_storing:
+            self.awaited.pop(event.attempt, None)
+            self._release(flight)
+            self._judge(flight, event.outcome, now)
+
+    def _late(self, event: AttemptEnded, now: float) -> None:
+        """An attempt that was given up has an end after all: take its result if none is there."""
+        try:
+            job, key, number = parse_attempt_id(event.attempt)
+        except WireError:
+            return
+        if job != self._job_id or not self._was_given(key, number, event.node):
+            self._outbox.say(Acknowledge(event.node, event.attempt))
+            return
+        state = self._outbox.ledger.steps[key.step].state(key.task)
+        is_wanted = (
+            state in (TaskState.QUEUED, TaskState.RUNNING) and not self._outbox.ledger.is_ended
+        )
+        if not is_wanted or not event.outcome.is_success:
+            self._outbox.say(Acknowledge(event.node, event.attempt))
+            return
+        lifetime_s = self._job.steps[key.step].workload.limits.lifetime_s
+        flight = Flight(event.attempt, key, number, event.node, LeaseId(""), now - lifetime_s)
+        self.flights.add(flight)
+        self._judge(flight, event.outcome, now)
+
+    def _was_given(self, key: TaskKey, number: int, node: NodeId) -> bool:
+        steps = self._outbox.ledger.steps
+        if key.step >= len(steps) or key.task >= steps[key.step].total:
+            return False
+        failures = steps[key.step].failures(key.task)
+        return any(
+            failure.attempt == number
+            and failure.node == node
+            and not failure.counts_against_retries
+            for failure in failures
+        )
+
+    def _release(self, flight: Flight) -> None:
+        """Let the slot of an attempt that has ended take the next task."""
+        slot = self._slots.get(flight.node, flight.lease)
+        if slot is not None and slot.attempt == flight.attempt:
+            self._slots.release(slot)
+
+    def _judge(self, flight: Flight, outcome: Outcome, now: float) -> None:
+        is_asked_for_outputs = bool(self._job.steps[flight.key.step].command.outputs)
+        if not outcome.is_success:
+            self._outbox.say(Acknowledge(flight.node, flight.attempt))
+            self.fail(flight, outcome.code, outcome.reason, now, log_tail=outcome.log_tail)
+        elif not is_asked_for_outputs:
+            self._accept(flight, outcome, now)
+        elif outcome.outputs is None:
+            self._outbox.say(Acknowledge(flight.node, flight.attempt))
+            self.fail(flight, "output-missing", "the node sent no outputs", now)
+        else:
+            flight.outcome = outcome
+            self._slots.standing(flight.node).storing += 1
+            self.store(flight)
+
+    def store(self, flight: Flight) -> None:
+        assert flight.outcome is not None
+        assert flight.outcome.outputs is not None
+        flight.store_tries += 1
+        flight.store_again_at = None
+        self._store_later.pop(flight.attempt, None)
+        self._outbox.say(
+            StoreOutputs(flight.node, flight.attempt, flight.key, flight.outcome.outputs)
+        )
+
+    def stored(self, attempt: AttemptId, now: float) -> None:
+        flight = self.flights.get(attempt)
+        if flight is None or flight.outcome is None:
+            return
+        self.storage_trouble = None
+        for waiting in list(self._store_later.values()):
+            self.store(waiting)
+        self._accept(flight, flight.outcome, now)
+
+    def store_failed(self, event: OutputsFailed, now: float) -> NodeId | None:
+        """Return the node when it has to be asked whether it still has the outcome."""
+        flight = self.flights.get(event.attempt)
+        if flight is None or flight.outcome is None:
+            return None
+        is_same_soon = is_passing(event.code) and flight.store_tries < self._settings.store_tries
+        if event.is_peer_fault and is_connection_lost(event.code) and is_same_soon:
+            # The node keeps a finished attempt until we acknowledge it: ask again once it is back.
+            self._stop_storing(flight)
+            return flight.node
+        if not event.is_peer_fault and is_same_soon:
+            pause_s = min(2.0 * flight.store_tries, 30.0)
+            flight.store_again_at = now + pause_s
+            self._store_later[flight.attempt] = flight
+            self.storage_trouble = f"outputs cannot be stored here: {event.reason}"
+        else:
+            self._outbox.say(Acknowledge(flight.node, flight.attempt))
+            code = "peer-misbehaved" if event.is_peer_fault else event.code
+            is_fault_of_work_or_ours = not event.is_peer_fault
+            self.fail(flight, code, event.reason, now, counts=is_fault_of_work_or_ours)
+        return None
+
+    def _stop_storing(self, flight: Flight) -> None:
+        if flight.is_storing:
+            flight.outcome = None
+            self._slots.standing(flight.node).storing -= 1
+            self._store_later.pop(flight.attempt, None)
+
+    def _accept(self, flight: Flight, outcome: Outcome, now: float) -> None:
+        standing = self._slots.standing(flight.node)
+        elapsed_s = max(0.0, now - flight.started_at)
+        is_plausible = 0 <= outcome.duration_s <= elapsed_s
+        wants_outputs = bool(self._job.steps[flight.key.step].command.outputs)
+        self._outbox.add(
+            TaskSucceeded(
+                step=flight.key.step,
+                task=flight.key.task,
+                attempt=flight.number,
+                node=flight.node,
+                at=self._outbox.at(now),
+                duration_s=outcome.duration_s if is_plausible else elapsed_s,
+                outputs=outcome.outputs if wants_outputs else None,
+                output_bytes=min(max(outcome.output_bytes, 0), _OUTPUT_BYTES_LIMIT)
+                if wants_outputs
+                else 0,
+            )
+        )
+        self._outbox.say(Acknowledge(flight.node, flight.attempt))
+        self.drop(flight)
+        for sibling in self.flights.of_task(flight.key):
+            self._abandon(sibling)
+        standing.failures_in_row = standing.strikes = 0
+        standing.successes += 1
+
+    def _abandon(self, flight: Flight) -> None:
+        """Another attempt was faster: stop this one."""
+        self._outbox.say(CancelAttempt(flight.node, flight.attempt))
+        slot = self._slots.get(flight.node, flight.lease)
+        if slot is not None and slot.attempt == flight.attempt:
+            # The lease may be busy with dying for a moment: a new one waits for that by itself.
+            self._outbox.close(slot)
+        self.drop(flight)
+
+    def drop(self, flight: Flight) -> None:
+        self._release(flight)
+        self._stop_storing(flight)
+        self.awaited.pop(flight.attempt, None)
+        self.flights.remove(flight)
+
+    def fail(
+        self,
+        flight: Flight,
+        code: str,
+        reason: str,
+        now: float,
+        *,
+        log_tail: bytes = b"",
+        counts: bool | None = None,
+    ) -> None:
+        is_counted = is_fault_of_work(code) or code in HOPELESS if counts is None else counts
+        self._outbox.add(
+            AttemptFailed(
+                step=flight.key.step,
+                task=flight.key.task,
+                attempt=flight.number,
+                node=flight.node,
+                code=code[:200],
+                reason=reason[:2000],
+                at=self._outbox.at(now),
+                counts_against_retries=is_counted,
+                log_tail=log_tail[-16 * 1024 :],
+            )
+        )
+        self.drop(flight)
+        self._requeue(flight.key, now)
+        standing = self._slots.standing(flight.node)
+        if is_counted:
+            self._count_failure(standing, now)
+        elif code != "lease-ended":
+            self._slots.rest(standing, now)
+            standing.avoid_until = standing.rest_until
+
+    def _count_failure(self, standing: Standing, now: float) -> None:
+        """Keep off a node where everything fails, as long as others do better."""
+        standing.failures_in_row += 1
+        excess = standing.failures_in_row - self._settings.failures_in_row_limit
+        if excess < 0:
+            return
+        is_any_better = any(
+            other.slots and other.successes and not other.failures_in_row
+            for other in self._slots.standings()
+            if other is not standing
+        )
+        if is_any_better:
+            standing.avoid_until = now + min(self._settings.avoid_s * 2 ** min(excess, 10), 600.0)
