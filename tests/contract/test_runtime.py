@@ -3,71 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from runtime_bench import REAL, Bench, finish, open_bench, run
 
 from p2prc.errors import JobInvalid, LeaseEnded, PeerBusy, RuntimeMissing
-from p2prc.model.identity import LeaseId
-from p2prc.model.resources import MEBIBYTE, Limits
-from p2prc.runtime.fake import FakeRuntime
-from p2prc.runtime.port import Execution, Exit, Runtime, Sandbox, SandboxSpec
-from p2prc.runtime.process.adapter import ProcessRuntime
-from p2prc.runtime.process.assets import find_bubblewrap
-
-LIMITS = Limits(memory_bytes=512 * MEBIBYTE, disk_bytes=64 * MEBIBYTE, processes=64, lifetime_s=60)
-VARIANTS = ("fake", "shared", "isolated", "bare")
 
 
-@dataclass
-class Bench:
-    """A runtime of one kind, and the sandboxes it makes."""
-
-    runtime: Runtime
-    folder: Path
-    variant: str
-    made: int = 0
-
-    def spec(self, limits: Limits = LIMITS, *, environment: Path | None = None) -> SandboxSpec:
-        self.made += 1
-        return SandboxSpec(
-            LeaseId(f"{self.made:020x}"),
-            self.folder / f"lease-{self.made}",
-            limits,
-            "none" if self.variant == "bare" else "userns",
-            environment=environment,
-            is_isolated=self.variant == "isolated",
-        )
-
-    async def sandbox(self, limits: Limits = LIMITS) -> Sandbox:
-        return await self.runtime.create(self.spec(limits))
-
-
-@pytest.fixture(params=VARIANTS)
+@pytest.fixture(params=("fake", *REAL))
 async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
-    variant: str = request.param
-    if variant in ("shared", "isolated") and not find_bubblewrap():
-        pytest.skip("bubblewrap is not installed")
-    runtime: Runtime = FakeRuntime() if variant == "fake" else ProcessRuntime(tmp_path / "home")
-    yield Bench(runtime, tmp_path / "leases", variant)
-    async with asyncio.timeout(20):
-        await runtime.close()
-
-
-async def finish(execution: Execution) -> tuple[Exit, bytes, bytes]:
-    """Read all output and wait for the end."""
-    printed = {1: b"", 2: b""}
-    async for chunk in execution.output():
-        printed[chunk.channel] += chunk.content
-    return await execution.wait(), printed[1], printed[2]
-
-
-async def run(
-    sandbox: Sandbox, argv: Sequence[str], timeout_s: float | None = None, **variables: str
-) -> tuple[Exit, bytes, bytes]:
-    return await finish(await sandbox.execute(argv, variables=variables, timeout_s=timeout_s))
+    async with open_bench(request.param, tmp_path) as opened:
+        yield opened
 
 
 async def test_a_command_that_succeeds_ends_with_zero_and_no_code(bench: Bench) -> None:
@@ -202,7 +151,7 @@ async def test_end_deletes_the_folder_and_tells_everyone(bench: Bench) -> None:
 
 
 async def test_a_lease_ends_with_its_lifetime(bench: Bench) -> None:
-    sandbox = await bench.sandbox(replace_lifetime(LIMITS, 0.3))
+    sandbox = await bench.sandbox(lifetime_s=0.3)
     execution = await sandbox.execute(["sleep", "1000"], variables={})
     async with asyncio.timeout(3):
         ended = await sandbox.wait_ended()
@@ -237,13 +186,3 @@ async def test_probing_tells_what_works(bench: Bench) -> None:
     assert {offer.name for offer in offers} == {"process"}
     assert {offer.limits for offer in offers} == {"polled"}
     assert offers == await bench.runtime.probe()
-
-
-def replace_lifetime(limits: Limits, lifetime_s: float) -> Limits:
-    return Limits(
-        cpu_millis=limits.cpu_millis,
-        memory_bytes=limits.memory_bytes,
-        disk_bytes=limits.disk_bytes,
-        processes=limits.processes,
-        lifetime_s=lifetime_s,
-    )

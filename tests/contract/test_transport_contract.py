@@ -28,8 +28,7 @@ from p2prc.transport.port import READ_SIZE_BYTES, Channel, Connection, Stream
 @pytest.fixture(params=["memory", "iroh", "iroh-slow"])
 async def net(request: pytest.FixtureRequest) -> AsyncIterator[Harness]:
     opened_harness = harness(request.param)
-    async with asyncio.timeout(90):
-        yield opened_harness
+    yield opened_harness
     await opened_harness.close()
 
 
@@ -321,7 +320,7 @@ async def test_a_cancelled_read_loses_nothing(pair: Pair) -> None:
         await pair.ours.finish()
 
     received = b""
-    async with asyncio.TaskGroup() as group:
+    async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as group:
         group.create_task(write())
         while len(received) < len(content):
             reading = asyncio.create_task(pair.theirs.read(rng.randrange(1, 900)))

@@ -25,6 +25,7 @@ _RESET_SIGNALS = (2, 13, 25)
 
 def main() -> None:
     """Serve until the supervisor closes the socket."""
+    os.set_inheritable(int(sys.argv[1]), False)
     channel = _socket.socket(fileno=int(sys.argv[1]))
     null = os.open("/dev/null", os.O_RDWR)
     for number in (0, *_FDS):

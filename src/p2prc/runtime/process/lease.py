@@ -65,7 +65,7 @@ class Supervisor:
         self._end: tuple[str, str] | None = None
         self._look_at = self._look_at_disk_at = float("inf")
         self._look_when_idle_at = time.monotonic() + _LOOK_WHEN_IDLE_S
-        self._used_before_s = self._percent = 0.0
+        self._used_before_s = self._used_when_killed_s = self._percent = 0.0
         self._sample = (time.monotonic(), 0.0)
         self._memory = self._peak = self._command_peak = self._disk = self._hidden_memory = 0
 
@@ -140,6 +140,7 @@ class Supervisor:
         self._look_at, self._look_at_disk_at = now + _LOOK_S, now + _LOOK_AT_DISK_S
         self._look_when_idle_at = float("inf")
         self._command_peak = self._hidden_memory = 0
+        self._used_when_killed_s = 0.0
         variables = self._base_variables() | request.variables
         try:
             self._place.run(request, fds[0], fds[1], variables)
@@ -163,8 +164,14 @@ class Supervisor:
         """Kill the command that runs, for a reason; the first reason counts."""
         if not self._cause[0]:
             self._cause = (code, reason)
-        self._place.kill()
+        self._kill()
         self._look_at = time.monotonic() + _LOOK_S
+
+    def _kill(self) -> None:
+        # The kernel does not credit a killed tree's time to anyone, so it is read before.
+        if self._running is not None:
+            self._used_when_killed_s = max(self._used_when_killed_s, self._place.cpu_s())
+        self._place.kill()
 
     def _settle(self) -> None:
         """Report the command once it and all it started are gone."""
@@ -178,7 +185,8 @@ class Supervisor:
         now = time.monotonic()
         self._look_at = float("inf")
         self._look_when_idle_at = now + _LOOK_WHEN_IDLE_S
-        self._used_before_s += finished.cpu_s
+        used_s = max(finished.cpu_s, self._used_when_killed_s)
+        self._used_before_s += used_s
         self._sample = (now, self._used_before_s)
         self._memory, self._percent = 0, 0.0
         peak = max(self._command_peak, finished.memory_peak_bytes)
@@ -190,8 +198,8 @@ class Supervisor:
             None if code else status,
             code,
             reason,
-            finished.cpu_s,
-            round(100 * finished.cpu_s / duration_s, 1),
+            used_s,
+            round(100 * used_s / duration_s, 1),
             peak,
             self._disk,
         )
@@ -199,9 +207,10 @@ class Supervisor:
 
     def _verdict(self, finished: Finished, request: Execute) -> tuple[str, str]:
         """Say in our words why the command did not end by itself, or nothing."""
+        excess = self._disk_excess()
         if self._cause[0]:
             return self._cause
-        if excess := self._disk_excess():
+        if excess:
             return "limit-exceeded", excess
         if finished.status is None:
             return _why_not_started(finished.errno, request.argv[0])
@@ -307,7 +316,7 @@ class Supervisor:
         deadline = time.monotonic() + _LAST_KILL_S
         if self._end is not None and not self._cause[0]:
             self._cause = (self._end[0], self._end[1] or "the lease was ended")
-        self._place.kill()
+        self._kill()
         while self._place.processes() and time.monotonic() < deadline:
             self._settle()
             select.select([], [], [], 0.001)

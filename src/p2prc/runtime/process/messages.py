@@ -186,18 +186,26 @@ def send(channel: socket.socket, message: Message, fds: tuple[int, ...] = ()) ->
 
 def receive(channel: socket.socket) -> tuple[Message, list[int]] | None:
     """Return the next message and its descriptors, or None when the other end is gone."""
-    room = socket.CMSG_SPACE(_FDS_LIMIT * 4)
-    content, ancillary, _, _ = channel.recvmsg(PACKET_LIMIT_BYTES, room, socket.MSG_CMSG_CLOEXEC)
+    content, received = receive_packet(channel)
     if not content:
         return None
+    if content == _IN_MEMORY_FILE:
+        content = _read_memory_file(received.pop(0))
+    return _decode(content), received
+
+
+def receive_packet(channel: socket.socket) -> tuple[bytes, list[int]]:
+    """Return the next packet and its descriptors, which no command of ours inherits.
+
+    `socket.recv_fds` does not take flags, whatever its signature says.
+    """
+    room = socket.CMSG_SPACE(_FDS_LIMIT * 4)
+    content, ancillary, _, _ = channel.recvmsg(PACKET_LIMIT_BYTES, room, socket.MSG_CMSG_CLOEXEC)
     fds = array.array("i")
     for level, kind, payload in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
-    received = list(fds)
-    if content == _IN_MEMORY_FILE:
-        content = _read_memory_file(received.pop(0))
-    return _decode(content), received
+    return content, list(fds)
 
 
 def _send_packet(channel: socket.socket, content: bytes, fds: tuple[int, ...]) -> None:

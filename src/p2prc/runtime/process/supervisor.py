@@ -22,6 +22,7 @@ import sys
 sys.path.append(os.path.dirname(os.path.abspath(__file__)).removesuffix("/p2prc/runtime/process"))
 
 from p2prc.runtime.process import bubblewrap, kernel, serving, watch
+from p2prc.runtime.process.messages import receive_packet
 
 _LAST_WAIT_MS = 10_000
 
@@ -70,7 +71,7 @@ def _nurse(control: socket.socket, wake: int) -> socket.socket | None:
                 os.read(wake, 4096)
                 _reap(supervisors)
                 continue
-            _, fds, _, _ = socket.recv_fds(control, 1, 1)
+            _, fds = receive_packet(control)
             if not fds:
                 is_closing = True
                 poll.unregister(control.fileno())

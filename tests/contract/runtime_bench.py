@@ -1,0 +1,104 @@
+"""A runtime of any kind with sandboxes to try, for the tests of runtimes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from p2prc.model.identity import LeaseId
+from p2prc.model.resources import MEBIBYTE, Limits
+from p2prc.runtime.fake import FakeRuntime
+from p2prc.runtime.port import Execution, Exit, Runtime, Sandbox, SandboxSpec
+from p2prc.runtime.process.adapter import ProcessRuntime
+from p2prc.runtime.process.assets import find_bubblewrap
+
+LIMITS = Limits(memory_bytes=512 * MEBIBYTE, disk_bytes=64 * MEBIBYTE, processes=64, lifetime_s=60)
+WALLED = ("shared", "isolated")
+REAL = (*WALLED, "bare")
+
+
+@dataclass
+class Bench:
+    """A runtime of one kind, and the sandboxes it makes."""
+
+    runtime: Runtime
+    folder: Path
+    variant: str
+    made: int = 0
+
+    def spec(self, limits: Limits = LIMITS, *, environment: Path | None = None) -> SandboxSpec:
+        self.made += 1
+        return SandboxSpec(
+            LeaseId(f"{self.made:020x}"),
+            self.folder / f"lease-{self.made}",
+            limits,
+            "none" if self.variant == "bare" else "userns",
+            environment=environment,
+            is_isolated=self.variant == "isolated",
+        )
+
+    async def sandbox(self, *, environment: Path | None = None, **limits: int | float) -> Sandbox:
+        wanted = msgspec.structs.replace(LIMITS, **limits)
+        return await self.runtime.create(self.spec(wanted, environment=environment))
+
+
+@asynccontextmanager
+async def open_bench(
+    variant: str, folder: Path, *, core_count: int | None = None
+) -> AsyncIterator[Bench]:
+    if variant in WALLED and not find_bubblewrap():
+        pytest.skip("bubblewrap is not installed")
+    home = folder / "home"
+    runtime: Runtime = (
+        FakeRuntime() if variant == "fake" else ProcessRuntime(home, core_count=core_count)
+    )
+    yield Bench(runtime, folder / "leases", variant)
+    async with asyncio.timeout(20):
+        await runtime.close()
+
+
+async def finish(execution: Execution) -> tuple[Exit, bytes, bytes]:
+    """Read all output and wait for the end."""
+    printed = {1: b"", 2: b""}
+    async for chunk in execution.output():
+        printed[chunk.channel] += chunk.content
+    return await execution.wait(), printed[1], printed[2]
+
+
+async def run(
+    sandbox: Sandbox, argv: Sequence[str], timeout_s: float | None = None, **variables: str
+) -> tuple[Exit, bytes, bytes]:
+    return await finish(await sandbox.execute(argv, variables=variables, timeout_s=timeout_s))
+
+
+async def python(sandbox: Sandbox, program: str, timeout_s: float = 20) -> tuple[Exit, str]:
+    """Run a Python program inside; return how it ended and all that it printed."""
+    result, out, err = await run(sandbox, ["python", "-c", program], timeout_s)
+    return result, (out + err).decode()
+
+
+async def first_output(execution: Execution) -> str:
+    """Return the first thing that a command prints; it goes on running."""
+    async for chunk in execution.output():
+        return chunk.content.decode()
+    return ""
+
+
+def processes_with(mark: str) -> list[int]:
+    """Return the pids of all processes that have the mark among their words."""
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            try:
+                words = (process / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if mark.encode() in words:
+                found.append(int(process.name))
+    return found
