@@ -226,7 +226,7 @@ def test_what_follows_the_command_is_the_commands(
     assert call("run", *arguments)[0] == 0
     [request] = fake.asked
     assert isinstance(request, schema.RunRequest)
-    assert (request.target, request.argv) == (target, argv)
+    assert (request.target, request.argv, request.to) == (target, argv, str(Path.cwd()))
 
 
 def test_run_asks_for_what_was_typed(

@@ -112,7 +112,14 @@ def specs_command(invocation: Invocation, /, *, node: str) -> None:
 
 @command("ping")
 @click.argument("node")
-@click.option("--count", type=click.IntRange(1, 100), default=5, show_default=True, metavar="N")
+@click.option(
+    "--count",
+    type=click.IntRange(1, 100),
+    default=5,
+    show_default=True,
+    metavar="N",
+    help="How many round trips.",
+)
 @click.pass_obj
 def ping_command(invocation: Invocation, /, *, node: str, count: int) -> None:
     """Measure the way to a node: round trips, and the path they take."""
@@ -146,7 +153,11 @@ def _node_cells(node: NodeRow) -> tuple[str, ...]:
 
 
 def _runtimes(runtimes: list[RuntimeTier]) -> str:
-    return ",".join(f"{runtime.name}:{runtime.tier}" for runtime in runtimes)
+    """Return each runtime with the best of its tiers, which comes first."""
+    best: dict[str, str] = {}
+    for runtime in runtimes:
+        best.setdefault(runtime.name, runtime.tier)
+    return ",".join(f"{name}:{tier}" for name, tier in best.items())
 
 
 def _specs_text(specs: SpecsOfNode) -> str:

@@ -20,7 +20,7 @@ from p2prc.cli.values import SIZE
 @click.option("--name", metavar="NAME", help="What people call this node.")
 @click.option("--listen", metavar="HOST:PORT", help="Else port 8088 if it is free.")
 @click.option("--public", metavar="HOST[:PORT]", help="The address others reach.")
-@click.option("--relay", metavar="auto|none|URL")
+@click.option("--relay", metavar="auto|none|URL", help="How peers that cannot reach us do.")
 @click.option("--join", "ticket", default="", metavar="TICKET", help="Join this network first.")
 @click.option("--no-lend", is_flag=True, help="Use the network, lend nothing to it.")
 @click.option(
@@ -31,7 +31,9 @@ from p2prc.cli.values import SIZE
 )
 @click.option("--memory", type=SIZE, metavar="SIZE", help="Lend at most this memory.")
 @click.option("--disk", type=SIZE, metavar="SIZE", help="Lend at most this disk.")
-@click.option("--runtime", type=click.Choice(["auto", "docker", "process"]))
+@click.option(
+    "--runtime", type=click.Choice(["auto", "docker", "process"]), help="What others' work runs in."
+)
 @click.pass_obj
 def up_command(invocation: Invocation, /, *, detach: bool, ticket: str, **options: Any) -> None:
     """Start this machine's node.
@@ -135,13 +137,14 @@ def _lending_lines(lending: Lending | None) -> list[str]:
         return ["lends nothing: start without `--no-lend` to lend"]
     if not lending.runtimes:
         return ["lends nothing: no runtime works here (install bubblewrap)"]
-    lines = [f"lends to {plain(lending.to)}: {_amounts(lending)}"]
+    runtimes = ", ".join(f"{each.name} ({each.tier})" for each in lending.runtimes)
+    lines = [f"lends to {plain(lending.to)}: {_amounts(lending)}", f"runs their work by {runtimes}"]
     if lending.paused:
         return [*lines, "lending is paused: `p2prc resume`"]
     return [
         *lines,
-        "lend less: `p2prc up --cpus N --memory SIZE --disk SIZE`; nothing: `p2prc pause`",
-        "see who uses it: `p2prc leases`; end it: `p2prc kill`",
+        "lend less: `p2prc up --cpus N --memory SIZE --disk SIZE`, or `p2prc pause`",
+        "see who uses it: `p2prc leases`; end that: `p2prc kill`",
     ]
 
 
@@ -154,8 +157,7 @@ def _amounts(lending: Lending) -> str:
     if lending.gpus:
         parts.append(counted(lending.gpus, "GPU"))
     parts.append("no network" if lending.network == "none" else f"network {lending.network}")
-    runtimes = ", ".join(f"{each.name} ({each.tier})" for each in lending.runtimes)
-    return f"{', '.join(parts)}; runs work by {runtimes}"
+    return ", ".join(parts)
 
 
 def _described(status: Status) -> str:

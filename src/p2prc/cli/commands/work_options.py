@@ -39,7 +39,7 @@ class WorkOptions:
             "requirements": list(self.requirements),
             "inputs": existing_paths(self.inputs),
             "outputs": list(self.outputs),
-            "to": absolute(self.to or ".") if self.outputs or self.to else None,
+            "to": absolute(self.to or "."),
             "variables": variables(self.env),
             "runtime": self.runtime,
             "cpus": self.cpus,
@@ -68,13 +68,32 @@ _OPTIONS = [
         metavar="PKG",
         help="Have a Python package there, like `numpy>=2`.",
     ),
-    click.option("--cpus", type=click.FloatRange(min=0, min_open=True), metavar="N"),
-    click.option("--memory", type=SIZE, metavar="SIZE"),
-    click.option("--disk", type=SIZE, metavar="SIZE"),
-    click.option("--gpus", type=click.IntRange(min=0), default=0, metavar="N"),
-    click.option("--timeout", type=DURATION, metavar="DURATION", help="Stop the command after."),
-    click.option("--lifetime", type=DURATION, metavar="DURATION", help="End the lease after."),
-    click.option("--runtime", type=click.Choice(["auto", "docker", "process"]), default="auto"),
+    click.option(
+        "--cpus",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="N",
+        help="Cores that it needs; else 1.",
+    ),
+    click.option("--memory", type=SIZE, metavar="SIZE", help="Memory that it needs; else 1G."),
+    click.option("--disk", type=SIZE, metavar="SIZE", help="Disk that it needs; else 4G."),
+    click.option(
+        "--gpus", type=click.IntRange(min=0), default=0, metavar="N", help="GPUs that it needs."
+    ),
+    click.option(
+        "--timeout", type=DURATION, metavar="DURATION", help="Stop the command after this."
+    ),
+    click.option(
+        "--lifetime",
+        type=DURATION,
+        metavar="DURATION",
+        help="Give the place back after this, whatever runs; else 2h.",
+    ),
+    click.option(
+        "--runtime",
+        type=click.Choice(["auto", "docker", "process"]),
+        default="auto",
+        help="What it runs in.",
+    ),
     click.option("--name", default="", metavar="NAME", help="A name for people."),
 ]
 
