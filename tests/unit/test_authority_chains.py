@@ -125,6 +125,9 @@ def test_a_chain_of_another_network_admits_nobody_here() -> None:
     with pytest.raises(NotMember):
         verify_chain(foreign, network=NETWORK)
     assert verify_chain(foreign, network=node_of(ALICE)).node == node_of(ALICE)
+    # What was found to be good there, and is remembered, is still not good here.
+    with pytest.raises(NotMember):
+        verify_chain(foreign, network=NETWORK)
 
 
 def test_an_admission_to_another_network_is_no_admission_here() -> None:
@@ -158,9 +161,11 @@ def test_extra_datalog_is_refused(extra: str) -> None:
 
 
 def test_facts_out_of_order_are_refused() -> None:
-    source = f'member("{node_of(CAROL)}"); network("{NETWORK}");'
-    with pytest.raises(NotMember):
-        verify_chain(append_block(chain_of(ALICE), ALICE, source), network=NETWORK)
+    swapped = f'member("{node_of(CAROL)}"); network("{NETWORK}");'
+    unsorted = admission(CAROL, "lend", "invite")
+    for source in (swapped, unsorted):
+        with pytest.raises(NotMember, match=r"writes|order"):
+            verify_chain(append_block(chain_of(ALICE), ALICE, source), network=NETWORK)
 
 
 def test_an_oversized_chain_is_refused_before_it_is_read() -> None:

@@ -194,6 +194,18 @@ def test_an_old_record_replayed_changes_nothing() -> None:
     assert anna.refusals == {"old": 1}
 
 
+def test_news_is_passed_on_at_once_but_not_a_whole_table() -> None:
+    anna = knowing(record(BERT))
+    for peer in (CARL, DORA):
+        anna.handle(PeerConnected(peer), 0.0)
+    news = record(IDS[4])
+    effects = anna.handle(told(BERT, news), 0.01)
+    passed_on = [send for send in sends(effects) if isinstance(send.message, Delta)]
+    assert passed_on == [Send(peer, Delta((news.envelope,))) for peer in (CARL, DORA)]
+    effects = anna.handle(told(BERT, *(record(node) for node in IDS[5:])), 0.02)
+    assert not any(isinstance(send.message, Delta) for send in sends(effects))
+
+
 def test_a_record_that_we_hold_is_not_news() -> None:
     anna = knowing(record(BERT), record(CARL))
     assert anna.handle(told(BERT, record(CARL)), 0.1) == []
@@ -313,6 +325,15 @@ def test_a_newer_heartbeat_brings_a_dead_node_back() -> None:
     assert NodeChanged(CARL) in effects
 
 
+def test_a_restarted_node_counts_its_heartbeats_anew() -> None:
+    anna = knowing(record(BERT), record(CARL))
+    anna.handle(said(BERT, DigestEntry(CARL, 1, 500)), 0.1)
+    anna.handle(told(BERT, record(CARL, 2)), 0.2)
+    for second in range(1, 60):
+        anna.handle(said(BERT, DigestEntry(CARL, 2, second)), second)
+    assert anna.state_of(CARL) is NodeState.ALIVE
+
+
 def test_silence_by_hearsay_is_death_in_the_end() -> None:
     anna = knowing(record(BERT), record(CARL))
     for second in range(1, 20):
@@ -351,6 +372,37 @@ def test_who_says_that_it_leaves_has_left_and_is_not_missed() -> None:
     assert anna.state_of(CARL) is NodeState.LEFT
     anna.handle(told(BERT, record(CARL, 3)), 61.0)
     assert anna.state_of(CARL) is NodeState.ALIVE
+
+
+def test_nothing_more_is_said_of_who_has_left() -> None:
+    anna = knowing(record(BERT), record(CARL, 2, has_left=True))
+    for entry in (DigestEntry(CARL, 2, 0, is_suspect=True), DigestEntry(CARL, 2, 9)):
+        effects = anna.handle(said(BERT, entry, is_reply=False), 0.1)
+        assert entries_about(CARL, effects) == []
+
+
+def test_many_doubts_at_once_are_answered_once() -> None:
+    anna = knowing(record(BERT), record(CARL))
+    anna.handle(PeerConnected(CARL), 0.0)
+    to_carl = [
+        send
+        for doubt in range(20)
+        for send in sends(
+            anna.handle(said(BERT, DigestEntry(ANNA, 1, doubt, is_suspect=True)), 0.05)
+        )
+        if send.peer == CARL
+    ]
+    assert len(to_carl) == 1
+
+
+def test_one_peers_doubts_are_passed_on_with_measure() -> None:
+    config = MembershipConfig(doubts_burst=5)
+    anna = knowing(record(BERT), *(record(node) for node in IDS[2:]), config=config)
+    doubts = [DigestEntry(node, 1, 1, is_suspect=True) for node in IDS[2:]]
+    anna.handle(said(BERT, *doubts), 0.05)
+    states = [view.state for view in anna.nodes(0.05)]
+    assert states.count(NodeState.SUSPECT) == 5
+    assert anna.refusals["too-many"] == len(doubts) - 5
 
 
 def test_who_is_doubted_says_that_it_is_here() -> None:
@@ -431,6 +483,17 @@ def test_a_greedy_peer_gets_no_more_than_its_share() -> None:
         sent += sum(len(encode(send.message)) for send in sends(effects) if send.peer == BERT)
     assert sent < 1.2 * (config.answer_burst_bytes + 6 * config.answer_bytes_per_s)
     assert anna.refusals["too-many"] > 0
+
+
+def test_a_peer_that_can_have_little_at_once_gets_everything_in_the_end() -> None:
+    config = MembershipConfig(answer_burst_bytes=2_000, answer_bytes_per_s=2_000, silence_s=1e6)
+    anna = knowing(*many(), config=config)
+    received = set()
+    for second in range(1, 300):
+        for send in sends(anna.handle(said(BERT, is_reply=False), second)):
+            if isinstance(send.message, Delta):
+                received |= {envelope.author.hex() for envelope in send.message.records}
+    assert received == set(IDS)
 
 
 def test_a_flood_of_forged_records_is_not_even_checked() -> None:

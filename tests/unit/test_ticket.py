@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from typing import Any
 
@@ -18,6 +19,7 @@ from p2prc.authority import (
     read_ticket,
     write_ticket,
 )
+from p2prc.authority.ticket_bytes import pack_ticket
 from p2prc.errors import (
     NotMember,
     RightMissing,
@@ -29,7 +31,7 @@ from p2prc.errors import (
 )
 from p2prc.model.identity import NodeId
 from p2prc.model.ticket import TICKET_LIMIT_CHARACTERS, Bootstrap, Ticket
-from p2prc.wire.signed import public_key_of
+from p2prc.wire.signed import public_key_of, sign
 
 FOUNDER, ALICE, BOB, CAROL = (bytes([number]) * 32 for number in range(1, 5))
 
@@ -121,7 +123,7 @@ def test_a_ticket_cut_short_is_invalid(length: int) -> None:
 
 @given(st.integers(6, 10**6), st.sampled_from("abcdefghijklmnopqrstuvwxyz0123456789"))
 def test_a_changed_character_makes_it_invalid(position: int, letter: str) -> None:
-    text = write_ticket(PLAIN, secret=FOUNDER)
+    text = TEXTS[position % len(TEXTS)]
     position = 6 + position % (len(text) - 6)
     changed = text[:position] + letter + text[position + 1 :]
     if changed == text:
@@ -196,6 +198,37 @@ def test_a_ticket_by_a_stranger_admits_nobody() -> None:
         with pytest.raises(NotMember):
             check_ticket(FULL, network=NETWORK, issuer=issuer, now=0)
 
+
+def test_every_last_character_counts() -> None:
+    # Base32 of most lengths has bits to spare in its last character.
+    for text in TEXTS:
+        for letter in set("abcdefghijklmnopqrstuvwxyz234567") - {text[-1]}:
+            with pytest.raises(TicketInvalid):
+                read_ticket(text[:-1] + letter)
+
+
+@pytest.mark.parametrize("extra", [b"\0", b"more"])
+def test_well_signed_bytes_that_say_more_than_a_ticket_are_invalid(extra: bytes) -> None:
+    payload = pack_ticket(PLAIN) + extra
+    body = payload + sign(FOUNDER, "p2prc ticket 1", payload).signature
+    text = "p2prc1" + base64.b32encode(body).decode().rstrip("=").lower()
+    with pytest.raises(TicketInvalid):
+        read_ticket(text)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["192.0.2.1:080", "[2001:DB8::1]:1", "[2001:db8:0:0::1]:1", "192.0.2.1:65536", "::1:80", "a"],
+)
+def test_an_address_stays_as_it_was_written(address: str) -> None:
+    ticket = ticket_with(addresses=(address,))
+    assert read_ticket(write_ticket(ticket, secret=ALICE)).addresses == (address,)
+
+
+TEXTS = [
+    write_ticket(msgspec.structs.replace(PLAIN, addresses=("a" * length + ":1",)), secret=FOUNDER)
+    for length in range(5)
+]
 
 _hosts = st.one_of(
     st.ip_addresses(v=4).map(str),

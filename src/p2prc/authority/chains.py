@@ -111,8 +111,6 @@ def admit(chain: bytes, *, network: NodeId, secret: bytes, joiner: NodeId, right
         raise NotMember("the chain names another key than the one that would admit")
     if not member.rights.may_invite:
         raise RightMissing("this member may not invite")
-    if not rights.names <= member.rights.names:
-        raise RightMissing("a member cannot give a right that it does not have")
     if member.depth >= ADMISSIONS_LIMIT:
         raise RightMissing(
             f"this member is {ADMISSIONS_LIMIT} admissions away from the founder",

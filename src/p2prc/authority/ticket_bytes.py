@@ -144,8 +144,6 @@ class _Reader:
         head = self.number(1)
         node = network if head & _FOUNDER_BIT else self.node()
         count = head & ~_FOUNDER_BIT
-        if count > 2:
-            raise TicketInvalid("the ticket is cut short or was changed")
         return Bootstrap(node=node, addresses=tuple(self.address() for _ in range(count)))
 
     def _text(self, size_bytes: int) -> str:
