@@ -376,7 +376,8 @@ def test_who_says_that_it_leaves_has_left_and_is_not_missed() -> None:
 
 def test_nothing_more_is_said_of_who_has_left() -> None:
     anna = knowing(record(BERT), record(CARL, 2, has_left=True))
-    for entry in (DigestEntry(CARL, 2, 0, is_suspect=True), DigestEntry(CARL, 2, 9)):
+    for heartbeat, is_suspect in ((0, True), (9, True), (0, False), (9, False)):
+        entry = DigestEntry(CARL, 2, heartbeat, is_suspect)
         effects = anna.handle(said(BERT, entry, is_reply=False), 0.1)
         assert entries_about(CARL, effects) == []
 
