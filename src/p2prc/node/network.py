@@ -47,6 +47,8 @@ from p2prc.wire.signed import Envelope
 PUBLISH_DELAY_S = 0.25
 """Changes of free capacity are gathered this long before our record is signed anew."""
 SAVE_DELAY_S = 5.0
+SAVE_NEWCOMER_DELAY_S = 0.1
+"""Soon, unlike news of a known node: who restarts finds the network by the addresses it kept."""
 ADDRESSES_IN_TICKET = 4
 HEARSAY_PATIENCE_S = 5.0
 
@@ -108,6 +110,7 @@ class Network:
         self._publishing: asyncio.TimerHandle | None = None
         self._saving: asyncio.TimerHandle | None = None
         self._unsaved: set[NodeId] = set()
+        self._kept: set[NodeId] = set()
         self._news = asyncio.Event()
 
     # -- where we stand --
@@ -252,6 +255,8 @@ class Network:
         addresses = dict(ticket.bootstraps)[host]
         await self._links.reach_at(host, addresses)
         await self._hear_of(host)
+        # Whoever reads "joined" may pull the plug: a restart must find the others again.
+        self._save()
         return self.standing
 
     async def _ask_in(self, ticket: Ticket, text: str) -> tuple[NodeId, bytes]:
@@ -295,6 +300,7 @@ class Network:
             self._gossip.stop()
         await self._links.leave_all(farewell=False)
         self._state.forget_records([stored.node for stored in self._state.records()])
+        self._kept.clear()
         self._enter(standing)
 
     def _enter(self, standing: Standing) -> None:
@@ -328,12 +334,21 @@ class Network:
     def _node_changed(self, node: NodeId) -> None:
         self._news.set()
         self._unsaved.add(node)
-        if self._saving is None:
-            self._saving = asyncio.get_running_loop().call_later(SAVE_DELAY_S, self._save)
+        self._save_within(SAVE_DELAY_S if node in self._kept else SAVE_NEWCOMER_DELAY_S)
         self._changed(node)
 
+    def _save_within(self, delay_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        if self._saving is not None:
+            if self._saving.when() <= loop.time() + delay_s:
+                return
+            self._saving.cancel()
+        self._saving = loop.call_later(delay_s, self._save)
+
     def _save(self) -> None:
-        self._saving = None
+        if self._saving is not None:
+            self._saving.cancel()
+            self._saving = None
         changed, self._unsaved = self._unsaved, set()
         kept = []
         for node in sorted(changed):
@@ -343,7 +358,10 @@ class Network:
         try:
             self._state.save_records(kept)
         except P2prcError as error:
+            self._unsaved |= changed
             log.warning("the table of nodes was not saved", extra={"reason": error.message})
+        else:
+            self._kept |= changed
 
     def _stored_records(self) -> list[SignedRecord]:
         found = []
