@@ -28,6 +28,9 @@ class FakeNode:
     """Answers with fixed values, keeps what it was asked, and fails when told to."""
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
         self.asked: list[object] = []
         self.error: P2prcError | None = None
         self.run_events: list[schema.RunEvent] = []

@@ -36,15 +36,24 @@ RUN = {"target": "any", "argv": ["true"]}
 ENDED = schema.RunEnded(exit=0, node=PEER, lease="a" * 20)
 
 
-@pytest.fixture
-def fake() -> FakeNode:
-    return FakeNode()
+@pytest.fixture(scope="module")
+def served_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FakeNode, Path]]:
+    """One server for all tests of the module: starting one takes longer than a test."""
+    node, folder = FakeNode(), tmp_path_factory.mktemp("home")
+    with served(node, folder):
+        yield node, folder
 
 
 @pytest.fixture
-def home(fake: FakeNode, tmp_path: Path) -> Iterator[Path]:
-    with served(fake, tmp_path):
-        yield tmp_path
+def fake(served_node: tuple[FakeNode, Path]) -> FakeNode:
+    """The served node as if it were new."""
+    served_node[0].reset()
+    return served_node[0]
+
+
+@pytest.fixture
+def home(served_node: tuple[FakeNode, Path], fake: FakeNode) -> Path:
+    return served_node[1]
 
 
 @pytest.fixture

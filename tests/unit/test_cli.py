@@ -24,17 +24,24 @@ Call = Callable[..., Answer]
 STARTED = schema.RunStarted(node=PEER, lease=LEASE, node_name="beta")
 
 
-@pytest.fixture
-def fake() -> FakeNode:
-    return FakeNode()
+@pytest.fixture(scope="module")
+def served_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FakeNode, Path]]:
+    """One server for all tests of the module: starting one takes longer than a test."""
+    node, folder = FakeNode(), tmp_path_factory.mktemp("home")
+    with served(node, folder):
+        yield node, folder
 
 
 @pytest.fixture
-def home(fake: FakeNode, tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "home"
-    folder.mkdir()
-    with served(fake, folder):
-        yield folder
+def fake(served_node: tuple[FakeNode, Path]) -> FakeNode:
+    """The served node as if it were new."""
+    served_node[0].reset()
+    return served_node[0]
+
+
+@pytest.fixture
+def home(served_node: tuple[FakeNode, Path], fake: FakeNode) -> Path:
+    return served_node[1]
 
 
 @pytest.fixture
@@ -419,7 +426,7 @@ def test_ctrl_c_in_watch_leaves_the_job_running_and_says_so(
     monkeypatch.setattr("p2prc.cli.render.progress.Lines.show", interrupted)
     status, _, told = call("watch", JOB)
     assert status == 130
-    assert f"the job goes on; follow it: `p2prc watch {JOB}`" in told
+    assert f"the job goes on\nfollow it: `p2prc watch {JOB}`" in told
     assert ("cancel", JOB) not in fake.asked
 
 

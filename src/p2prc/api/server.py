@@ -54,8 +54,11 @@ class _Routes:
         self._add_network()
         self._add_work()
         self._add_owner()
-        document = describe(self._app, self._operations)
-        self._app.add_api_route("/openapi.json", _constant(document), include_in_schema=False)
+        self._app.add_api_route("/openapi.json", self._describe, include_in_schema=False)
+
+    async def _describe(self) -> Response:
+        # Made when asked for: it takes longer than all other steps of a node's start.
+        return _json(describe(self._app, self._operations))
 
     def _add(
         self,
@@ -240,15 +243,6 @@ async def _body(request: Request, kind: type[_Body]) -> _Body:
 
 def _json(answer: object, status: int = 200) -> Response:
     return Response(msgspec.json.encode(answer), status, media_type="application/json")
-
-
-def _constant(document: object) -> _Endpoint:
-    encoded = _json(document)
-
-    async def openapi() -> Response:
-        return encoded
-
-    return openapi
 
 
 async def _answer_error(_request: Request, error: Exception) -> Response:

@@ -23,7 +23,8 @@ def follow(client: ControlClient, job: str, *, as_json: bool) -> None:
     try:
         ended = _shown_to_end(client, job)
     except KeyboardInterrupt:
-        note(f"the job goes on; follow it: `p2prc watch {job}`, stop it: `p2prc cancel {job}`")
+        note("the job goes on")
+        note(f"follow it: `p2prc watch {job}`; stop it: `p2prc cancel {job}`")
         raise click.exceptions.Exit(INTERRUPTED_STATUS) from None
     if as_json:
         write_json(ended)

@@ -10,6 +10,7 @@ from p2prc.cli.render.text import (
     pairs,
     plain,
     plain_lines,
+    shortened,
     since,
     size,
     table,
@@ -17,6 +18,7 @@ from p2prc.cli.render.text import (
 
 FAILURES_SHOWN = 5
 LOG_LINES_SHOWN = 10
+NAME_WIDTH = 28
 
 
 def jobs_table(jobs: list[JobRow]) -> str:
@@ -28,7 +30,7 @@ def jobs_table(jobs: list[JobRow]) -> str:
 def _job_cells(job: JobRow) -> tuple[str, ...]:
     return (
         job.id[:10],
-        job.name,
+        shortened(job.name, NAME_WIDTH),
         job.state,
         f"{job.tasks.succeeded}/{job.tasks.total}",
         str(job.tasks.failed),

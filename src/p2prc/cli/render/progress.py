@@ -71,7 +71,7 @@ def facts(progress: JobProgress) -> list[str]:
         found.append(f"{tasks.failed} failed")
     if progress.rate_per_s:
         found.append(_rate(progress.rate_per_s))
-    if progress.eta_s is not None:
+    if progress.eta_s:
         found.append(f"{duration(progress.eta_s)} left")
     if progress.blocked:
         found.append(f"waits: {plain(progress.blocked)}")

@@ -24,6 +24,11 @@ def plain_lines(text: str) -> list[str]:
     return [plain(line) for line in text.expandtabs().splitlines()]
 
 
+def shortened(text: str, width: int) -> str:
+    """Return the text, its end cut when it is longer."""
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
 def size(amount: int) -> str:
     """Return bytes as `1.5 GiB`."""
     value = float(amount)
@@ -105,5 +110,4 @@ def _padded(row: Sequence[str], widths: Sequence[int]) -> list[str]:
 def _cut(line: str) -> str:
     if not sys.stdout.isatty():
         return line
-    width = shutil.get_terminal_size().columns
-    return line if len(line) <= width else line[: width - 1] + "…"
+    return shortened(line, shutil.get_terminal_size().columns)
