@@ -26,7 +26,7 @@ def settled_after_s(report: Report, name: str) -> list[float]:
     ]
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_a_hundred_joining_nodes_all_know_all(seed: int) -> None:
     report = run_scenario(load_scenario("join"), seed)
     # A lost dial is tried again after three seconds, and may be lost again.
