@@ -29,7 +29,7 @@ def say(**fields):
 open(home + "/given", "w").write(json.dumps([sys.argv[1:], os.getpid(), os.getsid(0)]))
 """
 LIVE = "signal.sigwait([signal.SIGTERM])\n"
-READY = 'say(ok=True)\nos.close(descriptor)\nprint("a line of the log", flush=True)\n'
+READY = 'print("a line of the log", flush=True)\nsay(ok=True)\nos.close(descriptor)\n'
 
 
 @pytest.fixture
