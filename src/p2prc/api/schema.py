@@ -54,7 +54,11 @@ class Lending(Answer, frozen=True):
 
 
 class Status(Answer, frozen=True):
-    """This node. `state` is starting, running, paused or stopping."""
+    """This node. `state` is starting, running, paused or stopping.
+
+    `refusals` counts what was refused to whom, by an error's code; `notices` is what a person
+    should know about this start.
+    """
 
     id: str
     name: str
@@ -70,6 +74,8 @@ class Status(Answer, frozen=True):
     home: str = ""
     members: int = 1
     lending: Lending | None = None
+    refusals: dict[str, int] = {}
+    notices: list[str] = []
 
 
 class InviteRequest(Request, frozen=True):

@@ -150,7 +150,9 @@ async def _open(
         rng=SystemRandom(),
     )
     node = await stack.enter_async_context(open_node(secret, description, policy, adapters))
-    return DaemonService(node, settings, home, shut_down=stop.set)
+    # The membership was in it: the node is alone now, in a network of its own.
+    notices = [f"{state.notice}; join your network again by a ticket"] if state.notice else []
+    return DaemonService(node, settings, home, shut_down=stop.set, notices=notices)
 
 
 def policy_of(settings: Settings) -> LendingPolicy:

@@ -6,7 +6,8 @@ import asyncio
 import os
 import statistics
 import time
-from collections.abc import AsyncIterator, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 from p2prc.api import schema
@@ -29,9 +30,16 @@ class DaemonService:
     """Answers for this process's node."""
 
     def __init__(
-        self, node: Node, settings: Settings, home: Home, *, shut_down: Callable[[], None]
+        self,
+        node: Node,
+        settings: Settings,
+        home: Home,
+        *,
+        shut_down: Callable[[], None],
+        notices: Sequence[str] = (),
     ) -> None:
         self._node = node
+        self._notices = tuple(notices)
         self._settings = settings
         self._home = home
         self._shut_down = shut_down
@@ -64,6 +72,8 @@ class DaemonService:
                 disk_bytes=told.lent.disk_bytes,
                 runtimes=runtimes_of(node.runtimes),
             ),
+            refusals=dict(node.links.refusals + Counter(node.network.gossip.refusals())),
+            notices=list(self._notices),
         )
 
     def _state(self) -> str:

@@ -62,6 +62,11 @@ class Link:
         """Whether the conversation is over."""
         return self._lost is not None
 
+    @property
+    def lost_by(self) -> P2prcError | None:
+        """Why the conversation is over; None while it goes on."""
+        return self._lost
+
     async def run(self) -> None:
         """Carry letters until the peer is lost or misbehaves; returns, never raises PeerError."""
         try:

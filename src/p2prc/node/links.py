@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
-from p2prc.errors import NodeUnknown, P2prcError, PeerLost, PeerUnreachable
+from p2prc.errors import NodeUnknown, P2prcError, PeerLost, PeerMisbehaved, PeerUnreachable
 from p2prc.model.identity import NodeId, short
 from p2prc.node.handshake import (
     HANDSHAKE_TIMEOUT_S,
@@ -65,7 +65,7 @@ class Links:
         self._dials: dict[NodeId, Work[Link]] = {}
         self._bulk: dict[NodeId, Work[Connection]] = {}
         self._departed: set[NodeId] = set()
-        self._handshakes = asyncio.Semaphore(HANDSHAKES_LIMIT)
+        self._guests: dict[int, Connection] = {}
         self.refusals: Counter[str] = Counter()
 
     # -- asking about links --
@@ -201,12 +201,10 @@ class Links:
     # -- being dialled --
 
     async def _welcome(self, connection: Connection) -> None:
-        if self._handshakes.locked():
-            self.refusals["too-many-handshakes"] += 1
-            await connection.close("busy")
-            return
+        await self._make_room_for_a_guest()
+        self._guests[id(connection)] = connection
         try:
-            async with self._handshakes, asyncio.timeout(HANDSHAKE_TIMEOUT_S):
+            async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
                 introduction = await receive(connection, self._board.standing(), self._board.admit)
         except (P2prcError, TimeoutError) as error:
             code = error.code if isinstance(error, P2prcError) else "silent-handshake"
@@ -214,10 +212,20 @@ class Links:
             log.info("refused a connection", extra={"peer": connection.peer, "reason": str(error)})
             await connection.close("refused")
             return
+        finally:
+            self._guests.pop(id(connection), None)
         if connection.channel is Channel.BULK:
             await self._serve_streams(connection, self._board.serve_bulk)
         else:
             self._adopt(connection, introduction)
+
+    async def _make_room_for_a_guest(self) -> None:
+        # The one that has been silent for longest goes: a member needs milliseconds to introduce
+        # itself, so that strangers who say nothing cannot keep members out.
+        while len(self._guests) >= HANDSHAKES_LIMIT:
+            guest = self._guests.pop(next(iter(self._guests)))
+            self.refusals["too-many-handshakes"] += 1
+            await guest.close("busy")
 
     def _adopt(self, connection: Connection, introduction: Introduction) -> Link:
         link = Link(connection, introduction, self._take)
@@ -235,6 +243,8 @@ class Links:
         )
         try:
             await link.run()
+            if isinstance(link.lost_by, PeerMisbehaved):
+                self.refusals[link.lost_by.code] += 1
         finally:
             streams.stop()
             links = self._links[link.peer]

@@ -123,7 +123,8 @@ def _settings(options: dict[str, Any]) -> dict[str, str]:
 
 
 def _banner(status: Status) -> str:
-    lines = [f"node {plain(status.name)} is up: {status.id}", *_lending_lines(status.lending)]
+    lines = [f"node {plain(status.name)} is up: {status.id}", *map(plain, status.notices)]
+    lines += _lending_lines(status.lending)
     lines.append("invite others: `p2prc invite`")
     if status.members > 1:
         lines.append(f"network of {counted(status.members, 'node')}: `p2prc nodes`")
@@ -178,6 +179,7 @@ def _described(status: Status) -> str:
             ("version", status.version),
             ("home", status.home),
             ("process", str(status.pid)),
+            *(("note", plain(notice)) for notice in status.notices),
         ]
     )
 
