@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 from collections.abc import Iterable, Sequence
 
 import psutil
@@ -59,9 +60,23 @@ def of_sockets(bound: Iterable[str]) -> tuple[str, ...]:
         hosts = _hosts_of_machine(host.version) if host.is_unspecified else [host]
         found.update(dict.fromkeys((each, port) for each in hosts))
     ordered = sorted(found, key=lambda address: address[0].is_loopback)
-    return tuple(
-        f"[{host}]:{port}" if host.version == 6 else f"{host}:{port}" for host, port in ordered
-    )
+    return tuple(join(str(host), port) for host, port in ordered)
+
+
+def join(host: str, port: int) -> str:
+    """Return the text of an address."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def can_bind(host: str) -> bool:
+    """Whether this machine has the address."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((host, 0))
+    except OSError:
+        return False
+    return True
 
 
 def _hosts_of_machine(version: int) -> list[_Address]:

@@ -26,7 +26,7 @@ from p2prc.transport.port import Channel, Endpoint
 
 HANDSHAKE_TIMEOUT_S = 10.0
 HANDSHAKES_LIMIT = 128
-_CLOSE_TIMEOUT_S = 3.0
+_CLOSE_TIMEOUT_S = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ async def open_iroh_endpoint(
     """
     address_text.listening_address(bind_addr)
     options = iroh.EndpointOptions(
-        preset=_OneMachine(bind_addr),
+        preset=_OnlyWhatWasAsked(bind_addr),
         bind_addr=bind_addr,
         secret_key=secret,
         alpns=[channel.value for channel in Channel],
@@ -63,41 +63,47 @@ async def open_iroh_endpoint(
     return IrohEndpoint(endpoint, calls or stream_calls())
 
 
-class _OneMachine(iroh.Preset):
-    """iroh without the services of its makers; listens on no interface that was not asked for.
+class _OnlyWhatWasAsked(iroh.Preset):
+    """iroh without the services of its makers, listening on no interface beyond the chosen one.
 
     Left alone, iroh also binds the IPv6 wildcard when told to listen on one IPv4 address.
     """
 
     def __init__(self, bind_address: str) -> None:
         host, _ = address_text.parse(bind_address)
-        self._is_wildcard = host.is_unspecified
-        self._version = host.version
+        other = "127.0.0.1" if host.version == 6 else "::1"
+        # What iroh binds by itself may fail, what it is told to bind may not: it is told only
+        # where there is such an address.
+        is_bound = not host.is_unspecified and address_text.can_bind(other)
+        self._other = address_text.join(other, 0) if is_bound else None
 
     def apply(self, builder: iroh.EndpointBuilder) -> None:
         builder.apply_minimal()
-        if not self._is_wildcard:
-            builder.bind_addr("127.0.0.1:0" if self._version == 6 else "[::1]:0")
+        if self._other is not None:
+            builder.bind_addr(self._other)
 
 
 class IrohEndpoint:
     """The adapter. Made by `open_iroh_endpoint`; whoever opened it closes it."""
 
     def __init__(self, endpoint: iroh.Endpoint, calls: StreamCalls) -> None:
-        self._endpoint = endpoint
+        self._endpoint: iroh.Endpoint | None = endpoint
         self._calls = calls
         self.node = NodeId(str(endpoint.id()))
         self._slots = asyncio.Semaphore(HANDSHAKES_LIMIT)
         self._arrived: asyncio.Queue[IrohConnection | None] = asyncio.Queue()
-        self._is_closing = False
-        self._welcoming = asyncio.create_task(self._welcome(), name="accept connections")
+        self._welcoming: asyncio.Task[None] | None = asyncio.create_task(
+            self._welcome(endpoint), name="accept connections"
+        )
 
     async def addresses(self) -> tuple[str, ...]:
-        return address_text.of_sockets(self._endpoint.bound_sockets())
+        return address_text.of_sockets(self._endpoint.bound_sockets() if self._endpoint else ())
 
     async def connect(
         self, peer: NodeId, addresses: Sequence[str], channel: Channel, *, timeout_s: float
     ) -> IrohConnection:
+        if self._endpoint is None:
+            raise PeerUnreachable(f"cannot reach {short(peer)}: this endpoint is closed")
         try:
             async with asyncio.timeout(timeout_s):
                 with errors_of_dialling(peer):
@@ -120,26 +126,27 @@ class IrohEndpoint:
         return connection
 
     async def close(self) -> None:
-        if self._is_closing:
+        endpoint, self._endpoint = self._endpoint, None
+        welcoming, self._welcoming = self._welcoming, None
+        if endpoint is None or welcoming is None:
             return
-        self._is_closing = True
-        self._welcoming.cancel()
-        await asyncio.wait({self._welcoming})
+        welcoming.cancel()
+        await asyncio.wait({welcoming})
+        # iroh drains for 3 s after a dial that nobody answered; what is left drains by itself.
+        # The port becomes free when iroh has drained and nobody holds the endpoint any more.
         with suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_TIMEOUT_S):
-                await self._endpoint.close()
+                await endpoint.close()
 
-    async def _welcome(self) -> None:
+    async def _welcome(self, endpoint: iroh.Endpoint) -> None:
         try:
             async with asyncio.TaskGroup() as handshakes:
-                while (incoming := await self._next_incoming()) is not None:
+                await self._slots.acquire()
+                while (incoming := await endpoint.accept_next()) is not None:
                     handshakes.create_task(self._shake_hands(incoming), name="handshake")
+                    await self._slots.acquire()
         finally:
             self._arrived.put_nowait(None)
-
-    async def _next_incoming(self) -> iroh.Incoming | None:
-        await self._slots.acquire()
-        return await self._endpoint.accept_next()
 
     async def _shake_hands(self, incoming: iroh.Incoming) -> None:
         try:
