@@ -21,7 +21,7 @@ from p2prc.protocol.jobs.facts import (
 from p2prc.protocol.jobs.ledger import Ledger
 from p2prc.protocol.jobs.parameters import TaskSpace, parse_over
 
-TASKS = 3
+TASKS = 2
 NODES = [NodeId(letter * 64) for letter in "ab"]
 JOB = Job(
     "frames",
@@ -40,7 +40,7 @@ JOB = Job(
 
 steps = st.integers(0, 1)
 tasks = st.integers(0, TASKS - 1)
-attempts = st.integers(0, 3)
+attempts = st.integers(0, 2)
 nodes = st.sampled_from(NODES)
 instants = st.integers(1, 50).map(float)
 facts: st.SearchStrategy[Fact] = st.one_of(

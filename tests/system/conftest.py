@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.nodes import NodeUnderTest, join_all
+from tests.system.nodes import NodeUnderTest, join_all, stop_all, up_all
 
 MakeNodes = Callable[..., list[NodeUnderTest]]
 
@@ -21,15 +21,13 @@ def make_nodes(tmp_path: Path) -> Iterator[MakeNodes]:
         names = [f"node{len(made) + number}" for number in range(count)]
         nodes = [NodeUnderTest(tmp_path / name, name) for name in names]
         made.extend(nodes)
-        for node in nodes:
-            node.up(*options)
+        up_all(nodes, *options)
         if joined:
             join_all(nodes)
         return nodes
 
     yield make
-    for node in made:
-        node.stop()
+    stop_all(made)
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +35,9 @@ def three_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[NodeU
     """A network of three for tests that leave it as it was."""
     folder = tmp_path_factory.mktemp("network")
     nodes = [NodeUnderTest(folder / name, name) for name in ("ada", "grace", "linus")]
-    for node in nodes:
-        node.up("--cpus", "2")
-    join_all(nodes)
-    yield nodes
-    for node in nodes:
-        node.stop()
+    try:
+        up_all(nodes, "--cpus", "2")
+        join_all(nodes)
+        yield nodes
+    finally:
+        stop_all(nodes)

@@ -8,10 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+Made = TypeVar("Made")
 
 COMMAND_TIMEOUT_S = 90.0
 POLL_S = 0.05
@@ -40,9 +43,11 @@ class Said:
 class NodeUnderTest:
     """One home and the daemon in it."""
 
-    def __init__(self, home: Path, name: str) -> None:
+    def __init__(self, home: Path, name: str, *, within: Sequence[str] = ()) -> None:
         self.home = home
         self.name = name
+        self.within = within
+        """Words before every command: how to enter the place where the home is."""
 
     def up(self, *options: str, status: int = 0) -> Said:
         """Start the daemon on a port of its own."""
@@ -86,6 +91,21 @@ class NodeUnderTest:
         return str(self.json("status")["id"])
 
     @property
+    def key(self) -> bytes:
+        """The node's secret."""
+        return bytes.fromhex((self.home / "key").read_text())
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where the node listens."""
+        found: list[str] = self.json("status")["addresses"]
+        return found
+
+    def states(self) -> dict[str, str]:
+        """The network as seen from here: the state of each node, by name."""
+        return {row["name"]: row["state"] for row in self.json("nodes")}
+
+    @property
     def log(self) -> str:
         """What the daemon logged."""
         return (self.home / "log").read_text() if (self.home / "log").exists() else ""
@@ -111,7 +131,8 @@ class NodeUnderTest:
                 os.kill(pid, signal.SIGKILL)
 
     def _argv(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "p2prc", "--home", str(self.home), *arguments]
+        words = [sys.executable, "-m", "p2prc", "--home", str(self.home), *arguments]
+        return [*self.within, *words]
 
 
 def is_alive(pid: int) -> bool:
@@ -134,19 +155,33 @@ def wait_until(
     return time.monotonic() - began
 
 
-def join_all(nodes: list[NodeUnderTest]) -> None:
+def at_once(calls: Iterable[Callable[[], Made]]) -> list[Made]:
+    """Make calls that wait for other processes at the same time; return what each returns."""
+    with ThreadPoolExecutor(16) as pool:
+        return [started.result() for started in [pool.submit(call) for call in calls]]
+
+
+def up_all(nodes: Sequence[NodeUnderTest], *options: str) -> None:
+    """Start several nodes."""
+    at_once([lambda node=node: node.up(*options) for node in nodes])  # type: ignore[misc]
+
+
+def stop_all(nodes: Sequence[NodeUnderTest]) -> None:
+    """End whatever still runs in the homes."""
+    at_once([node.stop for node in nodes])
+
+
+def join_all(nodes: Sequence[NodeUnderTest]) -> None:
     """Let the first node found a network and the others join it."""
     ticket = nodes[0].p2prc("invite").out.strip()
-    for node in nodes[1:]:
-        node.p2prc("join", ticket)
+    at_once([lambda node=node: node.p2prc("join", ticket) for node in nodes[1:]])  # type: ignore[misc]
     for node in nodes:
-        wait_until(
-            lambda node=node: (
-                sum(row["state"] == "alive" for row in node.json("nodes"))  # type: ignore[misc]
-                == len(nodes)
-            ),
-            f"{node.name} sees everybody",
-        )
+        wait_until(lambda node=node: sees_all(node, nodes), f"{node.name} sees everybody")  # type: ignore[misc]
+
+
+def sees_all(node: NodeUnderTest, others: Sequence[NodeUnderTest]) -> bool:
+    """Whether the node knows exactly these, all of them alive."""
+    return sorted(node.states().items()) == sorted((other.name, "alive") for other in others)
 
 
 def processes_below(folder: Path) -> list[int]:

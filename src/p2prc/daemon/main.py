@@ -37,11 +37,12 @@ from p2prc.runtime.process.adapter import ProcessRuntime
 from p2prc.settings import DEFAULT_PORT, Address, Settings, read_settings, this_machine
 from p2prc.storage.blobs import BlobStore
 from p2prc.storage.home import Home, node_secret, open_home
-from p2prc.storage.state import open_state
+from p2prc.storage.state import State, open_state
 from p2prc.transport.iroh_endpoint import open_iroh_endpoint
 from p2prc.transport.port import Endpoint
 
 FOREVER_S = 366 * 86400.0
+LAST_PORT = "port"
 _MILLIS = 1000
 
 log = logging.getLogger(__name__)
@@ -74,8 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(options: Options, error: P2prcError) -> int:
-    _tell(options.ready_fd, {"error": error.as_fields()})
-    print(f"error: {error.message}", file=sys.stderr)
+    if options.ready_fd is None:
+        print(f"error: {error.message}", file=sys.stderr)
+    else:
+        _tell(options.ready_fd, {"error": error.as_fields()})
     return error.exit_status
 
 
@@ -127,7 +130,7 @@ async def _open(
     )
     runtime = ProcessRuntime(home.folder, core_count=-(-lent.cpu_millis // _MILLIS))
     stack.push_async_callback(runtime.close)
-    endpoint = await _endpoint(secret, settings)
+    endpoint = await _endpoint(secret, settings, state)
     stack.push_async_callback(endpoint.close)
     policy = policy_of(settings)
     description = SelfDescription(
@@ -170,17 +173,28 @@ def policy_of(settings: Settings) -> LendingPolicy:
     )
 
 
-async def _endpoint(secret: bytes, settings: Settings) -> Endpoint:
+async def _endpoint(secret: bytes, settings: Settings, state: State) -> Endpoint:
+    """Listen where we are told; left to ourselves, where our peers last found us."""
     listen = settings.listen
-    is_usual = listen == Address("", DEFAULT_PORT) and settings.origins["listen"] == "default"
     host = listen.host or "0.0.0.0"  # noqa: S104 - a node listens where its peers can reach it
-    try:
+    if settings.origins["listen"] != "default":
         return await open_iroh_endpoint(secret, bind_addr=str(Address(host, listen.port)))
-    except PortTaken:
-        if not is_usual:
-            raise
-        log.info("the usual port is taken: any other", extra={"port": DEFAULT_PORT})
-        return await open_iroh_endpoint(secret, bind_addr=str(Address(host, 0)))
+    for port in _usual_ports(state):
+        try:
+            endpoint = await open_iroh_endpoint(secret, bind_addr=str(Address(host, port)))
+        except PortTaken:
+            log.info("a usual port is taken", extra={"port": port})
+        else:
+            found = (await endpoint.addresses())[0].rpartition(":")[2]
+            state.set_values({LAST_PORT: found.encode()})
+            return endpoint
+    raise PortTaken
+
+
+def _usual_ports(state: State) -> list[int]:
+    last = state.value(LAST_PORT) or b""
+    known = [int(last)] if last.isdigit() else []
+    return [*known, DEFAULT_PORT, 0]
 
 
 def _addresses(public: Address | None, found: tuple[str, ...]) -> tuple[str, ...]:

@@ -300,12 +300,14 @@ class JobRunner:
         )
 
     def _end(self, state: str) -> None:
-        self._state.set_job_state(self.id, state, finished_at=time.time())
         self._grants.revoke(self._reason)
         if state != "failed":
             # A failed job may be tried again: its inputs stay.
             self._blobs.unpin(self._reason)
-        log.info("job ended", extra={"job": self.id, "state": state})
+        stored = self._state.job(self.id)
+        if stored is None or stored.state != state:
+            self._state.set_job_state(self.id, state, finished_at=self.ledger.finished_at)
+            log.info("job ended", extra={"job": self.id, "state": state})
 
     # -- small things --
 

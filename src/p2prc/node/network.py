@@ -31,7 +31,7 @@ from p2prc.errors import (
 from p2prc.model.identity import NodeId
 from p2prc.model.record import NodeRecord, SignedRecord, open_record, sign_record
 from p2prc.model.resources import Capacity, RuntimeOffer
-from p2prc.model.ticket import NONCE_BYTES, Reach, Ticket
+from p2prc.model.ticket import NONCE_BYTES, Bootstrap, Reach, Ticket
 from p2prc.node.gossip import Gossip
 from p2prc.node.links import Links
 from p2prc.node.machine import platform_name, python_version, read_gpus
@@ -50,6 +50,8 @@ SAVE_DELAY_S = 5.0
 SAVE_NEWCOMER_DELAY_S = 0.1
 """Soon, unlike news of a known node: who restarts finds the network by the addresses it kept."""
 ADDRESSES_IN_TICKET = 4
+ADDRESSES_OF_ADMIN = 2
+ADMINS_IN_TICKET = 2
 HEARSAY_PATIENCE_S = 5.0
 
 log = logging.getLogger(__name__)
@@ -202,11 +204,22 @@ class Network:
             issuer=self.own,
             addresses=self.description.addresses[:ADDRESSES_IN_TICKET],
             expires_at=int(expires_at),
+            admins=self._other_admins(),
             may_invite=may_invite,
             nonce=self._rng.randbytes(NONCE_BYTES),
             reach=reach,
         )
         return write_ticket(ticket, secret=self._secret), expires_at
+
+    def _other_admins(self) -> tuple[Bootstrap, ...]:
+        """Return members that may admit too, for when we are away."""
+        found = []
+        for view in self.nodes():
+            issuer = None if view.is_self else self._issuer(view.record.node)
+            if issuer is not None and issuer.rights.may_invite and view.state == "alive":
+                addresses = view.record.addresses[:ADDRESSES_OF_ADMIN]
+                found.append(Bootstrap(view.record.node, addresses))
+        return tuple(found[:ADMINS_IN_TICKET])
 
     def admit(self, joiner: NodeId, request: Join) -> bytes:
         """Make the chain of a newcomer with a good ticket; raises why not."""
@@ -244,6 +257,8 @@ class Network:
         ticket = read_ticket(text)
         check_fresh(ticket, now=time.time())
         if ticket.network == self.standing.network:
+            # A member of it already: the ticket's addresses may be newer than what we know.
+            await self._meet(ticket)
             return self.standing
         if any(view.record.node != self.own and view.state != "left" for view in self.nodes()):
             raise AlreadyInNetwork("this node is in a network with other members")
@@ -258,6 +273,18 @@ class Network:
         # Whoever reads "joined" may pull the plug: a restart must find the others again.
         self._save()
         return self.standing
+
+    async def _meet(self, ticket: Ticket) -> None:
+        for node, addresses in ticket.bootstraps:
+            if node == self.own or not addresses:
+                continue
+            try:
+                await self._links.reach_at(node, addresses)
+            except PeerError as error:
+                log.info("a member does not answer", extra={"peer": node, "why": error.message})
+            else:
+                return await self._hear_of(node)
+        return None
 
     async def _ask_in(self, ticket: Ticket, text: str) -> tuple[NodeId, bytes]:
         """Knock at the ticket's members in turn; return who opened, and our chain."""

@@ -191,14 +191,20 @@ class Places:
     async def _gather(
         self, place: Place, command: Command, outcome: Outcome, keeper: str
     ) -> Outcome:
-        collected = await asyncio.to_thread(
-            collect_outputs,
-            place.sandbox.spec.folder / "work",
-            command.outputs,
-            self._blobs,
-            owner=keeper,
-            limits=OutputLimits(place.workload.limits.disk_bytes),
-        )
+        try:
+            collected = await asyncio.to_thread(
+                collect_outputs,
+                place.sandbox.spec.folder / "work",
+                command.outputs,
+                self._blobs,
+                owner=keeper,
+                limits=OutputLimits(place.workload.limits.disk_bytes),
+            )
+        except P2prcError as error:
+            # The command itself ended well: its status stays true.
+            return Outcome(
+                outcome.status, code=error.code, reason=error.message[:2000], usage=outcome.usage
+            )
         return Outcome(
             status=outcome.status,
             outputs=collected.tree.digest,

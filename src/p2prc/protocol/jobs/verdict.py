@@ -20,6 +20,11 @@ def is_fault_of_work(code: str) -> bool:
     return not issubclass(BY_CODE.get(code, P2prcError), _NOT_THE_WORK)
 
 
+def is_lacking(code: str) -> bool:
+    """Say whether the peer no longer has, or no longer gives, what it promised."""
+    return issubclass(BY_CODE.get(code, P2prcError), NotFound | NotAllowed)
+
+
 def is_connection_lost(code: str) -> bool:
     """Say whether the peer may still have what we asked for once it is back."""
     return code in ("peer-lost", "peer-unreachable", "peer-busy")
