@@ -479,6 +479,46 @@ def test_a_finished_attempt_whose_outcome_never_comes_is_placed_again() -> None:
     assert story.slots[ALICE]
 
 
+def test_a_slot_whose_attempt_was_given_up_takes_the_next_task() -> None:
+    story = Story(job(1))
+    story.begin(offer(ALICE))
+    start = story.running[ALICE][0]
+    story.feed(NodeLost(ALICE))
+    story.feed(AttemptsReported(ALICE, (start.lease,), (), (start.attempt,)), after_s=1)
+    effects = story.wait(11)
+    # The node did not keep its word: its slot is given back and a new one is tried later.
+    assert CloseSlot(ALICE, start.lease) in effects
+    assert len(only(OpenSlot, effects)) == 1
+
+
+def test_a_tree_that_the_node_no_longer_has_uses_up_no_retry() -> None:
+    story = Story(job(1, outputs=True, retries=0))
+    story.begin(offer(ALICE))
+    [stored] = only(StoreOutputs, story.end(ALICE, GOOD))
+    story.feed(OutputsFailed(stored.attempt, "file-unknown", "no such tree", is_peer_fault=False))
+    assert story.coordinator.ledger.counts.queued == 1
+
+
+def test_many_slots_that_are_refused_together_are_one_misfortune() -> None:
+    story = Story(job(9))
+    for slot in only(OpenSlot, story.offer(offer(ALICE, 8))):
+        story.feed(SlotRefused(ALICE, slot.lease, "peer-busy", "busy", is_retryable=True))
+    assert len(only(OpenSlot, story.wait(1.1))) == 1
+
+
+def test_a_slot_is_renewed_before_its_time_cuts_a_task_short() -> None:
+    story = Story(job(9, lifetime_s=100))
+    story.begin(offer(ALICE))
+    lease = story.running[ALICE][0].lease
+    long = Outcome(0, duration_s=30.0)
+    story.end(ALICE, long, after_s=30)
+    assert len(story.running[ALICE]) == 1
+    effects = story.end(ALICE, long, after_s=30)
+    assert only(CloseSlot, effects) == [CloseSlot(ALICE, lease)]
+    assert len(only(OpenSlot, effects)) == 1
+    assert only(StartAttempt, effects) == []
+
+
 def test_cancel_stops_everything_in_one_call() -> None:
     story = Story(job(9, outputs=True))
     story.begin(offer(ALICE, 2), offer(BOB))

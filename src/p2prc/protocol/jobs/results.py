@@ -26,7 +26,7 @@ from p2prc.protocol.jobs.outbox import Outbox
 from p2prc.protocol.jobs.settings import CoordinatorSettings
 from p2prc.protocol.jobs.slots import Slots, Standing
 from p2prc.protocol.jobs.step_ledger import HOPELESS, TaskState
-from p2prc.protocol.jobs.verdict import is_connection_lost, is_fault_of_work, is_passing
+from p2prc.protocol.jobs.verdict import is_connection_lost, is_fault_of_work, is_lacking, is_passing
 
 _OUTPUT_BYTES_LIMIT = 1 << 60
 
@@ -177,9 +177,8 @@ class Results:
             self.storage_trouble = f"outputs cannot be stored here: {event.reason}"
         else:
             self._outbox.say(Acknowledge(flight.node, flight.attempt))
-            code = "peer-misbehaved" if event.is_peer_fault else event.code
-            is_fault_of_work_or_ours = not event.is_peer_fault
-            self.fail(flight, code, event.reason, now, counts=is_fault_of_work_or_ours)
+            is_fault_of_node = event.is_peer_fault or is_lacking(event.code)
+            self.fail(flight, event.code, event.reason, now, counts=not is_fault_of_node)
         return None
 
     def _stop_storing(self, flight: Flight) -> None:

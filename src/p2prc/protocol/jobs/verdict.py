@@ -22,7 +22,7 @@ def is_fault_of_work(code: str) -> bool:
 
 def is_lacking(code: str) -> bool:
     """Say whether the peer no longer has, or no longer gives, what it promised."""
-    return issubclass(BY_CODE.get(code, P2prcError), NotFound | NotAllowed)
+    return issubclass(BY_CODE.get(code, P2prcError), (NotFound, NotAllowed))
 
 
 def is_connection_lost(code: str) -> bool:
