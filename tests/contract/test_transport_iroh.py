@@ -229,12 +229,14 @@ async def _stalled_at(endpoint: Endpoint) -> AsyncIterator[None]:
     )
     async with asyncio.timeout(PATIENCE_S):
         await deaf.carried.wait()
-    yield
-    assert not stalling.done(), "the handshake did not stall"
-    transport.close()
-    stalling.cancel()
-    await asyncio.wait({stalling})
-    await staller.close()
+    try:
+        yield
+        assert not stalling.done(), "the handshake did not stall"
+    finally:
+        transport.close()
+        stalling.cancel()
+        await asyncio.wait({stalling})
+        await staller.close()
 
 
 async def test_a_stalled_handshake_delays_nobody(

@@ -1,0 +1,1 @@
+"""Measurements: ratios between contenders of one run."""
