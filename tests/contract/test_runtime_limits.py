@@ -264,6 +264,18 @@ async def test_commands_have_the_lowest_priority(bench: Bench) -> None:
     assert (result.status, out) == (0, b"idle\n")
 
 
+async def test_the_session_of_a_command_has_the_lowest_priority_as_well(bench: Bench) -> None:
+    if not Path("/proc/self/autogroup").exists():
+        pytest.skip("this kernel has no autogroups")
+    sandbox = await bench.sandbox()
+    program = """
+import time
+while not open('/proc/self/autogroup').read().endswith(' 19\\n'):
+    time.sleep(0.01)
+"""
+    assert (await python(sandbox, program, timeout_s=10))[0].status == 0
+
+
 async def test_a_lease_has_as_many_cores_as_it_asked_for(bench: Bench) -> None:
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("one core cannot be shared out")

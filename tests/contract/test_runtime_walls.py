@@ -290,6 +290,24 @@ async def test_a_file_that_cannot_run_is_named(bench: Bench) -> None:
     assert "permission denied" in result.reason
 
 
+async def test_a_tenant_cannot_take_more_cores_or_a_higher_priority(bench: Bench) -> None:
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("there are no more cores to take")
+    sandbox = await bench.sandbox(cpu_millis=1000)
+    program = """
+import os
+os.sched_setaffinity(0, range(os.cpu_count()))
+print(len(os.sched_getaffinity(0)))
+try:
+    os.setpriority(os.PRIO_PROCESS, 0, 0)
+except PermissionError:
+    print('refused')
+"""
+    assert (await python(sandbox, program))[1] == "1\nrefused\n"
+    result, out, _ = await run(sandbox, ["sh", "-c", "ionice -c 2 -n 0 -p $$; ionice -p $$"])
+    assert (result.status, out) == (0, b"idle\n")
+
+
 async def test_a_tenant_that_replaces_the_agent_harms_only_its_own_lease(bench: Bench) -> None:
     """Kill the first process of the sandbox from inside: the lease gets a new one."""
     sandbox = await bench.sandbox()

@@ -18,6 +18,7 @@ from p2prc.errors import MachineCannot, RuntimeMissing
 from p2prc.model.identity import LeaseId
 from p2prc.model.resources import Limits, RuntimeOffer
 from p2prc.runtime.port import Sandbox, SandboxSpec
+from p2prc.runtime.process import folders
 from p2prc.runtime.process.assets import (
     Interpreter,
     base_interpreter,
@@ -159,6 +160,8 @@ class ProcessRuntime:
             return
         try:
             self._home.mkdir(parents=True, exist_ok=True)
+            for leftover in self._home.glob("probe-*"):
+                folders.remove(str(leftover))
             write_assets(self._home / "assets", self._interpreter)
         except OSError as error:
             raise MachineCannot(f"the runtime's folder cannot be written: {error}") from error

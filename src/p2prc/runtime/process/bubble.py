@@ -8,7 +8,7 @@ import os
 import select
 import signal
 
-from p2prc.runtime.process import bubblewrap, kernel
+from p2prc.runtime.process import bubblewrap, kernel, seccomp
 from p2prc.runtime.process.caps import Caps, lower_limit
 from p2prc.runtime.process.places import PlaceBroken
 
@@ -23,11 +23,13 @@ class Bubble:
         status, status_inside = os.pipe2(os.O_CLOEXEC)
         blocked, block = os.pipe2(os.O_CLOEXEC)
         plan = memory_file(options)
+        calls = memory_file(seccomp.program())
         inside = {
             **fds,
             bubblewrap.STATUS_FD: status_inside,
             bubblewrap.BLOCK_FD: blocked,
             bubblewrap.OPTIONS_FD: plan,
+            bubblewrap.SECCOMP_FD: calls,
         }
         argv = [bwrap, "--args", str(bubblewrap.OPTIONS_FD), "--", *command]
         actions = [(os.POSIX_SPAWN_DUP2, ours, theirs) for theirs, ours in inside.items()]
@@ -40,7 +42,7 @@ class Bubble:
             os.close(block)
             raise PlaceBroken(f"{bwrap}: {error.strerror}") from error
         finally:
-            for descriptor in (status_inside, blocked, plan):
+            for descriptor in (status_inside, blocked, plan, calls):
                 os.close(descriptor)
         self._status = status
         self._block = block

@@ -12,6 +12,8 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
+from p2prc.runtime.process import seccomp
+
 INPUTS = "/inputs"
 WORK = "/work"
 ENVIRONMENT = "/environment"
@@ -24,6 +26,7 @@ STATUS_FD = 3
 BLOCK_FD = 4
 OPTIONS_FD = 5
 AGENT_FD = 6
+SECCOMP_FD = 7
 RESERVED_FDS = 8
 """Descriptors below this one are never ours: in a child they are bubblewrap's and the agent's."""
 
@@ -44,6 +47,8 @@ def options(walls: Walls, *, is_agent: bool) -> bytes:
     words += ["--new-session", "--clearenv", "--cap-drop", "ALL", "--hostname", "sandbox"]
     words += ["--uid", _TENANT, "--gid", _TENANT]
     words += ["--json-status-fd", str(STATUS_FD), "--block-fd", str(BLOCK_FD)]
+    if seccomp.program():
+        words += ["--seccomp", str(SECCOMP_FD)]
     if is_agent:
         words.append("--as-pid-1")
     words += _host_folders(walls)

@@ -236,6 +236,7 @@ class Supervisor:
         if self._cause[0]:
             self._stop(*self._cause)
             return
+        watch.be_polite(self._place.processes())
         if request.timeout_s is not None and now >= self._started_at + request.timeout_s:
             self._stop("timed-out", f"the command ran longer than {request.timeout_s:g} s")
         elif (used := self._memory_now()) > self._start.memory_bytes:
