@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -24,6 +25,7 @@ from p2prc.api.address import socket_path
 from p2prc.api.listening import open_server
 from p2prc.api.server import build_app
 from p2prc.daemon.log import set_up_logging
+from p2prc.daemon.memory import give_back, take_for_permanent
 from p2prc.daemon.service import DaemonService
 from p2prc.errors import P2prcError, PortTaken
 from p2prc.model.identity import NodeId
@@ -42,6 +44,7 @@ from p2prc.transport.iroh_endpoint import open_iroh_endpoint
 from p2prc.transport.port import Endpoint
 
 FOREVER_S = 366 * 86400.0
+GIVE_BACK_EVERY_S = 30.0
 LAST_PORT = "port"
 _MILLIS = 1000
 
@@ -112,8 +115,18 @@ async def _run(options: Options) -> None:
         await stack.enter_async_context(open_server(build_app(service), socket_path(home.folder)))
         log.info("node ready", extra={"version": __version__, "pid": os.getpid()})
         _tell(options.ready_fd, {"ok": True})
-        await stop.wait()
+        await _until(stop)
         log.info("node stops")
+
+
+async def _until(stop: asyncio.Event) -> None:
+    """Wait for the end, and stay small meanwhile."""
+    take_for_permanent()
+    while not stop.is_set():
+        give_back()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GIVE_BACK_EVERY_S):
+                await stop.wait()
 
 
 async def _open(

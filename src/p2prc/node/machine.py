@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import psutil
-import pynvml
 
 from p2prc.model.resources import Gpu, RuntimeOffer
 from p2prc.protocol.messages import GpuReading, Specs
@@ -59,6 +58,9 @@ def read_specs(folder: Path, runtimes: tuple[RuntimeOffer, ...]) -> Specs:
 
 def read_gpus() -> tuple[GpuReading, ...]:
     """Return the NVIDIA cards that the driver shows; none where there is no driver."""
+    # Most nodes have no card, or are never asked: they do without its megabytes.
+    import pynvml  # noqa: PLC0415
+
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
@@ -72,6 +74,8 @@ def read_gpus() -> tuple[GpuReading, ...]:
 
 
 def _read_gpu(index: int) -> GpuReading:
+    import pynvml  # noqa: PLC0415
+
     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
     card = Gpu(
         name=str(pynvml.nvmlDeviceGetName(handle))[:200],
