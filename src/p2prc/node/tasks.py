@@ -47,10 +47,17 @@ class Work(asyncio.Future[Result]):
         super().__init__()
         self.add_done_callback(_retrieve)
         self._task = group.create_task(self._guard(work, name), name=name)
+        self._task.add_done_callback(lambda _: self._settle(work))
 
     def stop(self) -> None:
         """Cancel the work; twice is safe."""
         self._task.cancel()
+
+    def _settle(self, work: Coroutine[Any, Any, Result]) -> None:
+        # Stopped before it began: nothing inside ever ran.
+        work.close()
+        if not self.done():
+            self.cancel()
 
     async def _guard(self, work: Coroutine[Any, Any, Result], name: str) -> None:
         try:
@@ -59,10 +66,6 @@ class Work(asyncio.Future[Result]):
             log.info("background work failed", extra={"work": name, "reason": error.message})
             if not self.done():
                 self.set_exception(error)
-        except BaseException:
-            if not self.done():
-                self.cancel()
-            raise
         else:
             if not self.done():
                 self.set_result(result)
