@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from runtime_bench import REAL, Bench, finish, open_bench, run
 
 from p2prc.errors import JobInvalid, LeaseEnded, PeerBusy, RuntimeMissing
+from tests.contract.runtime_bench import REAL, Bench, finish, open_bench, run
 
 
 @pytest.fixture(params=("fake", *REAL))

@@ -12,7 +12,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from runtime_bench import REAL, Bench, first_output, open_bench, processes_with, run
+
+from tests.contract.runtime_bench import REAL, Bench, first_output, open_bench, processes_with, run
 
 BUSY = """
 import os, sys, time
@@ -27,7 +28,7 @@ DAEMON = """
 import asyncio, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from runtime_bench import open_bench, first_output
+from tests.contract.runtime_bench import open_bench, first_output
 
 async def main():
     async with open_bench({variant!r}, Path({folder!r})) as bench:

@@ -9,9 +9,18 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from runtime_bench import REAL, Bench, finish, first_output, open_bench, processes_with, python, run
 
 from p2prc.model.resources import MEBIBYTE
+from tests.contract.runtime_bench import (
+    REAL,
+    Bench,
+    finish,
+    first_output,
+    open_bench,
+    processes_with,
+    python,
+    run,
+)
 
 EAT = """
 kept = []

@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from runtime_bench import WALLED, Bench, open_bench, python, run
 
 from p2prc.model.resources import MEBIBYTE
+from tests.contract.runtime_bench import WALLED, Bench, open_bench, python, run
 
 
 @pytest.fixture(params=WALLED)

@@ -10,7 +10,10 @@ from typing import cast
 
 import blake3
 import pytest
-from transport_harness import (
+
+from p2prc.errors import PeerLost, PeerUnreachable
+from p2prc.transport.port import READ_SIZE_BYTES, Channel, Connection, Stream
+from tests.contract.transport_harness import (
     PATIENCE_S,
     Harness,
     Pair,
@@ -20,9 +23,6 @@ from transport_harness import (
     random_node,
     read_all,
 )
-
-from p2prc.errors import PeerLost, PeerUnreachable
-from p2prc.transport.port import READ_SIZE_BYTES, Channel, Connection, Stream
 
 
 @pytest.fixture(params=["memory", "iroh", "iroh-slow"])

@@ -13,7 +13,6 @@ from typing import cast
 
 import psutil
 import pytest
-from transport_harness import PATIENCE_S, Pair, connected, harness, opened, random_node
 
 from p2prc.errors import MachineCannot, PeerLost, PeerUnreachable, PortTaken, SettingInvalid
 from p2prc.transport import iroh_endpoint, iroh_fastpath
@@ -22,6 +21,14 @@ from p2prc.transport.iroh_endpoint import open_iroh_endpoint, stream_calls
 from p2prc.transport.iroh_fastpath import FastCalls
 from p2prc.transport.port import READ_SIZE_BYTES, Channel, Endpoint
 from p2prc.wire.signed import public_key_of
+from tests.contract.transport_harness import (
+    PATIENCE_S,
+    Pair,
+    connected,
+    harness,
+    opened,
+    random_node,
+)
 
 
 async def _local() -> Endpoint:

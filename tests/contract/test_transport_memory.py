@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from transport_harness import connected, opened, random_node
 
 from p2prc.errors import PeerLost, PeerUnreachable
 from p2prc.transport.memory import MemoryNetwork
 from p2prc.transport.memory_pipe import INBOX_LIMIT, PIPE_LIMIT_BYTES
 from p2prc.transport.port import READ_SIZE_BYTES, Channel
+from tests.contract.transport_harness import connected, opened, random_node
 
 
 async def test_a_killed_node_is_lost_to_all_and_reached_by_none() -> None:

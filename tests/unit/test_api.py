@@ -13,7 +13,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from api_fake import JOB, NODE, PEER, FakeNode, served
 
 from p2prc.api import schema
 from p2prc.api.address import socket_path
@@ -31,6 +30,7 @@ from p2prc.errors import (
     P2prcError,
     PeerBusy,
 )
+from tests.unit.api_fake import JOB, NODE, PEER, FakeNode, served
 
 RUN = {"target": "any", "argv": ["true"]}
 ENDED = schema.RunEnded(exit=0, node=PEER, lease="a" * 20)

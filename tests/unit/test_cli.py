@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from api_fake import JOB, KEY, LEASE, NODE, PEER, FakeNode, job_detail, served
 
 from p2prc.api import schema
 from p2prc.cli.invocation import Invocation, home_of
 from p2prc.cli.main import SECTIONS, root, run_command_line
 from p2prc.errors import NoNodeMatches, PeerBusy, TicketExpired, from_fields
+from tests.unit.api_fake import JOB, KEY, LEASE, NODE, PEER, FakeNode, job_detail, served
 
 Answer = tuple[int, str, str]
 Call = Callable[..., Answer]

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from api_fake import FakeNode, served
 
 from p2prc.cli import launch
 from p2prc.cli.invocation import Invocation
 from p2prc.cli.main import run_command_line
 from p2prc.errors import HomeBusy, HomeUnusable, MachineCannot, PortTaken
+from tests.unit.api_fake import FakeNode, served
 
 Daemon = Callable[[str], None]
 

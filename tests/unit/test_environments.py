@@ -13,7 +13,6 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from package_index import PackageIndex, serve_packages
 
 from p2prc.errors import DiskFull, EnvironmentBroken, RequirementInvalid
 from p2prc.model.environment import EnvironmentLock, LockedPackage
@@ -24,6 +23,7 @@ from p2prc.runtime.installer import Registry
 from p2prc.runtime.port import SandboxSpec
 from p2prc.runtime.process.adapter import ProcessRuntime
 from p2prc.runtime.process.assets import find_bubblewrap
+from tests.unit.package_index import PackageIndex, serve_packages
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 MEBIBYTE = 1 << 20

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from storage_disks import mounted
 
 from p2prc.errors import DiskFull, FileUnknown, MachineCannot, OutputConflict, PathInvalid
 from p2prc.files.place import OutputClaims, link_farm, place_inputs, write_outputs
 from p2prc.model.identity import BlobId
 from p2prc.model.tree import FileEntry, Tree
 from p2prc.storage.blobs import BlobStore
+from tests.unit.storage_disks import mounted
 
 
 @pytest.fixture

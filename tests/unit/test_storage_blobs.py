@@ -10,12 +10,12 @@ from blake3 import blake3
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-from storage_disks import mounted
 
 from p2prc.errors import DiskFull, FileUnknown, InvalidInput, PathInvalid, WireError
 from p2prc.model.identity import BlobId
 from p2prc.model.tree import FileEntry, Tree
 from p2prc.storage.blobs import BlobStore
+from tests.unit.storage_disks import mounted
 
 PLENTY = 1 << 30
 

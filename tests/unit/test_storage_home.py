@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from storage_disks import mounted
 
 from p2prc.errors import HomeBusy, HomeUnusable
 from p2prc.storage.home import Home, node_secret, open_home
+from tests.unit.storage_disks import mounted
 
 is_root = os.geteuid() == 0
 

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from storage_disks import mounted
 
 from p2prc.errors import DiskFull, HomeUnusable, JobUnknown
 from p2prc.model.identity import AttemptId, BlobId, JobId, LeaseId, NodeId
 from p2prc.storage.schema import EndedLease, HeldAttempt, PeerUsage, StoredJob, StoredRecord
 from p2prc.storage.state import State, open_state
+from tests.unit.storage_disks import mounted
 
 ALICE, BOB = NodeId("a1" * 32), NodeId("b2" * 32)
 JOB = JobId("0" * 20)
