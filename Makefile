@@ -1,0 +1,35 @@
+# What people and CI type. Every target sets up what it needs in .tools/ and .venv/.
+
+PYTHON := .venv/bin/python
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check bench figures build clean
+
+help: ## show this
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: ## set up uv, the environment and the sandbox
+	@scripts/bootstrap.sh --sandbox
+
+demo: setup ## three nodes render an animation into demo-output/
+	@$(PYTHON) -m p2prc demo
+
+test: setup ## every test, at most 12 minutes
+	$(PYTHON) -m pytest
+
+check: setup ## style, types and import contracts
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports --no-logo
+
+bench: setup ## speed beside rivals, as ratios
+	$(PYTHON) -m benchmarks
+
+figures: setup ## long runs, recorded with date and command in figures/
+	$(PYTHON) -m benchmarks.figures
+
+build: setup ## a wheel in dist/
+	@PATH="$(CURDIR)/.tools/bin:$$PATH" uv build --wheel --quiet
+
+clean: ## forget what was set up or made here
+	rm -rf .venv .tools dist demo-output demo-home .mypy_cache .ruff_cache .pytest_cache
