@@ -200,7 +200,7 @@ class DaemonService:
         if request.is_all:
             wanted = [view.lease for view in leases]
         elif request.peer:
-            peer = self._find(request.peer)
+            peer = self._find(request.peer, *(view.peer for view in leases))
             wanted = [view.lease for view in leases if view.peer == peer]
         else:
             known = [view.lease for view in leases]
@@ -214,8 +214,10 @@ class DaemonService:
     async def resume(self) -> None:
         self._node.provider.resume()
 
-    def _find(self, typed: str) -> NodeId:
+    def _find(self, typed: str, *others: NodeId) -> NodeId:
+        """Return the node that is meant, among those in the table and others known by id alone."""
         if not typed:
             return self._node.id
-        views = self._node.network.nodes()
-        return find_node(typed, {view.record.node: view.record.name for view in views})
+        names = dict.fromkeys(others, "")
+        names |= {view.record.node: view.record.name for view in self._node.network.nodes()}
+        return find_node(typed, names)

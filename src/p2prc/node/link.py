@@ -24,6 +24,8 @@ from p2prc.wire.framing import frame
 PULSE_S = 1.5
 SILENCE_LIMIT_S = 4.0
 OUTBOX_LIMIT_BYTES = 32 << 20
+READ_LIMIT_BYTES = 32 * 1024
+"""As much as is taken from one peer before everybody else has a turn: some hundred letters."""
 REQUEST_TIMEOUT_S = 30.0
 _LATENCY_WEIGHT = 0.2
 
@@ -52,6 +54,7 @@ class Link:
         self._outbox_bytes = 0
         self._has_mail = asyncio.Event()
         self._is_idle = asyncio.Event()
+        self._is_over = asyncio.Event()
         self._awaited: dict[int, asyncio.Future[Control]] = {}
         self._next_number = 1
         self._heard_at = asyncio.get_running_loop().time()
@@ -74,6 +77,7 @@ class Link:
                 group.create_task(self._read(), name=f"read {short(self.peer)}")
                 group.create_task(self._write(), name=f"write {short(self.peer)}")
                 group.create_task(self._pulse(), name=f"pulse {short(self.peer)}")
+                group.create_task(self._end(), name=f"end {short(self.peer)}")
         except* P2prcError as errors:
             self._lose(_first(errors))
         finally:
@@ -154,11 +158,14 @@ class Link:
         while True:
             for payload in self._reader.drain():
                 self._take(letter_codec.decode(payload))
-            received = await self._stream.read()
+            received = await self._stream.read(READ_LIMIT_BYTES)
             if not received:
                 raise PeerLost(f"{short(self.peer)} ended the connection")
             self._heard_at = loop.time()
             self._reader.feed(received)
+            # What is there already is read without waiting: a peer that never stops talking
+            # would have the loop for itself.
+            await asyncio.sleep(0)
 
     def _take(self, letter: Letter) -> None:
         if letter.is_reply:
@@ -187,10 +194,17 @@ class Link:
                 continue
             await asyncio.sleep(PULSE_S)
 
+    async def _end(self) -> None:
+        # A writer that waits for a peer who does not read would never see that it is over.
+        await self._is_over.wait()
+        assert self._lost is not None
+        raise self._lost
+
     def _lose(self, error: P2prcError) -> None:
         if self._lost is not None:
             return
         self._lost = error
+        self._is_over.set()
         self._is_idle.set()
         self._has_mail.set()
         if isinstance(error, WireError | PeerMisbehaved):

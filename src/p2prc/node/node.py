@@ -86,6 +86,7 @@ class Node:
         self.environments = adapters.environments
         self._adapters = adapters
         self._tasks = tasks
+        self._specs_wanted: list[Answer | None] = []
         self.grants = Grants()
         self.links = Links(adapters.endpoint, self, tasks)
         self.post = Post(self.id, self.links, self.letter)
@@ -225,7 +226,7 @@ class Node:
                 if not self.runs.progress(body.lease, body.text):
                     self.jobs.progress(peer, body.lease, body.text)
             case AskSpecs():
-                self._tasks.start(self._tell_specs(answer), "specs")
+                self._ask_for_specs(answer)
             case _:
                 if self.provider.letter(peer, body, answer) or self.jobs.letter(peer, body):
                     return
@@ -238,10 +239,20 @@ class Node:
     async def serve_bulk(self, peer: NodeId, stream: Stream) -> None:
         await self.bulk.serve(peer, stream)
 
-    async def _tell_specs(self, answer: Answer | None) -> None:
-        specs = await asyncio.to_thread(read_specs, self._adapters.leases_folder, self.runtimes)
-        if answer is not None:
-            answer(specs)
+    def _ask_for_specs(self, answer: Answer | None) -> None:
+        # Whoever asks while they are read gets what is read: asking often costs little.
+        self._specs_wanted.append(answer)
+        if len(self._specs_wanted) == 1:
+            self._tasks.start(self._tell_specs(), "specs")
+
+    async def _tell_specs(self) -> None:
+        try:
+            specs = await asyncio.to_thread(read_specs, self._adapters.leases_folder, self.runtimes)
+        finally:
+            wanted, self._specs_wanted = self._specs_wanted, []
+        for answer in wanted:
+            if answer is not None:
+                answer(specs)
 
 
 @asynccontextmanager

@@ -135,10 +135,12 @@ class Provider:
     def pause(self) -> None:
         """Lend nothing new."""
         self._driver.feed(lending.Paused())
+        self._capacity_changed()
 
     def resume(self) -> None:
         """Lend again."""
         self._driver.feed(lending.Resumed())
+        self._capacity_changed()
 
     async def close(self) -> None:
         """End every lease: the node stops."""
