@@ -23,6 +23,7 @@ from p2prc.node.session import run_remotely
 from p2prc.node.standing import Standing
 from p2prc.protocol.messages import (
     AskAttempts,
+    AskSpecs,
     Attempts,
     Delta,
     Digest,
@@ -33,6 +34,7 @@ from p2prc.protocol.messages import (
     LeaseGranted,
     Refused,
     RequestLease,
+    Specs,
     StartAttempt,
     bulk_codec,
 )
@@ -71,10 +73,10 @@ async def target(pair: list[NodeUnderTest]) -> AsyncIterator[NodeUnderTest]:
     process = psutil.Process(node.pid)
     before = process.memory_info().rss
     yield node
+    assert process.is_running()
     assert node.p2prc("run", "target", "--", "echo", "well").out == "well\n"
     assert victim.p2prc("run", "target", "--", "echo", "well").out == "well\n"
     assert node.json("leases") == []
-    assert process.pid == node.pid
     assert process.memory_info().rss - before < GROWTH_LIMIT_BYTES
 
 
@@ -340,6 +342,28 @@ async def test_ten_thousand_lease_requests_are_bounded(
         assert answers.count("policy-refuses") == 5000
         assert answers.count("peer-busy") >= 4998
     await asyncio.to_thread(target.p2prc, "kill", "--peer", standing.member.node)
+
+
+async def test_a_member_that_never_stops_talking_does_not_have_the_node_for_itself(
+    target: NodeUnderTest, pair: list[NodeUnderTest], stranger: RawPeer, standing: Standing
+) -> None:
+    async with stranger.link(standing) as link:
+
+        async def flood() -> None:
+            while not link.is_lost:
+                await asyncio.gather(*(link.ask(AskSpecs(), Specs) for _ in range(2000)))
+
+        flooding = asyncio.create_task(flood())
+        try:
+            async with asyncio.timeout(20):
+                for _ in range(3):
+                    await asyncio.to_thread(target.p2prc, "status")
+                    said = await asyncio.to_thread(pair[1].p2prc, "run", "target", "--", "pwd")
+                    assert said.status == 0
+            assert not link.is_lost
+        finally:
+            flooding.cancel()
+            await asyncio.gather(flooding, return_exceptions=True)
 
 
 async def test_a_member_that_talks_and_never_listens_is_dropped(
