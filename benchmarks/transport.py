@@ -15,10 +15,11 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -262,47 +263,45 @@ async def _push(pipe: Pipe, size_bytes: int) -> None:
 
 
 async def measure(rounds: int = ROUNDS) -> dict[str, object]:
-    """Return medians over the rounds, and what ours is of TCP+TLS."""
-    found: dict[str, dict[str, list[float]]] = {"ours": {}, "tls": {}}
+    """Return medians over the rounds, and the median of what ours was of TCP+TLS in each.
+
+    The contenders take turns at every figure, so both sides of a ratio saw the same machine.
+    """
+    found: dict[str, list[tuple[float, float]]] = {figure: [] for figure in _FIGURES}
     async with _iroh() as ours, _tls() as tls:
         for _ in range(rounds):
-            for name, dial in (("tls", tls), ("ours", ours)):
-                results = found[name]
-                results.setdefault("round_trip_ms", []).append(await _round_trip_ms(dial))
-                results.setdefault("bulk_mb_per_s", []).append(await _bulk_mb_per_s(dial, 1))
-                results.setdefault("bulk_4_mb_per_s", []).append(await _bulk_mb_per_s(dial, 4))
-    return _summary(found)
-
-
-def _summary(found: dict[str, dict[str, list[float]]]) -> dict[str, object]:
-    medians = {
-        name: {figure: round(statistics.median(values), 3) for figure, values in results.items()}
-        for name, results in found.items()
-    }
-    ours, tls = medians["ours"], medians["tls"]
+            for figure, probe in _FIGURES.items():
+                found[figure].append((await probe(ours), await probe(tls)))
     return {
-        "p2prc": ours,
-        "tcp_tls": tls,
-        "round_trip_ratio": round(ours["round_trip_ms"] / tls["round_trip_ms"], 2),
-        "bulk_ratio": round(ours["bulk_mb_per_s"] / tls["bulk_mb_per_s"], 3),
-        "bulk_4_ratio": round(ours["bulk_4_mb_per_s"] / tls["bulk_4_mb_per_s"], 3),
+        "p2prc": {figure: _median(ours for ours, _ in pairs) for figure, pairs in found.items()},
+        "tcp_tls": {figure: _median(tls for _, tls in pairs) for figure, pairs in found.items()},
+        "ratio": {
+            figure: _median(ours / tls for ours, tls in pairs) for figure, pairs in found.items()
+        },
         "target_bulk_ratio": TARGET_BULK_RATIO,
         "request_bytes": REQUEST_BYTES,
         "bulk_bytes": BULK_BYTES,
+        "rounds": rounds,
     }
 
 
+_FIGURES: dict[str, Callable[[Dial], Awaitable[float]]] = {
+    "round_trip_ms": _round_trip_ms,
+    "bulk_mb_per_s": partial(_bulk_mb_per_s, streams=1),
+    "bulk_4_streams_mb_per_s": partial(_bulk_mb_per_s, streams=4),
+}
+
+
+def _median(values: Iterable[float]) -> float:
+    return round(statistics.median(values), 3)
+
+
 def _table(summary: dict[str, object]) -> str:
-    lines = [f"{'':<24}{'p2prc':>10}{'TCP+TLS':>10}{'ratio':>8}"]
-    ours, tls = summary["p2prc"], summary["tcp_tls"]
-    assert isinstance(ours, dict)
-    assert isinstance(tls, dict)
-    for title, figure, ratio in (
-        ("round trip 104 B, ms", "round_trip_ms", "round_trip_ratio"),
-        ("bulk, 1 stream, MB/s", "bulk_mb_per_s", "bulk_ratio"),
-        ("bulk, 4 streams, MB/s", "bulk_4_mb_per_s", "bulk_4_ratio"),
-    ):
-        lines.append(f"{title:<24}{ours[figure]:>10}{tls[figure]:>10}{summary[ratio]:>8}")
+    lines = [f"{'':<26}{'p2prc':>10}{'TCP+TLS':>10}{'ratio':>8}"]
+    columns = [summary["p2prc"], summary["tcp_tls"], summary["ratio"]]
+    for figure in _FIGURES:
+        ours, tls, ratio = (column[figure] for column in columns if isinstance(column, dict))
+        lines.append(f"{figure:<26}{ours:>10}{tls:>10}{ratio:>8}")
     return "\n".join(lines)
 
 
