@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from p2prc.errors import PeerLost, PeerUnreachable
-from p2prc.transport.memory import MemoryNetwork
+from p2prc.transport.memory import MemoryConnection, MemoryNetwork
 from p2prc.transport.memory_pipe import INBOX_LIMIT, PIPE_LIMIT_BYTES
 from p2prc.transport.port import READ_SIZE_BYTES, Channel
 from tests.contract.transport_harness import connected, opened, random_node
@@ -91,4 +91,5 @@ async def test_streams_that_ended_are_forgotten() -> None:
         pair = await opened(ours, theirs)
         await pair.ours.finish()
         await pair.theirs.finish()
+    assert isinstance(ours, MemoryConnection)
     assert len(ours._pipes) <= 130
