@@ -251,7 +251,9 @@ class Provider:
             self._shelf.put(place.peer, place.lease, body.attempt, outcome)
         except DiskFull as error:
             # Told although it could not be kept: the submitter then does not wait for it.
-            outcome = Outcome(None, code=error.code, reason=error.message)
+            log.warning("an outcome could not be kept", extra={"reason": error.message})
+            reason = "no room is left on the node's disk to keep the outcome"
+            outcome = Outcome(None, code=error.code, reason=reason)
         finally:
             self._running.pop(key, None)
         self._post.tell(place.peer, AttemptEnded(body.attempt, outcome))
