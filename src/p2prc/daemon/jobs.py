@@ -126,15 +126,17 @@ class JobDesk:
         yield schema.JobEnded(job=self.detail(runner))
 
     def logs(self, runner: JobRunner, task: str | None) -> list[schema.TaskLog]:
-        """Return how failed attempts ended; one task's when it is named."""
+        """Return how failed attempts ended; one task's result or failure when it is named."""
         wanted = None if task is None else _task_key(task)
+        if wanted is not None and (result := self._result(runner, wanted)) is not None:
+            return [result]
         newest: dict[TaskKey, Failure] = {}
         for failure in runner.ledger.failures():
             key = TaskKey(failure.step, failure.task)
             if wanted is None or key == wanted:
                 newest[key] = failure
         if wanted is not None and not newest:
-            raise FileUnknown(f"nothing is kept of task {task}: it has no failed attempt")
+            raise FileUnknown(f"nothing is kept of task {task}: it has not ended")
         tails = runner.log_tails()
         return [
             schema.TaskLog(
@@ -148,6 +150,23 @@ class JobDesk:
             )
             for failure in newest.values()
         ]
+
+    def _result(self, runner: JobRunner, key: TaskKey) -> schema.TaskLog | None:
+        """Return whose result counts; what a succeeded task printed is not kept."""
+        steps = runner.ledger.steps
+        if key.step >= len(steps) or key.task >= steps[key.step].total:
+            return None
+        accepted, node = steps[key.step].accepted(key.task), runner.ledger.node_of(key)
+        if accepted is None or node is None:
+            return None
+        return schema.TaskLog(
+            task=_task_text(key),
+            attempt=accepted.attempt,
+            node=node,
+            state="succeeded",
+            log="",
+            node_name=self._node.name_of(node),
+        )
 
     def _progress(self, runner: JobRunner) -> schema.JobProgress:
         ledger, now_at = runner.ledger, time.time()
@@ -221,8 +240,8 @@ def _key(job: JobId, description: Job) -> str:
     return f"{job}{description.salt}"
 
 
-def _task_text(failure: Failure) -> str:
-    return f"{failure.step}/{failure.task}" if failure.step else str(failure.task)
+def _task_text(of: Failure | TaskKey) -> str:
+    return f"{of.step}/{of.task}" if of.step else str(of.task)
 
 
 def _log_text(tails: Mapping[tuple[TaskKey, int], bytes], failure: Failure) -> str:
