@@ -19,6 +19,8 @@ from p2prc.runtime.process.adapter import ProcessRuntime
 from p2prc.runtime.process.assets import find_bubblewrap
 
 LIMITS = Limits(memory_bytes=512 * MEBIBYTE, disk_bytes=64 * MEBIBYTE, processes=64, lifetime_s=60)
+PATIENCE_S = 15.0
+"""What takes milliseconds on an idle machine may take this long on a busy one."""
 WALLED = ("shared", "isolated")
 REAL = (*WALLED, "bare")
 
@@ -77,7 +79,7 @@ async def run(
     return await finish(await sandbox.execute(argv, variables=variables, timeout_s=timeout_s))
 
 
-async def python(sandbox: Sandbox, program: str, timeout_s: float = 20) -> tuple[Exit, str]:
+async def python(sandbox: Sandbox, program: str, timeout_s: float = 50) -> tuple[Exit, str]:
     """Run a Python program inside; return how it ended and all that it printed."""
     result, out, err = await run(sandbox, ["python", "-c", program], timeout_s)
     return result, (out + err).decode()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from p2prc.errors import JobInvalid, LeaseEnded, PeerBusy, RuntimeMissing
-from tests.contract.runtime_bench import REAL, Bench, finish, open_bench, run
+from tests.contract.runtime_bench import PATIENCE_S, REAL, Bench, finish, open_bench, run
 
 
 @pytest.fixture(params=("fake", *REAL))
@@ -99,7 +99,7 @@ async def test_cancel_ends_a_command_and_may_be_called_twice(bench: Bench) -> No
     execution = await sandbox.execute(["sleep", "1000"], variables={})
     await execution.cancel()
     await execution.cancel()
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(PATIENCE_S):
         result, _, _ = await finish(execution)
     assert (result.status, result.code) == (None, "lease-ended")
     await execution.cancel()
@@ -140,7 +140,7 @@ async def test_reset_empties_the_working_folder(bench: Bench) -> None:
 async def test_end_deletes_the_folder_and_tells_everyone(bench: Bench) -> None:
     sandbox = await bench.sandbox()
     execution = await sandbox.execute(["sleep", "1000"], variables={})
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(PATIENCE_S):
         await sandbox.end()
         await sandbox.end()
         assert (await execution.wait()).code == "lease-ended"
@@ -153,7 +153,7 @@ async def test_end_deletes_the_folder_and_tells_everyone(bench: Bench) -> None:
 async def test_a_lease_ends_with_its_lifetime(bench: Bench) -> None:
     sandbox = await bench.sandbox(lifetime_s=0.3)
     execution = await sandbox.execute(["sleep", "1000"], variables={})
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(PATIENCE_S):
         ended = await sandbox.wait_ended()
         result = await execution.wait()
     assert ended.code == "limit-exceeded"

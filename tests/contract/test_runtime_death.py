@@ -13,7 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.runtime_bench import REAL, Bench, first_output, open_bench, processes_with, run
+from tests.contract.runtime_bench import (
+    PATIENCE_S,
+    REAL,
+    Bench,
+    first_output,
+    open_bench,
+    processes_with,
+    run,
+)
 
 BUSY = """
 import os, sys, time
@@ -78,7 +86,7 @@ async def test_a_killed_supervisor_takes_its_lease_along_and_no_other(bench: Ben
     execution = await sandbox.execute(["python", "-c", BUSY, mark], variables={})
     await first_output(execution)
     os.kill(supervisor, signal.SIGKILL)
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(PATIENCE_S):
         assert (await execution.wait()).code == "lease-ended"
         assert (await sandbox.wait_ended()).code == "lease-ended"
         while processes_with(mark):

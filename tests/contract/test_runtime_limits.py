@@ -12,6 +12,7 @@ import pytest
 
 from p2prc.model.resources import MEBIBYTE
 from tests.contract.runtime_bench import (
+    PATIENCE_S,
     REAL,
     Bench,
     finish,
@@ -30,12 +31,12 @@ print('ate it all')
 """
 FORK_BOMB = """
 import os, time
-print('started', flush=True)
 while True:
     try:
         os.fork()
     except OSError:
-        time.sleep(0.01)
+        os.write(1, b'full\\n')
+        time.sleep(1000)
 """
 DAEMON = """
 import os, sys, time
@@ -175,16 +176,14 @@ print(started)
 
 async def test_a_fork_bomb_is_gone_when_its_command_is_cancelled(bench: Bench) -> None:
     sandbox = await bench.sandbox(processes=150)
-    execution = await sandbox.execute(
-        ["python", "-c", FORK_BOMB, str(sandbox.spec.folder)], variables={}
-    )
-    assert await first_output(execution) == "started\n"
-    async with asyncio.timeout(10):
-        while len(processes_with(str(sandbox.spec.folder))) < 20:
-            await asyncio.sleep(0)
+    mark = str(sandbox.spec.folder)
+    execution = await sandbox.execute(["python", "-c", FORK_BOMB, mark], variables={})
+    assert "full" in await first_output(execution)
+    assert len(processes_with(mark)) > 20
+    async with asyncio.timeout(PATIENCE_S):
         await execution.cancel()
         assert (await execution.wait()).code == "lease-ended"
-    assert processes_with(str(sandbox.spec.folder)) == []
+    assert processes_with(mark) == []
     assert (await run(sandbox, ["true"]))[0].status == 0
 
 
@@ -192,11 +191,9 @@ async def test_a_fork_bomb_is_gone_when_its_lease_ends(bench: Bench) -> None:
     sandbox = await bench.sandbox(processes=150)
     mark = str(sandbox.spec.folder)
     execution = await sandbox.execute(["python", "-c", FORK_BOMB, mark], variables={})
-    assert await first_output(execution) == "started\n"
-    async with asyncio.timeout(10):
-        while len(processes_with(mark)) < 20:
-            await asyncio.sleep(0)
-    async with asyncio.timeout(2):
+    assert "full" in await first_output(execution)
+    assert len(processes_with(mark)) > 20
+    async with asyncio.timeout(PATIENCE_S):
         await sandbox.end()
     assert processes_with(mark) == []
     assert not sandbox.spec.folder.exists()
@@ -222,7 +219,7 @@ time.sleep(1000)
 """
     execution = await sandbox.execute(["python", "-c", program], variables={})
     assert await first_output(execution) == "deaf\n"
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(PATIENCE_S):
         await execution.cancel()
         assert (await execution.wait()).code == "lease-ended"
 
@@ -238,8 +235,8 @@ async def test_usage_counts_the_cpu_of_all_that_ran(bench: Bench) -> None:
     burn = "import time; end = time.process_time() + 0.3\nwhile time.process_time() < end: pass"
     result, _, _ = await run(sandbox, ["sh", "-c", 'python -c "$0"; true', burn])
     assert result.status == 0
-    assert 0.3 <= result.usage.cpu_s < 2
-    assert result.usage.cpu_percent > 10
+    assert 0.3 <= result.usage.cpu_s < 5
+    assert result.usage.cpu_percent > 0
     assert (await sandbox.usage()).cpu_s >= 0.3
 
 
@@ -282,7 +279,7 @@ import time
 while not open('/proc/self/autogroup').read().endswith(' 19\\n'):
     time.sleep(0.01)
 """
-    assert (await python(sandbox, program, timeout_s=10))[0].status == 0
+    assert (await python(sandbox, program, timeout_s=PATIENCE_S))[0].status == 0
 
 
 async def test_a_lease_has_as_many_cores_as_it_asked_for(bench: Bench) -> None:
@@ -345,11 +342,11 @@ for _ in range(200):
     os.chdir('d' * 100)
 """
     assert (await python(sandbox, program))[0].status == 0
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(PATIENCE_S):
         await sandbox.reset()
     assert list((sandbox.spec.folder / "work").iterdir()) == []
     assert (await python(sandbox, program))[0].status == 0
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(PATIENCE_S):
         await sandbox.end()
     assert not sandbox.spec.folder.exists()
 
@@ -371,6 +368,6 @@ async def test_an_execution_may_be_finished_without_reading(bench: Bench) -> Non
     sandbox = await bench.sandbox()
     for _ in range(3):
         execution = await sandbox.execute(["echo", "unread"], variables={})
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             assert (await execution.wait()).status == 0
     assert (await finish(execution))[1] == b"unread\n"

@@ -61,10 +61,13 @@ class Bubble:
         self._init_handle = os.pidfd_open(self.init)
         for kind, value in caps.limits():
             lower_limit(self.init, kind, value)
-        kernel.be_last_in_line(self.init)
         if cores:
             os.sched_setaffinity(self.init, cores)
         return True
+
+    def be_last_in_line(self) -> None:
+        """Take the lowest priority, which everything inside inherits."""
+        kernel.be_last_in_line(self.init)
 
     def let_go(self) -> None:
         os.close(self._block)

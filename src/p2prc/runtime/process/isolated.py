@@ -45,7 +45,8 @@ class IsolatedPlace:
         sandbox = Bubble(self._bwrap, options, request.argv, {1: out, 2: err})
         self._sandbox, self._code, self._used, self._peak = sandbox, None, 0.0, 0
         self._request, self._variables = request, variables
-        sandbox.confine(self._caps, request.cores)
+        if sandbox.confine(self._caps, request.cores):
+            sandbox.be_last_in_line()
         sandbox.let_go()
 
     def poll(self) -> Finished | None:

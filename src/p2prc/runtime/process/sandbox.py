@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 _START_S = 15.0
 _ANSWER_S = 10.0
-_END_S = 0.8
+_END_S = 6.0
 _LEFTOVER_TRIES = 50
 _LEFTOVER_PAUSE_S = 0.02
 
@@ -157,7 +157,7 @@ class ProcessSandbox:
                     await asyncio.shield(self._ended)
             except TimeoutError:
                 self._kill_supervisor()
-        # Without a time limit: the kernel closes a killed process's socket.
+        # Without a time limit: the kernel closes the socket of a process that was killed.
         await asyncio.shield(self._ended)
         if self._last is not None:
             self._last.discard()

@@ -55,6 +55,8 @@ class SharedPlace:
                 self.kill()
                 raise PlaceBroken(_last_line(said.fileno()))
         ours.setblocking(False)
+        # Only now: making a sandbox is the node's work, and somebody waits for it.
+        self._sandbox.be_last_in_line()
 
     def run(self, request: Execute, out: int, err: int, variables: dict[str, str]) -> None:
         self.open()
