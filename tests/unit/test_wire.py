@@ -200,3 +200,22 @@ def test_another_key_is_not_the_author() -> None:
 def test_nonsense_in_an_envelope_is_refused(author: bytes, signature: bytes) -> None:
     with pytest.raises(WireError):
         verify(Envelope(author, b"payload", signature), "test")
+
+
+WEAK_KEYS = (
+    bytes(32),
+    bytes([1, *bytes(31)]),
+    bytes([1, *bytes(30), 0x80]),
+    bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"),
+    bytes.fromhex("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a"),
+    bytes([0xEC, *[0xFF] * 30, 0x7F]),
+    bytes([0xED, *[0xFF] * 30, 0x7F]),
+    bytes([0xEE, *[0xFF] * 30, 0x7F]),
+)
+
+
+@pytest.mark.parametrize("key", WEAK_KEYS, ids=bytes.hex)
+def test_a_key_that_one_signature_fits_everything_for_is_refused(key: bytes) -> None:
+    signature = bytes([1, *bytes(63)])
+    with pytest.raises(WireError, match="no key"):
+        verify(Envelope(key, b"anything", signature), "purpose")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
+import logging
+import re
 import socket
 from collections.abc import Iterable, Sequence
 
@@ -13,6 +16,11 @@ from p2prc.errors import SettingInvalid
 ADDRESSES_LIMIT = 32
 """How many addresses of one peer are tried: they come from the peer itself."""
 
+NAMES_LIMIT = 4
+LOOKUP_S = 3.0
+_NAMED = re.compile(r"(?=[^:]*[A-Za-z])[A-Za-z0-9]([A-Za-z0-9.-]{0,250}[A-Za-z0-9])?:\d{1,5}")
+
+log = logging.getLogger(__name__)
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
@@ -42,6 +50,32 @@ def listening_address(text: str) -> str:
 def dialable(addresses: Sequence[str]) -> list[str]:
     """Return those that name one host and one port. A peer may have published anything."""
     return [text for text in addresses[:ADDRESSES_LIMIT] if _is_dialable(text)]
+
+
+async def resolved(addresses: Sequence[str]) -> list[str]:
+    """Return the addresses with host names looked up; a name nobody knows is left out.
+
+    Waits at most `LOOKUP_S` for all of them together.
+    """
+    named = [text for text in addresses[:ADDRESSES_LIMIT] if _NAMED.fullmatch(text)]
+    found = list(addresses[:ADDRESSES_LIMIT])
+    try:
+        async with asyncio.timeout(LOOKUP_S):
+            for text in named[:NAMES_LIMIT]:
+                host, _, port = text.rpartition(":")
+                found += await _look_up(host, int(port))
+    except TimeoutError:
+        log.info("looking up a peer's name takes too long", extra={"names": named})
+    return found
+
+
+async def _look_up(host: str, port: int) -> list[str]:
+    loop = asyncio.get_running_loop()
+    try:
+        answers = await loop.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+    except OSError:
+        return []
+    return [join(str(answer[4][0]), port) for answer in answers]
 
 
 def _is_dialable(text: str) -> bool:

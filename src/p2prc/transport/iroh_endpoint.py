@@ -106,10 +106,9 @@ class IrohEndpoint:
             raise PeerUnreachable(f"cannot reach {short(peer)}: this endpoint is closed")
         try:
             async with asyncio.timeout(timeout_s):
+                known = address_text.dialable(await address_text.resolved(addresses))
                 with errors_of_dialling(peer):
-                    target = iroh.EndpointAddr(
-                        iroh.EndpointId.from_string(peer), None, address_text.dialable(addresses)
-                    )
+                    target = iroh.EndpointAddr(iroh.EndpointId.from_string(peer), None, known)
                     connection = await self._endpoint.connect(target, channel.value)
         except TimeoutError as error:
             reason = f"{short(peer)} did not answer within {timeout_s:g} s"

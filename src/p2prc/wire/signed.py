@@ -14,6 +14,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from p2prc.errors import WireError
 
 SIGNATURE_BYTES = 64
+_PRIME = 2**255 - 19
+_ORDER_8 = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
+_WEAK_Y = frozenset({0, 1, _PRIME - 1, _PRIME, _PRIME + 1, _ORDER_8, _PRIME - _ORDER_8})
+"""The y coordinates of points of small order, in every encoding: with such a key one signature
+fits every text. (The same list as in libsodium's `ge25519_has_small_order`.)"""
 
 
 class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
@@ -38,9 +43,15 @@ def sign(secret: bytes, purpose: str, payload: bytes) -> Envelope:
 
 def verify(envelope: Envelope, purpose: str) -> bytes:
     """Return the payload when its author signed it for this purpose; else raise `WireError`."""
+    if _is_weak(envelope.author):
+        raise WireError("the author's key is no key")
     try:
         key = Ed25519PublicKey.from_public_bytes(envelope.author)
         key.verify(envelope.signature, purpose.encode() + b"\0" + envelope.payload)
     except (InvalidSignature, ValueError) as error:
         raise WireError("the signature does not match its author") from error
     return envelope.payload
+
+
+def _is_weak(key: bytes) -> bool:
+    return int.from_bytes(key, "little") & ((1 << 255) - 1) in _WEAK_Y
