@@ -12,7 +12,7 @@ from random import Random
 import pytest
 
 from p2prc.protocol.jobs.ledger import Ledger
-from p2prc.simulation.job_scenario import JobScenario
+from p2prc.simulation.job_scenario import JobScenario, any_luck
 from p2prc.simulation.jobs import JobWorld, run_job
 
 
@@ -117,23 +117,7 @@ def test_a_cancelled_job_stays_cancelled_and_leaves_no_lease_within_two_seconds(
 @pytest.mark.parametrize("block", range(4))
 def test_any_mixture_of_bad_luck_keeps_every_promise(block: int) -> None:
     for seed in range(block * 100, block * 100 + 100):
-        luck = Random(seed)
-        scenario = JobScenario(
-            tasks=luck.randint(1, 40),
-            steps=luck.choice([1, 1, 2]),
-            nodes=luck.randint(1, 5),
-            cores=3,
-            duration_s=luck.choice([0.1, 1.0, 5.0, 20.0]),
-            lifetime_s=luck.choice([60.0, 600.0]),
-            failing_tasks=luck.choice([0, 0, 1]),
-            provider_crash_rate=luck.choice([0, 0.01, 0.05]),
-            submitter_crash_rate=luck.choice([0, 0.02, 0.1]),
-            death_between_effects=luck.choice([0, 0.01]),
-            link_break_rate=luck.choice([0, 0.02, 0.1]),
-            owner_kill_rate=luck.choice([0, 0, 0.01]),
-            disk_full_s=luck.choice([0, 0, 20.0]),
-            cancel_at=luck.choice([None, None, luck.uniform(0, 40)]),
-        )
+        scenario = any_luck(seed)
         world = run_job(scenario, seed)
         wanted = {"succeeded"} if scenario.cancel_at is None else {"succeeded", "cancelled"}
         assert state_of(world) in wanted, f"seed {seed}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from random import Random
 
 from p2prc.model.identity import NodeId
 from p2prc.model.job import IntegerRange, IntegerSpan, Job, Step
@@ -35,6 +36,27 @@ class JobScenario:
     cancel_at: float | None = None
     calm_at: float = 60.0
     ends_at: float = 2400.0
+
+
+def any_luck(seed: int) -> JobScenario:
+    """Return one of very many mixtures of bad luck, always the same for a seed."""
+    luck = Random(seed)  # noqa: S311  it must repeat
+    return JobScenario(
+        tasks=luck.randint(1, 40),
+        steps=luck.choice([1, 1, 2]),
+        nodes=luck.randint(1, 5),
+        cores=3,
+        duration_s=luck.choice([0.1, 1.0, 5.0, 20.0]),
+        lifetime_s=luck.choice([60.0, 600.0]),
+        failing_tasks=luck.choice([0, 0, 1]),
+        provider_crash_rate=luck.choice([0, 0.01, 0.05]),
+        submitter_crash_rate=luck.choice([0, 0.02, 0.1]),
+        death_between_effects=luck.choice([0, 0.01]),
+        link_break_rate=luck.choice([0, 0.02, 0.1]),
+        owner_kill_rate=luck.choice([0, 0, 0.01]),
+        disk_full_s=luck.choice([0, 0, 20.0]),
+        cancel_at=luck.choice([None, None, luck.uniform(0, 40)]),
+    )
 
 
 def job_of(scenario: JobScenario) -> Job:
