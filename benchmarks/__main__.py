@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import idle, rivals, transport, work
-from benchmarks.network import open_network
+from benchmarks.network import MeasuredNode, open_network
 from benchmarks.report import FIGURES, Figure, Record
 
 TRANSPORT_ROUNDS = 3
@@ -31,6 +31,7 @@ def measure_all(rounds: int) -> Record:
         open_network(Path(folder)) as nodes,
     ):
         figures += _shown(_work_figures(nodes[0], rounds, details))
+        figures += _shown(work.input_figures(nodes[0], nodes[1].name, Path(folder)))
         figures += _shown(idle.figures([node.pid for node in nodes]))
     return Record("bench", figures, details, missing)
 
@@ -48,7 +49,7 @@ def transport_figures(details: dict[str, Any]) -> list[Figure]:
     ]
 
 
-def _work_figures(node: Any, rounds: int, details: dict[str, Any]) -> list[Figure]:
+def _work_figures(node: MeasuredNode, rounds: int, details: dict[str, Any]) -> list[Figure]:
     latency = work.latency_race(node)
     latency.run(1)
     latency.seconds.clear()

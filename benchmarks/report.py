@@ -69,6 +69,11 @@ class Record:
     details: dict[str, Any]
     missing: Sequence[str] = ()
 
+    @property
+    def has_reached_all(self) -> bool:
+        """Whether no target was missed."""
+        return all(figure.is_reached is not False for figure in self.figures)
+
     def keep(self, folder: Path = FIGURES) -> Path:
         """Write the record and its line in the folder's table; return the file."""
         now = datetime.now(UTC)

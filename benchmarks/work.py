@@ -6,9 +6,11 @@ with something else is then unfair to all.
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from benchmarks import rivals
@@ -20,6 +22,8 @@ ROUNDS = 5
 LATENCY_RUNS = 20
 TARGET_RATE_RATIO = 0.5
 TARGET_LATENCY_MS = 150.0
+INPUT_BYTES = 256 << 20
+INPUT_ROUNDS = 3
 _MILLIS = 1000
 
 Contender = Callable[[], float]
@@ -118,6 +122,23 @@ def latency_figures(race: Race) -> list[Figure]:
         figures.append(Figure("`bwrap ... true` to exit", theirs_s * _MILLIS, "ms"))
         figures.append(Figure("time: run any / bwrap", round(ours_s / theirs_s, 2), "x"))
     return figures
+
+
+def input_figures(node: MeasuredNode, target: str, folder: Path) -> list[Figure]:
+    """Return how fast a new large input reaches another node, all that it takes included.
+
+    That is: copied and hashed into the store here, sent, hashed and written there, laid into a
+    sandbox. No rival does as much, so there is no ratio.
+    """
+    times = []
+    for number in range(INPUT_ROUNDS):
+        path = folder / f"input-{number}"
+        path.write_bytes(os.urandom(INPUT_BYTES))
+        times.append(rivals.timed(node.argv("run", target, "--in", str(path), "--", "true")))
+        path.unlink()
+    rate = INPUT_BYTES / statistics.median(times) / 1e6
+    title = f"`run` with a new input of {INPUT_BYTES >> 20} MiB on another node"
+    return [Figure(title, rate, "MB/s")]
 
 
 def details(races: dict[str, Race]) -> dict[str, Any]:
