@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,9 +43,17 @@ class Said:
 class NodeUnderTest:
     """One home and the daemon in it."""
 
-    def __init__(self, home: Path, name: str, *, within: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        home: Path,
+        name: str,
+        *,
+        within: Sequence[str] = (),
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
         self.home = home
         self.name = name
+        self.variables = {**os.environ, **(variables or {})}
         self.within = within
         """Words before every command: how to enter the place where the home is."""
 
@@ -64,6 +72,7 @@ class NodeUnderTest:
             text=True,
             timeout=COMMAND_TIMEOUT_S,
             input=stdin,
+            env=self.variables,
             check=False,
         )
         if status is not None:
@@ -77,7 +86,11 @@ class NodeUnderTest:
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Begin a command that goes on for a while."""
         return subprocess.Popen(
-            self._argv(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            self._argv(*arguments),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=self.variables,
         )
 
     @property
