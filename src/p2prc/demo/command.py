@@ -162,12 +162,16 @@ def _followed(node: DemoNode, job: str) -> JobDetail:
                         return event.job
                     case JobProgress():
                         display.show(event)
-                if time.monotonic() > give_up_at:
-                    raise TimedOut(f"the frames were not done within {RENDER_TIMEOUT_S:.0f} s")
+                _give_up_after(give_up_at)
     except BaseException:
         _cancel_leftovers(node)
         raise
     raise NodeNotRunning(f"{node.name} stopped before the end", hint=f"see `{node.home}/log`")
+
+
+def _give_up_after(at: float) -> None:
+    if time.monotonic() > at:
+        raise TimedOut(f"the frames were not done within {RENDER_TIMEOUT_S:.0f} s")
 
 
 def _cancel_leftovers(node: DemoNode) -> None:

@@ -124,7 +124,7 @@ def animation(frames: list[Frame]) -> bytes:
         append_images=rest,
         duration=1000 // FRAMES_PER_SECOND,
         loop=0,
-        quality=88,
+        quality=94,
     )
 
 
@@ -198,7 +198,7 @@ def _thumbnail(frame: Frame, facts: Facts) -> str:
     cost = f"{frame.core_s:.2f} core-seconds" if frame.core_s is not None else ""
     return (
         f"<figure style='border-color:{facts.colour(frame.node)}'>"
-        f"<img src='{_picture_url(_webp(frame.picture, quality=82))}' "
+        f"<img src='{_picture_url(_webp(frame.picture, quality=85))}' "
         f"alt='frame {frame.number}' title='{escape(cost)}'>"
         f"<figcaption><span>{frame.number:04d}</span>"
         f"<span>{escape(frame.node)}</span></figcaption></figure>"
