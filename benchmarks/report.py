@@ -103,6 +103,8 @@ class Record:
             if not figure.is_reached
         )
         found = f"{reached} of {len(aimed)} targets reached" + missed * (reached < len(aimed))
+        if self.missing:
+            found += f"; {len(self.missing)} rivals were missing"
         facts = machine()
         at = f"{facts['cores']} cores, {facts['cpu']}"
         return f"| [{name}]({name}) | `{command_line()}` | {at} | {found} |"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -51,8 +52,12 @@ def timed(argv: Sequence[str]) -> float:
     """Run a command to its end and return the seconds it took; it must succeed."""
     environment = quiet_environment()
     began = time.perf_counter()
-    subprocess.run(argv, env=environment, check=True, capture_output=True, timeout=600)
-    return time.perf_counter() - began
+    done = subprocess.run(argv, env=environment, check=False, capture_output=True, timeout=600)
+    took_s = time.perf_counter() - began
+    if done.returncode != 0:
+        said = done.stderr.decode(errors="replace").strip()[-2000:]
+        raise RuntimeError(f"{shlex.join(argv[:8])} failed with {done.returncode}: {said}")
+    return took_s
 
 
 def parallel_s(command: Sequence[str], count: int) -> float:

@@ -34,7 +34,7 @@ def test_a_record_names_its_command_machine_and_what_it_missed(tmp_path: Path) -
     assert kept["missing"] == ["no parallel"]
     line = (tmp_path / "README.md").read_text().splitlines()[-1]
     assert path.name in line
-    assert "1 of 2 targets reached; missed: slow (2 ms)" in line
+    assert "1 of 2 targets reached; missed: slow (2 ms); 1 rivals were missing" in line
 
 
 def test_a_record_of_the_same_day_replaces_the_one_before(tmp_path: Path) -> None:
