@@ -320,7 +320,7 @@ class NodeShare(Answer, frozen=True):
 
 
 class TaskFailure(Answer, frozen=True):
-    """An attempt that failed. `log` is the end of what it printed."""
+    """An attempt that failed. `log` is the end of what it printed, `values` the task's own."""
 
     task: str
     attempt: int
@@ -328,6 +328,7 @@ class TaskFailure(Answer, frozen=True):
     reason: str
     node_name: str = ""
     log: str = ""
+    values: dict[str, str] = {}
 
 
 class StepRow(Answer, frozen=True):

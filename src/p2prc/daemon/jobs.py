@@ -202,6 +202,7 @@ class JobDesk:
                 reason=failure.reason,
                 node_name=self._node.name_of(NodeId(failure.node)),
                 log=_log_text(tails, failure),
+                values=runner.values_of(TaskKey(failure.step, failure.task)),
             )
             for failure in failures
         ]

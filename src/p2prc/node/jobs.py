@@ -171,6 +171,12 @@ class JobRunner:
                     found[TaskKey(fact.step, fact.task)] = fact.outputs
         return found
 
+    def values_of(self, task: TaskKey) -> dict[str, str]:
+        """Return a task's parameters as text."""
+        return {
+            name: str(value) for name, value in self._spaces[task.step].values(task.task).items()
+        }
+
     def folder_for(self, task: TaskKey, to: str) -> Path:
         """Return where a task's outputs go: `{NAME}` in the folder stands for its values."""
         return Path(expand_text(to, self._spaces[task.step].values(task.task)))

@@ -166,7 +166,7 @@ def _specs_text(specs: SpecsOfNode) -> str:
         ("platform", specs.platform),
         ("cpu", f"{specs.cpu}, {counted(specs.cpus, 'core')}"),
         ("memory", size(specs.memory_bytes)),
-        ("disk", f"{size(specs.disk_bytes)} free"),
+        ("disk", size(specs.disk_bytes)),
         ("runtimes", _runtimes(specs.runtimes) or "none"),
     ]
     for card in specs.gpus:

@@ -107,7 +107,9 @@ def failures_text(failures: list[TaskFailure]) -> str:
 
 def _failure(failure: TaskFailure) -> str:
     where = plain(failure.node_name) or failure.node[:10]
-    head = f"task {plain(failure.task)}, attempt {failure.attempt} on {where}: "
+    values = ", ".join(f"{plain(name)}={plain(value)}" for name, value in failure.values.items())
+    named = f"task {plain(failure.task)}" + (f" ({values})" if values else "")
+    head = f"{named}, attempt {failure.attempt} on {where}: "
     return "\n".join([head + plain(failure.reason), *_log_lines(failure.log, LOG_LINES_SHOWN)])
 
 
