@@ -21,7 +21,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     cpu_millis: Millis = 1000
     memory_bytes: Bytes = GIBIBYTE
-    disk_bytes: Bytes = 4 * GIBIBYTE
+    disk_bytes: Bytes = GIBIBYTE
     processes: Annotated[int, Meta(ge=1, le=100_000)] = 256
     lifetime_s: Annotated[float, Meta(gt=0, le=366 * 86400)] = 7200.0
     gpus: Annotated[int, Meta(ge=0, le=64)] = 0
