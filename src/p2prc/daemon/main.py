@@ -190,9 +190,10 @@ async def _endpoint(secret: bytes, settings: Settings, state: State) -> Endpoint
     """Listen where we are told; left to ourselves, where our peers last found us."""
     listen = settings.listen
     host = listen.host or "0.0.0.0"  # noqa: S104 - a node listens where its peers can reach it
-    if settings.origins["listen"] != "default":
+    is_told = settings.origins["listen"] != "default"
+    if is_told and listen.port:
         return await open_iroh_endpoint(secret, bind_addr=str(Address(host, listen.port)))
-    for port in _usual_ports(state):
+    for port in _usual_ports(state, 0 if is_told else DEFAULT_PORT):
         try:
             endpoint = await open_iroh_endpoint(secret, bind_addr=str(Address(host, port)))
         except PortTaken:
@@ -204,10 +205,10 @@ async def _endpoint(secret: bytes, settings: Settings, state: State) -> Endpoint
     raise PortTaken
 
 
-def _usual_ports(state: State) -> list[int]:
+def _usual_ports(state: State, first: int) -> list[int]:
     last = state.value(LAST_PORT) or b""
     known = [int(last)] if last.isdigit() else []
-    return [*known, DEFAULT_PORT, 0]
+    return list(dict.fromkeys([*known, first, 0]))
 
 
 def _addresses(public: Address | None, found: tuple[str, ...]) -> tuple[str, ...]:
