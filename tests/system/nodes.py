@@ -58,10 +58,10 @@ class NodeUnderTest:
         """Words before every command: how to enter the place where the home is."""
 
     def up(self, *options: str, status: int = 0) -> Said:
-        """Start the daemon on a port of its own."""
+        """Start the daemon on a port of its own, lending enough on any machine."""
         return self.p2prc(
-            "up", "--detach", "--name", self.name, "--listen", "127.0.0.1:0", *options,
-            status=status,
+            "up", "--detach", "--name", self.name, "--listen", "127.0.0.1:0",
+            "--memory", "4G", "--disk", "64G", *options, status=status,
         )  # fmt: skip
 
     def p2prc(self, *arguments: str, status: int | None = 0, stdin: str | None = None) -> Said:

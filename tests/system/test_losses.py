@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sqlite3
 import subprocess
 from collections.abc import Callable
@@ -9,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from tests.system.nodes import NodeUnderTest, is_alive, processes_below, wait_until
+from tests.system.nodes import NodeUnderTest, at_once, is_alive, processes_below, wait_until
 
 MakeNodes = Callable[..., list[NodeUnderTest]]
 
@@ -65,6 +67,148 @@ def test_a_submitter_that_is_killed_carries_on_and_repeats_no_finished_task(
     assert not finished & again
     assert ada.json("job", "show", job)["tasks"]["succeeded"] == 20
     assert len(list((tmp_path / "to").iterdir())) == 20
+
+
+LARGE_BYTES = 96 << 20
+LARGE = f"yes {{i}} | head -c {LARGE_BYTES} > {{i}}.bin"
+
+
+def is_receiving(node: NodeUnderTest) -> bool:
+    """Whether a large blob is half here."""
+    try:
+        sizes = [path.stat().st_size for path in (node.home / "blobs" / "incoming").iterdir()]
+    except FileNotFoundError:
+        # It was finished between two looks.
+        return False
+    return any(0 < size < LARGE_BYTES for size in sizes)
+
+
+def check_large(folder: Path, count: int) -> None:
+    """See that every large output is there, whole and right."""
+    for i in range(1, count + 1):
+        content = (folder / f"{i}.bin").read_bytes()
+        piece = f"{i}\n".encode()
+        assert len(content) == LARGE_BYTES
+        assert content == (piece * (LARGE_BYTES // len(piece) + 1))[:LARGE_BYTES]
+
+
+def test_a_provider_that_dies_while_it_sends_a_result_is_replaced(
+    make_nodes: MakeNodes, tmp_path: Path
+) -> None:
+    ada, grace, linus = make_nodes(3, "--cpus", "1")
+    to = tmp_path / "to"
+    job = ada.json(
+        "map", "--over", "i=1-3", "--out", "*.bin", "--to", str(to),
+        "--on", grace.name, "--on", linus.name, "--", "sh", "-c", LARGE,
+    )["id"]  # fmt: skip
+    pids = {grace.id: (grace, grace.pid), linus.id: (linus, linus.pid)}
+    wait_until(lambda: is_receiving(ada), "a result is on its way", poll_s=0.002)
+    sender, pid = pids[str(facts_of(ada, job)[0]["node"])]
+    os.kill(pid, signal.SIGKILL)
+    ada.p2prc("watch", job)
+    shown = ada.json("job", "show", job)
+    assert shown["tasks"]["succeeded"] == 3
+    assert sender.p2prc("status", status=9).status == 9
+    check_large(to, 3)
+    assert sorted(path.name for path in to.iterdir()) == ["1.bin", "2.bin", "3.bin"]
+
+
+def test_a_submitter_that_dies_while_it_receives_a_result_takes_it_up_again(
+    make_nodes: MakeNodes, tmp_path: Path
+) -> None:
+    ada, grace = make_nodes(2, "--cpus", "1")
+    to = tmp_path / "to"
+    job = ada.json(
+        "map", "--over", "i=1-2", "--out", "*.bin", "--to", str(to), "--on", grace.name,
+        "--", "sh", "-c", LARGE,
+    )["id"]  # fmt: skip
+    pid = ada.pid
+    wait_until(lambda: is_receiving(ada), "a result is on its way", poll_s=0.002)
+    os.kill(pid, signal.SIGKILL)
+    before = facts_of(ada, job)
+    ada.up("--cpus", "1")
+    ada.p2prc("watch", job)
+    assert ada.json("job", "show", job)["tasks"]["succeeded"] == 2
+    check_large(to, 2)
+    # What grace had finished was handed over, not run again.
+    assert attempts_of(ada, job, task=0) == 1
+    assert len(before) < len(facts_of(ada, job))
+
+
+def attempts_of(node: NodeUnderTest, job: str, task: int) -> int:
+    """Count how often a task was given to somebody."""
+    return sum(fact["type"] == "assigned" and fact["task"] == task for fact in facts_of(node, job))
+
+
+def test_what_was_finished_while_both_sides_were_killed_is_collected_and_not_run_again(
+    make_nodes: MakeNodes, tmp_path: Path
+) -> None:
+    ada, grace = make_nodes(2, "--cpus", "2")
+    to = tmp_path / "to"
+    job = ada.json(
+        "map", "--over", "i=1-2", "--out", "*.txt", "--to", str(to), "--on", grace.name,
+        "--", "sh", "-c", "sleep 2; echo {i} > {i}.txt",
+    )["id"]  # fmt: skip
+    wait_until(lambda: ada.json("job", "show", job)["tasks"]["running"] == 2, "both run")
+    ada.kill_9()
+    wait_until(lambda: held_by(grace) == 2, "grace finished both and keeps the outcomes")
+    grace.kill_9()
+    assert not to.exists() or not list(to.iterdir())
+    at_once([lambda node=node: node.up("--cpus", "2") for node in (ada, grace)])  # type: ignore[misc]
+    ada.p2prc("watch", job)
+    assert sorted(path.name for path in to.iterdir()) == ["1.txt", "2.txt"]
+    assert [attempts_of(ada, job, task) for task in (0, 1)] == [1, 1]
+    wait_until(lambda: held_by(grace) == 0, "grace forgets what was acknowledged")
+
+
+def held_by(node: NodeUnderTest) -> int:
+    """Count the outcomes that a node keeps for submitters."""
+    with sqlite3.connect(f"file:{node.home}/state.db?mode=ro", uri=True) as database:
+        (count,) = database.execute("select count(*) from attempt").fetchone()
+    database.close()
+    return int(count)
+
+
+def test_an_owner_who_ends_everything_costs_a_job_a_detour_and_no_retry(
+    make_nodes: MakeNodes,
+) -> None:
+    ada, grace, linus = make_nodes(3, "--cpus", "2")
+    job = ada.json(
+        "map", "--retries", "0", "--over", "i=1-12", "--on", f"{grace.name},{linus.name}",
+        "--", "sleep", "0.6",
+    )["id"]  # fmt: skip
+    wait_until(lambda: len(grace.json("leases")) == 2, "grace works")
+    wait_until(lambda: ada.json("job", "show", job)["tasks"]["running"] >= 3, "tasks run")
+    assert len(grace.json("kill", "--all")["ended"]) == 2
+    grace.p2prc("pause")
+    ada.p2prc("watch", job)
+    shown = ada.json("job", "show", job)
+    assert shown["tasks"]["succeeded"] == 12
+    assert shown["failures"]
+    assert all("owner" in failure["reason"] for failure in shown["failures"])
+
+
+def test_two_submitters_share_one_provider_and_both_finish(make_nodes: MakeNodes) -> None:
+    ada, grace, linus = make_nodes(3, "--cpus", "2")
+    words = ("map", "--over", "i=1-12", "--on", linus.name, "--", "sleep", "0.3")
+    jobs = [(node, node.json(*words)["id"]) for node in (ada, grace)]
+    at_once([lambda node=node, job=job: node.p2prc("watch", job) for node, job in jobs])  # type: ignore[misc]
+    for node, job in jobs:
+        assert node.json("job", "show", job)["tasks"]["succeeded"] == 12
+    assert linus.json("leases") == []
+
+
+def test_isolated_tasks_share_nothing_and_others_a_sandbox_without_what_was_left(
+    make_nodes: MakeNodes,
+) -> None:
+    ada, grace = make_nodes(2, "--cpus", "1")
+    alone = "test ! -e /tmp/mark && touch /tmp/mark"
+    fresh = "test ! -e mark && touch mark && ! pgrep sleep && (setsid sleep 100 &) ; true"
+    for options, script in (("--isolate",), alone), ((), fresh):
+        words = ("--over", "i=1-6", "--on", grace.name, "--", "sh", "-c", script)
+        ada.p2prc("map", "--watch", "--retries", "0", *options, *words)
+    wait_until(lambda: grace.json("leases") == [], "nothing is held")
+    wait_until(lambda: len(processes_below(grace.home)) <= 1, "no process is left")
 
 
 def test_a_killed_daemon_leaves_no_process_of_its_tenants(make_nodes: MakeNodes) -> None:
