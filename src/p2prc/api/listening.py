@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.applications import Starlette
 
 from p2prc.api.address import short_address
 from p2prc.errors import HomeBusy, HomeUnusable, P2prcError
@@ -21,7 +21,7 @@ _START_TIMEOUT_S = 10.0
 
 
 @asynccontextmanager
-async def open_server(app: FastAPI, path: str) -> AsyncIterator[None]:
+async def open_server(app: Starlette, path: str) -> AsyncIterator[None]:
     """Answer requests inside the block. Leaving it cancels what is still being answered.
 
     Raises `HomeBusy` when another node answers on the socket, `HomeUnusable` when it cannot be
@@ -44,7 +44,7 @@ async def open_server(app: FastAPI, path: str) -> AsyncIterator[None]:
         _close(listener, path)
 
 
-async def serve(app: FastAPI, path: str) -> None:
+async def serve(app: Starlette, path: str) -> None:
     """Answer requests until cancelled."""
     async with open_server(app, path):
         await asyncio.get_running_loop().create_future()
@@ -57,7 +57,7 @@ class _QuietServer(uvicorn.Server):
     misses the first. Signals belong to the daemon.
     """
 
-    def __init__(self, app: FastAPI) -> None:
+    def __init__(self, app: Starlette) -> None:
         super().__init__(
             uvicorn.Config(
                 app,

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
 
+from p2prc import __version__
+from p2prc.api.parameters import Parameter
 from p2prc.api.schema import ErrorBody
 
 JSON = "application/json"
@@ -22,27 +22,54 @@ class Operation:
     method: str
     path: str
     name: str
+    summary: str = ""
+    parameters: tuple[Parameter, ...] = ()
     answer: Any = None
     body: Any = None
     is_stream: bool = False
 
 
-def describe(app: FastAPI, operations: list[Operation]) -> dict[str, Any]:
+def describe(operations: list[Operation]) -> dict[str, Any]:
     """Return the OpenAPI document of these operations."""
-    document = get_openapi(
-        title="p2prc",
-        version=app.version,
-        description="The control API of a running node, served on the Unix socket of its home.",
-        routes=app.routes,
-    )
     kinds = [kind for each in operations for kind in (each.answer, each.body) if kind is not None]
     _, components = msgspec.json.schema_components(
         [*kinds, ErrorBody], ref_template="#/components/schemas/{name}"
     )
-    document["components"] = {"schemas": components}
+    paths: dict[str, Any] = {}
     for operation in operations:
-        _describe_one(document["paths"][operation.path][operation.method.lower()], operation)
-    return document
+        paths.setdefault(operation.path, {})[operation.method.lower()] = _described(operation)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "p2prc",
+            "version": __version__,
+            "description": (
+                "The control API of a running node, served on the Unix socket of its home."
+            ),
+        },
+        "paths": paths,
+        "components": {"schemas": components},
+    }
+
+
+def _described(operation: Operation) -> dict[str, Any]:
+    entry: dict[str, Any] = {"operationId": operation.name, "summary": operation.summary}
+    if operation.parameters:
+        entry["parameters"] = [_parameter(parameter) for parameter in operation.parameters]
+    _describe_one(entry, operation)
+    return entry
+
+
+def _parameter(parameter: Parameter) -> dict[str, Any]:
+    schema = msgspec.json.schema(parameter.kind)
+    if not parameter.is_required:
+        schema["default"] = parameter.default
+    return {
+        "name": parameter.name,
+        "in": "path" if parameter.in_path else "query",
+        "required": parameter.is_required,
+        "schema": schema,
+    }
 
 
 def _describe_one(entry: dict[str, Any], operation: Operation) -> None:

@@ -1,23 +1,23 @@
 """The control API of a running node: HTTP over a Unix socket that only its owner can open.
 
 Bodies are decoded and answers encoded by the structs of `schema`, which also give OpenAPI its
-components: one description of every value. FastAPI holds the routes together and serves the
-document; nothing here knows more of a node than `NodeService`.
+components: one description of every value. Starlette holds the routes together; nothing here
+knows more of a node than `NodeService`. Why not FastAPI: docs/adr/0007-api.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import msgspec
-from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
 
-from p2prc import __version__
 from p2prc.api import schema
 from p2prc.api.openapi import Operation, describe
+from p2prc.api.parameters import Endpoint, handler_of, parameters_of
 from p2prc.api.service import NodeService
 from p2prc.api.streaming import HTTP_STATUS, EventStream, error_body
 from p2prc.errors import InvalidInput, P2prcError, PeerTooOld
@@ -26,16 +26,12 @@ BODY_LIMIT_BYTES = 4 << 20
 LOG_LINES_LIMIT = 10_000
 PINGS_LIMIT = 100
 _Body = TypeVar("_Body", bound=schema.Request)
-_Endpoint = Callable[..., Awaitable[Response]]
 
 
-def build_app(service: NodeService) -> FastAPI:
+def build_app(service: NodeService) -> Starlette:
     """Return the API of this node."""
-    app = FastAPI(
-        title="p2prc", version=__version__, docs_url=None, redoc_url=None, openapi_url=None
-    )
+    app = Starlette()
     app.add_exception_handler(P2prcError, _answer_error)
-    app.add_exception_handler(RequestValidationError, _answer_misuse)
     app.add_exception_handler(HTTPException, _answer_no_route)
     _Routes(app, service).add_all()
     return app
@@ -44,7 +40,7 @@ def build_app(service: NodeService) -> FastAPI:
 class _Routes:
     """Every operation of the API. A method's docstring is its summary in OpenAPI."""
 
-    def __init__(self, app: FastAPI, service: NodeService) -> None:
+    def __init__(self, app: Starlette, service: NodeService) -> None:
         self._app = app
         self._service = service
         self._operations: list[Operation] = []
@@ -54,28 +50,36 @@ class _Routes:
         self._add_network()
         self._add_work()
         self._add_owner()
-        self._app.add_api_route("/openapi.json", self._describe, include_in_schema=False)
+        self._app.add_route("/openapi.json", self._describe)
 
-    async def _describe(self) -> Response:
+    async def _describe(self, _: Request) -> Response:
         # Made when asked for: it takes longer than all other steps of a node's start.
-        return _json(describe(self._app, self._operations))
+        return _json(describe(self._operations))
 
     def _add(
         self,
         method: str,
         path: str,
-        endpoint: _Endpoint,
+        endpoint: Endpoint,
         *,
         answer: Any = None,
         body: Any = None,
         is_stream: bool = False,
     ) -> None:
-        name = endpoint.__name__
-        operation = Operation(method, path, name, answer=answer, body=body, is_stream=is_stream)
-        self._operations.append(operation)
-        self._app.add_api_route(
-            path, endpoint, methods=[method], operation_id=name, response_model=None
+        parameters = parameters_of(endpoint, path)
+        self._operations.append(
+            Operation(
+                method=method,
+                path=path,
+                name=endpoint.__name__,
+                summary=(endpoint.__doc__ or "").strip(),
+                parameters=parameters,
+                answer=answer,
+                body=body,
+                is_stream=is_stream,
+            )
         )
+        self._app.add_route(path, handler_of(endpoint, parameters), methods=[method])
 
     def _add_node(self) -> None:
         service = self._service
@@ -249,16 +253,6 @@ async def _answer_error(_request: Request, error: Exception) -> Response:
     if not isinstance(error, P2prcError):
         raise error
     return _json(error_body(error), HTTP_STATUS.get(error.exit_status, 500))
-
-
-async def _answer_misuse(_request: Request, error: Exception) -> Response:
-    if not isinstance(error, RequestValidationError):
-        raise error
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"])
-    return _json(
-        error_body(InvalidInput(f"the request is not valid: {place}: {first['msg']}")), 400
-    )
 
 
 async def _answer_no_route(request: Request, error: Exception) -> Response:
