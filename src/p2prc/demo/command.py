@@ -254,7 +254,9 @@ def _summary(rendering: Rendering, output: Path) -> str:
 
 
 def _next_steps(homes: Path, *, is_kept: bool) -> str:
-    program = "p2prc" if shutil.which("p2prc") else os.path.relpath(sys.argv[0])
+    # Beside the interpreter, where a checkout that is not on the PATH has it.
+    beside = Path(sys.executable).with_name("p2prc")
+    program = "p2prc" if shutil.which("p2prc") else os.path.relpath(beside)
     kept = f"{program} --home {homes / NAMES[0]}"
     if is_kept:
         first = [
