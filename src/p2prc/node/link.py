@@ -23,7 +23,7 @@ from p2prc.wire.framing import frame
 
 PULSE_S = 1.5
 SILENCE_LIMIT_S = 4.0
-OUTBOX_LIMIT_BYTES = 32 << 20
+OUTBOX_LIMIT_BYTES = 16 << 20
 READ_LIMIT_BYTES = 32 * 1024
 """As much as is taken from one peer before everybody else has a turn: some hundred letters."""
 REQUEST_TIMEOUT_S = 30.0
