@@ -15,7 +15,7 @@ from benchmarks import idle, rivals, transport, work
 from benchmarks.network import MeasuredNode, open_network
 from benchmarks.report import FIGURES, Figure, Record
 
-TRANSPORT_ROUNDS = 3
+TRANSPORT_ROUNDS = 7
 
 
 def measure_all(rounds: int) -> Record:
