@@ -128,7 +128,7 @@ def test_results_wait_for_room_where_they_are_to_go(full: Full, tmp_path: Path) 
 def test_a_ledger_without_room_holds_the_job_and_loses_nothing(full: Full) -> None:
     mine, disk = full.submitter, full.submitter_disk
     job = mine.json(
-        "map", *SMALL, "--over", "i=1-40", "--out", "*.txt", "--to", str(disk.folder / "to"),
+        "map", *SMALL, "--over", "i=1-20", "--out", "*.txt", "--to", str(disk.folder / "to"),
         "--on", "usual", "--", "sh", "-c", "sleep 0.2; echo {i} > {i}.txt",
     )["id"]  # fmt: skip
     wait_until(lambda: mine.json("job", "show", job)["tasks"]["succeeded"] >= 2, "some are done")
@@ -145,8 +145,8 @@ def test_a_ledger_without_room_holds_the_job_and_loses_nothing(full: Full) -> No
         filler.unlink()
     mine.p2prc("watch", job)
     shown = mine.json("job", "show", job)
-    assert shown["tasks"]["succeeded"] == 40 > done
-    assert len(list((disk.outside / "to").iterdir())) == 40
+    assert shown["tasks"]["succeeded"] == 20 > done
+    assert len(list((disk.outside / "to").iterdir())) == 20
 
 
 def test_a_home_that_cannot_be_written_is_said(tmp_path: Path) -> None:
