@@ -57,14 +57,15 @@ def link_farm(tree: Tree, inputs_inside: str, work: Path) -> None:
     `inputs_inside` is where the command sees the inputs. New folders belong to the owner of the
     working folder, so that the command may write beside its inputs.
     """
-    status = work.stat()
-    with _placing(work), below(work, owner=(status.st_uid, status.st_gid)) as cursor:
-        for entry in tree.files:
-            *folders, name = entry.path.split("/")
-            inside = cursor.enter(folders, make_mode=0o755)
-            os.symlink(f"{inputs_inside}/{entry.path}", name, dir_fd=inside)
-        for path in tree.empty_folders:
-            cursor.enter(path.split("/"), make_mode=0o755)
+    with _placing(work):
+        status = work.stat()
+        with below(work, owner=(status.st_uid, status.st_gid)) as cursor:
+            for entry in tree.files:
+                *folders, name = entry.path.split("/")
+                inside = cursor.enter(folders, make_mode=0o755)
+                os.symlink(f"{inputs_inside}/{entry.path}", name, dir_fd=inside)
+            for path in tree.empty_folders:
+                cursor.enter(path.split("/"), make_mode=0o755)
 
 
 def _place_all(tree: Tree, store: BlobStore, folder: Path, *, may_link: bool) -> None:

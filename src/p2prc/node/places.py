@@ -8,11 +8,15 @@ code, so the requester reads the same sentence as the owner.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
-from p2prc.errors import LeaseEnded, P2prcError, PeerBusy
+from p2prc.errors import LeaseEnded, MachineCannot, P2prcError, PeerBusy
 from p2prc.files.collect import OutputLimits, collect_outputs
 from p2prc.files.place import link_farm, place_inputs
 from p2prc.model.environment import EnvironmentLock
@@ -23,9 +27,15 @@ from p2prc.protocol.lending import NO_ISOLATION
 from p2prc.runtime.environments import EnvironmentStore
 from p2prc.runtime.port import Execution, Exit, OutputChunk, Runtime, Sandbox, SandboxSpec
 from p2prc.storage.blobs import BlobStore
+from p2prc.storage.removal import remove_tree
 
 LOG_TAIL_BYTES = 16 * 1024
-OUTPUT_TIMEOUT_S = 600.0
+REASON_LIMIT = 2000
+DYING_S = 10.0
+"""How long a killed command, and whoever reads its output, may take to let go."""
+
+log = logging.getLogger(__name__)
+Value = TypeVar("Value")
 
 Obtain = Callable[[NodeId, BlobId, str], Awaitable[Tree]]
 """Bring a tree of a peer, manifest and blobs, into our store, pinned for an owner."""
@@ -34,20 +44,37 @@ Print = Callable[[OutputChunk], Awaitable[None]]
 Progress = Callable[[str], None]
 
 
+def _set_event() -> asyncio.Event:
+    event = asyncio.Event()
+    event.set()
+    return event
+
+
 @dataclass(slots=True)
 class Place:
-    """A lease's sandbox and what runs in it now."""
+    """A lease's sandbox and what runs in it now.
+
+    `patience` bounds the command that is on its way: without end until somebody ends it.
+    """
 
     peer: NodeId
     lease: LeaseId
     workload: Workload
     sandbox: Sandbox
     running: Execution | None = None
-    is_busy: bool = False
+    patience: asyncio.Timeout | None = None
     is_cancelled: bool = False
+    is_ended: bool = False
     end_reason: str = ""
     environment: EnvironmentLock | None = None
     placed: set[BlobId] = field(default_factory=set)
+    idle: asyncio.Event = field(default_factory=_set_event)
+    threads: set[asyncio.Future[Any]] = field(default_factory=set)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a command is on its way, from its inputs to its outputs."""
+        return not self.idle.is_set()
 
     @property
     def token(self) -> str:
@@ -85,9 +112,10 @@ class Places:
     ) -> Place:
         """Make the environment and the sandbox. Raises MachineCannot."""
         environment: Path | None = None
+        user = f"{peer}/{lease}"
         if workload.environment is not None:
             environment = await self._environments.ensure(
-                workload.environment, progress=progress, user=f"{peer}/{lease}"
+                workload.environment, progress=progress, user=user
             )
         spec = SandboxSpec(
             lease=lease,
@@ -97,12 +125,28 @@ class Places:
             environment=environment,
             is_isolated=is_isolated,
         )
-        sandbox = await self._runtime.create(spec)
+        try:
+            with _machine_errors():
+                sandbox = await self._runtime.create(spec)
+        except BaseException:
+            if workload.environment is not None:
+                self._environments.release(workload.environment, user=user)
+            raise
         return Place(peer, lease, workload, sandbox, environment=workload.environment)
 
     async def end(self, place: Place) -> None:
         """Kill what runs and forget the place."""
+        place.is_ended = True
+        # Whoever reads the last output is given a moment; fetching inputs is in vain.
+        _cut_short(place, after_s=0.0 if place.running is None else DYING_S / 2)
         await place.sandbox.end()
+        try:
+            async with asyncio.timeout(DYING_S):
+                await place.idle.wait()
+        except TimeoutError:
+            log.warning("a command does not let go of its lease", extra={"lease": place.lease})
+        # Inputs that were being laid when the lease ended may have come after its folder went.
+        await asyncio.to_thread(_remove_leftovers, place.sandbox.spec.folder)
         self._blobs.unpin(place.token)
         if place.environment is not None:
             self._environments.release(place.environment, user=f"{place.peer}/{place.lease}")
@@ -110,11 +154,13 @@ class Places:
     async def run(self, place: Place, command: Command, printed: Print, *, keeper: str) -> Outcome:
         """Run one command from inputs to outputs; whatever fails is its outcome.
 
-        The outputs are in the store, pinned for `keeper`. Raises PeerBusy.
+        The outputs are in the store, pinned for `keeper`. Raises PeerBusy. Cancelling this kills
+        the command.
         """
         if place.is_busy:
             raise PeerBusy("the lease runs another command at present")
-        place.is_busy, place.is_cancelled = True, False
+        place.idle.clear()
+        place.is_cancelled = False
         started = asyncio.get_running_loop().time()
         tail = bytearray()
 
@@ -124,12 +170,15 @@ class Places:
             await printed(chunk)
 
         try:
-            outcome = await self._from_inputs_to_outputs(place, command, take, keeper)
+            with _machine_errors():
+                outcome = await self._whole_way(place, command, take, keeper)
         except P2prcError as error:
-            outcome = Outcome(None, code=error.code, reason=error.message[:2000])
+            outcome = failure(error)
         finally:
             place.running = None
-            place.is_busy = False
+            place.idle.set()
+            if place.is_ended:
+                self._blobs.unpin(place.token)
         reason = outcome.reason
         if outcome.code == LeaseEnded.code and place.end_reason:
             # Who ended it is worth more to the requester than that it ended.
@@ -147,63 +196,91 @@ class Places:
         )
 
     async def cancel(self, place: Place) -> None:
-        """Stop the command that runs in the place."""
+        """Stop the command that runs in the place, or is about to."""
         place.is_cancelled = True
         if place.running is not None:
             await place.running.cancel()
+        else:
+            _cut_short(place, after_s=0.0)
+
+    async def _whole_way(
+        self, place: Place, command: Command, printed: Print, keeper: str
+    ) -> Outcome:
+        try:
+            async with asyncio.timeout(None) as place.patience:
+                outcome = await self._from_inputs_to_outputs(place, command, printed, keeper)
+        except BaseException as error:
+            place.patience = None
+            # What goes wrong here must not hide what went wrong before, least of all an order to
+            # stop.
+            with suppress(P2prcError):
+                await _make_ready(place)
+            if isinstance(error, TimeoutError):
+                raise LeaseEnded("it was ended before it was done") from error
+            raise
+        place.patience = None
+        await _make_ready(place)
+        return outcome
 
     async def _from_inputs_to_outputs(
         self, place: Place, command: Command, printed: Print, keeper: str
     ) -> Outcome:
-        sandbox = place.sandbox
+        if place.is_ended:
+            raise LeaseEnded
         if command.inputs is not None:
             await self._lay_inputs(place, command.inputs)
-        place.running = await sandbox.execute(
+        place.running = await place.sandbox.execute(
             command.argv, variables=command.variables, timeout_s=command.timeout_s
         )
         if place.is_cancelled:
             await place.running.cancel()
-        try:
-            async for chunk in place.running.output():
-                await printed(chunk)
-            ended = await place.running.wait()
-            outcome = _outcome_of(ended, command)
-            if outcome.is_success and command.outputs:
-                outcome = await self._gather(place, command, outcome, keeper)
-        finally:
-            await sandbox.reset()
+        async for chunk in place.running.output():
+            await printed(chunk)
+        ended = await place.running.wait()
+        outcome = _outcome_of(ended, command)
+        if outcome.is_success and command.outputs:
+            outcome = await self._gather(place, command, outcome, keeper)
         return outcome
 
     async def _lay_inputs(self, place: Place, name: BlobId) -> None:
         tree = await self._obtain(place.peer, name, place.token)
         if name not in place.placed:
-            await asyncio.to_thread(
-                place_inputs,
-                tree,
-                self._blobs,
-                place.sandbox.spec.folder / "inputs" / name,
-                may_link=place.sandbox.spec.tier != NO_ISOLATION,
+            await _in_thread(
+                place,
+                partial(
+                    place_inputs,
+                    tree,
+                    self._blobs,
+                    place.sandbox.spec.folder / "inputs" / name,
+                    may_link=place.sandbox.spec.tier != NO_ISOLATION,
+                ),
             )
             place.placed.add(name)
         inside = f"{place.sandbox.inputs_path}/{name}"
-        await asyncio.to_thread(link_farm, tree, inside, place.sandbox.spec.folder / "work")
+        await _in_thread(
+            place, partial(link_farm, tree, inside, place.sandbox.spec.folder / "work")
+        )
 
     async def _gather(
         self, place: Place, command: Command, outcome: Outcome, keeper: str
     ) -> Outcome:
         try:
-            collected = await asyncio.to_thread(
-                collect_outputs,
-                place.sandbox.spec.folder / "work",
-                command.outputs,
-                self._blobs,
-                owner=keeper,
-                limits=OutputLimits(place.workload.limits.disk_bytes),
+            collected = await _in_thread(
+                place,
+                partial(
+                    collect_outputs,
+                    place.sandbox.spec.folder / "work",
+                    command.outputs,
+                    self._blobs,
+                    owner=keeper,
+                    limits=OutputLimits(place.workload.limits.disk_bytes),
+                ),
             )
         except P2prcError as error:
             # The command itself ended well: its status stays true.
+            failed = failure(error)
             return Outcome(
-                outcome.status, code=error.code, reason=error.message[:2000], usage=outcome.usage
+                outcome.status, code=failed.code, reason=failed.reason, usage=outcome.usage
             )
         return Outcome(
             status=outcome.status,
@@ -211,6 +288,65 @@ class Places:
             output_bytes=collected.tree.size_bytes,
             usage=outcome.usage,
         )
+
+
+def failure(error: P2prcError) -> Outcome:
+    """Return an error as the end of a command, in text that any peer can decode."""
+    reason = error.message.encode("utf-8", "backslashreplace").decode()
+    return Outcome(None, code=error.code, reason=reason[:REASON_LIMIT])
+
+
+def _cut_short(place: Place, *, after_s: float) -> None:
+    if place.patience is not None and not place.patience.expired():
+        place.patience.reschedule(asyncio.get_running_loop().time() + after_s)
+
+
+async def _in_thread(place: Place, work: Callable[[], Value]) -> Value:
+    """Do it in a thread; one that nobody waits for any more is still known to the place."""
+    running = asyncio.get_running_loop().run_in_executor(None, work)
+    place.threads.add(running)
+    running.add_done_callback(partial(_let_go, place))
+    return await asyncio.shield(running)
+
+
+def _let_go(place: Place, done: asyncio.Future[Any]) -> None:
+    place.threads.discard(done)
+    if not done.cancelled():
+        # Looked at, so that an error that came too late is not reported as lost.
+        done.exception()
+
+
+async def _make_ready(place: Place) -> None:
+    """Leave the place to the next command, whatever became of this one."""
+    try:
+        async with asyncio.timeout(DYING_S):
+            if place.running is not None:
+                await place.running.cancel()
+                await place.running.wait()
+            while place.threads:
+                await asyncio.wait(set(place.threads))
+    except TimeoutError as error:
+        raise MachineCannot("the command does not end although it was killed") from error
+    await place.sandbox.reset()
+
+
+def _remove_leftovers(folder: Path) -> None:
+    try:
+        if folder.exists():
+            remove_tree(folder)
+    except OSError as error:
+        log.warning("a lease's folder is left over", extra={"reason": str(error)})
+
+
+@contextmanager
+def _machine_errors() -> Iterator[None]:
+    """Say the system's refusals in our words: too many open files are no bug."""
+    try:
+        yield
+    except TimeoutError:
+        raise
+    except OSError as error:
+        raise MachineCannot(f"the machine refuses: {error.strerror or error}") from error
 
 
 def _outcome_of(ended: Exit, command: Command) -> Outcome:

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass
 from pathlib import Path
 
-from p2prc.errors import JobInvalid, LeaseEnded, PeerBusy, RuntimeMissing
+from p2prc.errors import JobInvalid, LeaseEnded, MachineCannot, PeerBusy, RuntimeMissing
 from p2prc.model.resources import RuntimeOffer, Usage
 from p2prc.runtime.port import Execution, Exit, OutputChunk, Sandbox, SandboxSpec
 
@@ -154,6 +154,8 @@ class FakeSandbox:
     async def reset(self) -> None:
         if self._is_ending:
             raise LeaseEnded
+        if self._running is not None and not self._running.is_over:
+            raise MachineCannot("a command is running")
         for name in ("work", "tmp"):
             shutil.rmtree(self._spec.folder / name)
             (self._spec.folder / name).mkdir()
