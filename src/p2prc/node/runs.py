@@ -113,7 +113,8 @@ class Runs:
     async def _lend(self, target: NodeId | None, lease: LeaseId, workload: Workload) -> NodeId:
         refusals: list[P2prcError] = []
         for node in self._candidates(target, workload):
-            request = RequestLease(lease, workload)
+            # For a single command a sandbox of its own is the quickest: no agent has to start.
+            request = RequestLease(lease, workload, is_isolated=True)
             try:
                 await self._post.ask(node, request, LeaseGranted, timeout_s=LEASE_TIMEOUT_S)
             except asyncio.CancelledError:
