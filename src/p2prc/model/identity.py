@@ -18,13 +18,16 @@ AttemptId = NewType("AttemptId", str)
 BlobId = NewType("BlobId", str)
 """The BLAKE3 hash of some bytes, 64 hex digits."""
 
-_HEX_64 = Meta(pattern=r"^[0-9a-f]{64}$")
-_HEX_20 = Meta(pattern=r"^[0-9a-f]{20}$")
+# Python's `$` also matches before a line end, and its `\d` every alphabet's digits.
+_END = r"$(?!\n)"
+_HEX_64 = Meta(pattern=r"^[0-9a-f]{64}" + _END)
+_HEX_20 = Meta(pattern=r"^[0-9a-f]{20}" + _END)
 NodeIdField = Annotated[NodeId, _HEX_64]
 BlobIdField = Annotated[BlobId, _HEX_64]
 LeaseIdField = Annotated[LeaseId, _HEX_20]
 JobIdField = Annotated[JobId, _HEX_20]
-AttemptIdField = Annotated[AttemptId, Meta(pattern=r"^[0-9a-f]{20}-\d{1,4}-\d{1,7}-\d{1,6}$")]
+_ATTEMPT = r"^[0-9a-f]{20}-[0-9]{1,4}-[0-9]{1,7}-[0-9]{1,6}"
+AttemptIdField = Annotated[AttemptId, Meta(pattern=_ATTEMPT + _END)]
 ShortText = Annotated[str, Meta(max_length=200)]
 
 PREFIX_DIGITS = 6

@@ -21,7 +21,7 @@ SPANS_LIMIT = 10_000
 INTEGER_LIMIT = 10**15
 Integer = Annotated[int, Meta(ge=-INTEGER_LIMIT, le=INTEGER_LIMIT)]
 TEXT_LIMIT = 1000
-ParameterName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
+ParameterName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$(?!\n)")]
 
 
 class IntegerSpan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):

@@ -17,7 +17,7 @@ TICKET_LIMIT_CHARACTERS = 512
 NONCE_BYTES = 6
 
 Reach = Literal["internet", "relay", "lan"]
-Address = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[!-~]+$")]
+Address = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[!-~]+$(?!\n)")]
 """`host:port`, or a relay's URL: printable, without spaces."""
 
 

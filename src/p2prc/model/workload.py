@@ -16,7 +16,7 @@ from p2prc.model.identity import BlobIdField, ShortText
 from p2prc.model.resources import Limits, Usage
 
 Argument = Annotated[str, Meta(max_length=128 * 1024)]
-VariableName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$")]
+VariableName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$(?!\n)")]
 Pattern = Annotated[str, Meta(min_length=1, max_length=400)]
 
 

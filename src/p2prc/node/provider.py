@@ -12,14 +12,16 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from p2prc.errors import DiskFull, LeaseUnknown, P2prcError, PeerBusy
+from p2prc.errors import DiskFull, LeaseUnknown, MachineCannot, P2prcError, PeerBusy
+from p2prc.files.manifest import load_tree
 from p2prc.model.identity import AttemptId, JobId, LeaseId, NodeId
 from p2prc.model.resources import Capacity, Usage
+from p2prc.model.tree import Tree
 from p2prc.model.workload import Outcome
 from p2prc.node.drive import Driver
 from p2prc.node.grants import Grants
 from p2prc.node.link import Answer
-from p2prc.node.places import Place, Places
+from p2prc.node.places import Place, Places, failure
 from p2prc.node.post import Post
 from p2prc.node.shelf import AttemptShelf
 from p2prc.node.tasks import Tasks, Work
@@ -45,7 +47,10 @@ from p2prc.protocol.messages import (
 from p2prc.runtime.port import OutputChunk
 from p2prc.storage.blobs import BlobStore
 
-ENDING_TIMEOUT_S = 10.0
+ENDING_TIMEOUT_S = 20.0
+ASKERS_LIMIT = 8
+"""Who asks for one lease again and again is answered this often."""
+_SENTENCE_LIMIT = 2000
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +97,13 @@ class Provider:
 
     def start(self) -> None:
         """Take up the outcomes that the last run left: their trees stay and may be fetched."""
-        for held in self._shelf.all():
+        held_all = self._shelf.all()
+        kept = {_reason(held.peer, held.attempt) for held in held_all}
+        for owner in self._blobs.keepers():
+            # What nobody came for in a week, and what a crash cut off before it was an outcome.
+            if owner.startswith(_ATTEMPT) and owner not in kept:
+                self._blobs.unpin(owner)
+        for held in held_all:
             if held.outcome.outputs is not None:
                 reason = _reason(held.peer, held.attempt)
                 self._grants.allow(held.peer, held.outcome.outputs, reason=reason)
@@ -119,7 +130,7 @@ class Provider:
         found = []
         for view in self._book.leases():
             place = self._open.get(view.lease)
-            usage = Usage() if place is None else await place.sandbox.usage()
+            usage = Usage() if place is None else await _usage_of(place)
             found.append(LeaseReading(view, usage))
         return found
 
@@ -143,7 +154,8 @@ class Provider:
         self._capacity_changed()
 
     async def close(self) -> None:
-        """End every lease: the node stops."""
+        """End every lease and lend nothing new: the node stops."""
+        self._driver.feed(lending.Paused())
         self._driver.feed(lending.OwnerKilled(is_all=True))
         await self._settle()
         self._driver.stop()
@@ -163,7 +175,9 @@ class Provider:
         say: Answer = answer or _nobody
         match body:
             case RequestLease():
-                self._asked.setdefault((peer, body.lease), []).append(say)
+                askers = self._asked.setdefault((peer, body.lease), [])
+                askers.append(say)
+                del askers[:-ASKERS_LIMIT]
                 self._driver.feed(lending.LeaseRequested(peer, body))
             case EndLease():
                 self._driver.feed(lending.LeaseEndRequested(peer, body.lease))
@@ -200,11 +214,7 @@ class Provider:
     ) -> Outcome:
         """Run in the peer's lease; cancelling this kills the command. Raises LeaseUnknown."""
         place = self._place_of(peer, request.lease)
-        try:
-            outcome = await self._places.run(place, request.command, printed, keeper=place.token)
-        except asyncio.CancelledError:
-            await self._places.cancel(place)
-            raise
+        outcome = await self._places.run(place, request.command, printed, keeper=place.token)
         if outcome.outputs is not None:
             self._grants.allow(peer, outcome.outputs, reason=place.token)
         return outcome
@@ -240,27 +250,48 @@ class Provider:
 
     async def _attempt(self, place: Place, body: StartAttempt) -> None:
         key = (place.peer, body.attempt)
+        is_kept = False
         try:
             outcome = await self._places.run(place, body.command, _discard, keeper=_reason(*key))
+            name = outcome.outputs
+            outputs = None if name is None else await load_tree(self._blobs, name)
             if key not in self._running or place.lease not in self._open:
                 return
-            if outcome.outputs is not None:
-                tree = self._blobs.tree(outcome.outputs)
-                self._blobs.pin_tree(_reason(*key), tree, survives=True)
-                self._grants.allow(place.peer, outcome.outputs, reason=_reason(*key))
-            self._shelf.put(place.peer, place.lease, body.attempt, outcome)
+            self._keep(place, body.attempt, outcome, outputs)
+            is_kept = True
         except DiskFull as error:
             # Told although it could not be kept: the submitter then does not wait for it.
             log.warning("an outcome could not be kept", extra={"reason": error.message})
             reason = "no room is left on the node's disk to keep the outcome"
             outcome = Outcome(None, code=error.code, reason=reason)
+        except P2prcError as error:
+            log.warning("an outcome could not be kept", extra={"reason": error.message})
+            outcome = failure(error)
         finally:
             self._running.pop(key, None)
+            if not is_kept:
+                self._let_go(_reason(*key))
         self._post.tell(place.peer, AttemptEnded(body.attempt, outcome))
 
+    def _keep(
+        self, place: Place, attempt: AttemptId, outcome: Outcome, outputs: Tree | None
+    ) -> None:
+        if outputs is not None:
+            reason = _reason(place.peer, attempt)
+            self._blobs.pin_tree(reason, outputs, survives=True)
+            self._grants.allow(place.peer, outputs.digest, reason=reason)
+        self._shelf.put(place.peer, place.lease, attempt, outcome)
+
     def _forget(self, peer: NodeId, attempt: AttemptId) -> None:
-        self._shelf.remove(peer, attempt)
-        reason = _reason(peer, attempt)
+        try:
+            self._shelf.remove(peer, attempt)
+        except MachineCannot as error:
+            # Kept a while longer: the submitter is told once more, and says once more to forget.
+            log.warning("an outcome could not be forgotten", extra={"reason": error.message})
+            return
+        self._let_go(_reason(peer, attempt))
+
+    def _let_go(self, reason: str) -> None:
         self._grants.revoke(reason)
         self._blobs.unpin(reason)
 
@@ -293,7 +324,8 @@ class Provider:
                 granted = LeaseGranted(effect.lease, effect.expires_in_s, effect.tier)
                 self._say(effect.peer, effect.lease, granted)
             case lending.Refuse():
-                refused = Refused(effect.code, effect.message, effect.hint)
+                message = effect.message[:_SENTENCE_LIMIT]
+                refused = Refused(effect.code, message, effect.hint[:_SENTENCE_LIMIT])
                 self._say(effect.peer, effect.lease, refused)
             case lending.ConfirmEnd():
                 pass  # Said at once: ending twice is ending once.
@@ -302,9 +334,8 @@ class Provider:
                 self._endings.add(ending)
                 ending.add_done_callback(self._endings.discard)
             case lending.TellEnded():
-                self._post.tell(
-                    effect.peer, LeaseEnded(effect.lease, effect.ended_by, effect.reason)
-                )
+                reason = effect.reason[:_SENTENCE_LIMIT]
+                self._post.tell(effect.peer, LeaseEnded(effect.lease, effect.ended_by, reason))
         self._capacity_changed()
 
     def _say(self, peer: NodeId, lease: LeaseId, body: Control) -> None:
@@ -357,8 +388,19 @@ class Provider:
         await self._places.end(place)
 
 
+_ATTEMPT = "attempt-"
+
+
 def _reason(peer: NodeId, attempt: AttemptId) -> str:
-    return f"attempt-{peer}-{attempt}"
+    return f"{_ATTEMPT}{peer}-{attempt}"
+
+
+async def _usage_of(place: Place) -> Usage:
+    try:
+        return await place.sandbox.usage()
+    except P2prcError:
+        # It is just ending: the others are still worth showing.
+        return Usage()
 
 
 def _nobody(_: Control) -> None:

@@ -221,6 +221,11 @@ class BlobStore:
         with self._lock:
             self._pins.unpin(owner)
 
+    def keepers(self) -> list[str]:
+        """Return who keeps trees past a restart."""
+        with self._lock:
+            return sorted({owner for owner, _ in self._pins.kept()})
+
     def make_room(self, size_bytes: int) -> None:
         """Evict until so many bytes fit under the quota; evict nothing if they cannot."""
         with self._lock:
