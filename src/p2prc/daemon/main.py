@@ -46,6 +46,7 @@ from p2prc.transport.port import Endpoint
 FOREVER_S = 366 * 86400.0
 GIVE_BACK_EVERY_S = 30.0
 LAST_PORT = "port"
+NAME = "name"
 _MILLIS = 1000
 
 log = logging.getLogger(__name__)
@@ -147,7 +148,7 @@ async def _open(
     stack.push_async_callback(endpoint.close)
     policy = policy_of(settings)
     description = SelfDescription(
-        name=settings.name,
+        name=_name(settings, state),
         software=__version__,
         cpus=core_count(),
         memory_bytes=memory_bytes(),
@@ -203,6 +204,14 @@ async def _endpoint(secret: bytes, settings: Settings, state: State) -> Endpoint
             state.set_values({LAST_PORT: found.encode()})
             return endpoint
     raise PortTaken
+
+
+def _name(settings: Settings, state: State) -> str:
+    """Return the name given now, else the one given last: a node keeps its name."""
+    if settings.origins["name"] == "default":
+        return (state.value(NAME) or settings.name.encode()).decode()
+    state.set_values({NAME: settings.name.encode()})
+    return settings.name
 
 
 def _usual_ports(state: State, first: int) -> list[int]:
