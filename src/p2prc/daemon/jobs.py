@@ -14,7 +14,8 @@ from p2prc.api import schema
 from p2prc.daemon.names import find_job
 from p2prc.daemon.orders import command_of, environment_of, folder_of, workload_of
 from p2prc.daemon.rows import instant
-from p2prc.errors import FileUnknown, JobUnknown
+from p2prc.errors import FileUnknown, JobUnknown, WireError
+from p2prc.files.manifest import load_tree
 from p2prc.files.place import write_outputs
 from p2prc.model.identity import JobId, NodeId
 from p2prc.model.job import Job, Step
@@ -223,15 +224,20 @@ class JobDesk:
     async def results(self, runner: JobRunner, to: Path) -> schema.Collected:
         """Write what is finished to another folder, as far as it is still in the store."""
         blobs, files, size_bytes, missing = self._node.blobs, 0, 0, 0
+        owner = f"results/{secrets.token_hex(8)}"
         for task, name in runner.outputs().items():
-            tree = blobs.tree(name) if blobs.has(name) else None
-            if tree is None or blobs.missing(tree):
-                missing += 1
-                continue
             folder = runner.folder_for(task, str(to))
-            await asyncio.to_thread(write_outputs, tree, blobs, folder)
-            files += len(tree.files)
-            size_bytes += tree.size_bytes
+            try:
+                tree = await load_tree(blobs, name)
+                blobs.pin_tree(owner, tree)
+                await asyncio.to_thread(write_outputs, tree, blobs, folder)
+            except (FileUnknown, WireError):
+                missing += 1
+            else:
+                files += len(tree.files)
+                size_bytes += tree.size_bytes
+            finally:
+                blobs.unpin(owner)
         return schema.Collected(
             id=runner.id, to=str(to), files=files, bytes=size_bytes, missing=missing
         )

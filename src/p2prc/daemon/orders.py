@@ -88,6 +88,13 @@ def folder_of(request: RunRequest | JobRequest) -> Path:
     """
     if request.to is None and not request.outputs:
         return Path("/")
-    if request.to is None or not Path(request.to).is_absolute():
+    if request.to is None:
+        raise JobInvalid("results need a folder to go to")
+    return absolute_folder(request.to)
+
+
+def absolute_folder(text: str) -> Path:
+    """Return the folder; raise JobInvalid where it depends on who asks, or cannot be one."""
+    if not Path(text).is_absolute() or "\0" in text:
         raise JobInvalid("results need an absolute folder to go to")
-    return Path(request.to)
+    return Path(text)

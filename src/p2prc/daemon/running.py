@@ -64,6 +64,8 @@ class Running:
 
     async def _run(self, owner: str) -> schema.RunEnded:
         request = self._request
+        # Looked at now: not after an hour of work.
+        folder_of(request)
         if request.requirements:
             await self._note(f"choosing versions of {', '.join(request.requirements)}")
         environment = await environment_of(request.requirements)

@@ -8,12 +8,12 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
-from pathlib import Path
 
 from p2prc.api import schema
 from p2prc.daemon.jobs import JobDesk
 from p2prc.daemon.log import last_lines
 from p2prc.daemon.names import find_lease, find_node
+from p2prc.daemon.orders import absolute_folder
 from p2prc.daemon.reach import reach_of
 from p2prc.daemon.rows import instant, lease_row, node_row, runtimes_of, specs_of
 from p2prc.daemon.running import Running
@@ -173,7 +173,7 @@ class DaemonService:
         return self._desk.logs(self._desk.find(job), task)
 
     async def results(self, job: str, to: str) -> schema.Collected:
-        return await self._desk.results(self._desk.find(job), Path(to))
+        return await self._desk.results(self._desk.find(job), absolute_folder(to))
 
     async def cancel(self, job: str) -> schema.JobRow:
         return await self._desk.cancel(self._desk.find(job))

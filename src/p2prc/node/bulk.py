@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from weakref import WeakValueDictionary
 
 from p2prc.errors import FileUnknown
+from p2prc.files.manifest import load_tree
 from p2prc.files.serve import serve_bulk_stream
 from p2prc.files.transfer import fetch_tree
 from p2prc.model.identity import BlobId, NodeId
@@ -23,31 +25,32 @@ class Bulk:
         self._links = links
         self._blobs = blobs
         self._grants = grants
-        self._fetching: dict[BlobId, asyncio.Lock] = {}
+        # A lock lives as long as somebody fetches or waits.
+        self._fetching: WeakValueDictionary[tuple[NodeId, BlobId], asyncio.Lock] = (
+            WeakValueDictionary()
+        )
 
     async def obtain(self, peer: NodeId, name: BlobId, owner: str) -> Tree:
         """Return a peer's tree with all its blobs in our store, pinned for the owner.
 
-        Two that want one tree fetch it once. Raises PeerError, DiskFull, WireError.
+        Two that want one tree of one peer fetch it once. Raises PeerError, DiskFull, WireError.
         """
-        if (tree := self._complete(name, owner)) is not None:
+        if (tree := await self._complete(name, owner)) is not None:
             return tree
-        lock = self._fetching.setdefault(name, asyncio.Lock())
+        # Not one lock for a tree of several peers: a slow one would hold up the others' work.
+        lock = self._fetching.setdefault((peer, name), asyncio.Lock())
         async with lock:
-            try:
-                if (tree := self._complete(name, owner)) is not None:
-                    return tree
-                if peer == self._own:
-                    raise FileUnknown("inputs of this node's own work are gone from its store")
-                connection = await self._links.bulk_connection(peer)
-                return await fetch_tree(connection, name, self._blobs, owner=owner)
-            finally:
-                self._fetching.pop(name, None)
+            if (tree := await self._complete(name, owner)) is not None:
+                return tree
+            if peer == self._own:
+                raise FileUnknown("inputs of this node's own work are gone from its store")
+            connection = await self._links.bulk_connection(peer)
+            return await fetch_tree(connection, name, self._blobs, owner=owner)
 
-    def _complete(self, name: BlobId, owner: str) -> Tree | None:
+    async def _complete(self, name: BlobId, owner: str) -> Tree | None:
         if not self._blobs.has(name):
             return None
-        tree = self._blobs.tree(name)
+        tree = await load_tree(self._blobs, name)
         # Pinned before it is looked at, so that nothing is evicted in between.
         self._blobs.pin_tree(owner, tree)
         return None if self._blobs.missing(tree) else tree

@@ -11,10 +11,19 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 
-from p2prc.errors import DiskFull, P2prcError, PeerError, PeerLost
+from p2prc.errors import (
+    FileUnknown,
+    InvalidInput,
+    MachineCannot,
+    P2prcError,
+    PeerError,
+    PeerLost,
+    WorkFailed,
+)
 from p2prc.files.place import OutputClaims, write_outputs
 from p2prc.model.identity import AttemptId, BlobId, JobId, LeaseId, NodeId
 from p2prc.model.job import Job
@@ -134,6 +143,7 @@ class JobRunner:
                 event = coordination.AttemptEnded(peer, body.attempt, body.outcome)
                 self._driver.feed(event)
             case messages.LeaseEnded() if self._leases.get(body.lease) == peer:
+                del self._leases[body.lease]
                 self._driver.feed(
                     coordination.SlotEnded(peer, body.lease, body.ended_by, body.reason)
                 )
@@ -193,9 +203,9 @@ class JobRunner:
         while self._held:
             try:
                 self._perform_one(self._held[0])
-            except DiskFull as error:
-                log.warning("the job waits for room", extra={"job": self.id, "why": error.message})
-                self.halted = f"{error.message}; the job goes on when there is room"
+            except MachineCannot as error:
+                log.warning("the job waits for a disk", extra={"job": self.id, "why": str(error)})
+                self.halted = f"{error.message}; the job goes on when that is mended"
                 loop = asyncio.get_running_loop()
                 self._retrying = loop.call_later(DISK_RETRY_S, self._perform_held)
                 break
@@ -245,6 +255,10 @@ class JobRunner:
             )
         except P2prcError as error:
             log.info("no slot", extra={"peer": effect.node, "reason": error.message})
+            self._leases.pop(effect.lease, None)
+            if isinstance(error, PeerLost):
+                # It may be granted all the same, after we stopped waiting.
+                self._post.tell(effect.node, messages.EndLease(effect.lease))
             self._driver.feed(
                 coordination.SlotRefused(
                     effect.node,
@@ -280,6 +294,15 @@ class JobRunner:
             folder = self.folder_for(task, self.stored.to_folder)
             self._claims.claim(tree, f"{task.step}/{task.task}", to=str(folder))
             await asyncio.to_thread(write_outputs, tree, self._blobs, folder)
+        except OSError as error:
+            self._driver.feed(
+                coordination.OutputsFailed(
+                    effect.attempt,
+                    MachineCannot.code,
+                    f"the machine refuses: {error.strerror or error}",
+                    is_peer_fault=False,
+                )
+            )
         except P2prcError as error:
             self._driver.feed(
                 coordination.OutputsFailed(
@@ -299,6 +322,11 @@ class JobRunner:
         request = messages.AskAttempts(self.id)
         held = await self._post.ask(node, request, messages.Attempts)
         self._unanswered.discard(node)
+        if self.coordinator.is_settled:
+            # It was away when the job ended: what it still holds for the job is in vain.
+            for lease in held.leases:
+                self._post.tell(node, messages.EndLease(lease))
+            return
         for lease in held.leases:
             self._leases.setdefault(lease, node)
         self._driver.feed(
@@ -329,9 +357,10 @@ class JobRunner:
         """Know again which task gave which path, as far as the manifests are still here."""
         for task, name in self.outputs().items():
             if self._blobs.has(name):
-                tree = self._blobs.tree(name)
                 folder = str(self.folder_for(task, self.stored.to_folder))
-                self._claims.claim(tree, f"{task.step}/{task.task}", to=folder)
+                with suppress(FileUnknown, InvalidInput, PeerError, WorkFailed):
+                    tree = self._blobs.tree(name)
+                    self._claims.claim(tree, f"{task.step}/{task.task}", to=folder)
 
     def _wake(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
@@ -369,13 +398,12 @@ class Jobs:
         for stored in self._state.jobs():
             try:
                 runner = self._runner(stored)
+                self._runners[stored.id] = runner
+                if not runner.ledger.is_ended:
+                    log.info("job carried on", extra={"job": stored.id})
+                    runner.start(self._offers())
             except P2prcError as error:
                 log.warning("a job is unreadable", extra={"job": stored.id, "why": error.message})
-                continue
-            self._runners[stored.id] = runner
-            if not runner.ledger.is_ended:
-                log.info("job carried on", extra={"job": stored.id})
-                runner.start(self._offers())
 
     def stop(self) -> None:
         """Do nothing more; the ledgers stay."""
@@ -424,7 +452,8 @@ class Jobs:
 
     def node_back(self, node: NodeId) -> None:
         """A link to the node exists."""
-        for runner in self._live():
+        # Also ended jobs: a node that was away may still hold leases for them.
+        for runner in self._runners.values():
             runner.node_back(node)
 
     def letter(self, peer: NodeId, body: messages.Control) -> bool:

@@ -1,7 +1,8 @@
 """All live conversations of this node: accept, dial when somebody is needed, notice who is lost.
 
 Two nodes that dial each other at once have two links; both work, the newest is used, and the peer
-is lost when the last one is.
+is lost when the last one is. A link that ends while another lives may have taken letters with it,
+or belonged to a process that was killed and started again: that is told too.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Protocol
 
-from p2prc.errors import NodeUnknown, P2prcError, PeerLost, PeerMisbehaved, PeerUnreachable
+from p2prc.errors import NodeUnknown, P2prcError, PeerError, PeerMisbehaved, PeerUnreachable
 from p2prc.model.identity import NodeId, short
 from p2prc.node.handshake import (
     HANDSHAKE_TIMEOUT_S,
@@ -30,6 +32,8 @@ from p2prc.transport.port import Channel, Connection, Endpoint, Stream
 DIAL_TIMEOUT_S = 10.0
 HANDSHAKES_LIMIT = 64
 STREAMS_LIMIT = 512
+CONNECTIONS_PER_PEER = 4
+"""Of each channel; an honest peer has one, two after dialling at once, one more that just died."""
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +50,8 @@ class Switchboard(Protocol):
     def link_up(self, peer: NodeId) -> None: ...
 
     def link_down(self, peer: NodeId, *, on_purpose: bool) -> None: ...
+
+    def link_renewed(self, peer: NodeId) -> None: ...
 
     def letter(self, peer: NodeId, body: Control, answer: Answer | None) -> None: ...
 
@@ -64,6 +70,7 @@ class Links:
         self._links: dict[NodeId, list[Link]] = {}
         self._dials: dict[NodeId, Work[Link]] = {}
         self._bulk: dict[NodeId, Work[Connection]] = {}
+        self._served: dict[NodeId, list[Connection]] = {}
         self._departed: set[NodeId] = set()
         self._guests: dict[int, Connection] = {}
         self.refusals: Counter[str] = Counter()
@@ -72,8 +79,8 @@ class Links:
 
     def get(self, peer: NodeId) -> Link | None:
         """Return the newest live link to the peer."""
-        links = self._links.get(peer)
-        return links[-1] if links else None
+        links = reversed(self._links.get(peer, []))
+        return next((link for link in links if not link.is_lost), None)
 
     def peers(self) -> list[NodeId]:
         """Return whom we talk to."""
@@ -137,20 +144,15 @@ class Links:
     async def leave_all(self, *, farewell: bool) -> None:
         """Close every link, saying goodbye first."""
         links = [link for several in self._links.values() for link in several]
-        for link in links:
-            if farewell:
-                link.tell(Goodbye())
-        for link in links:
-            if farewell:
-                try:
-                    await link.flush()
-                except TimeoutError:
-                    log.info("a peer did not take our goodbye", extra={"peer": link.peer})
-            await link.close("this node stops")
+        async with asyncio.TaskGroup() as group:
+            for link in links:
+                group.create_task(_take_leave(link, farewell=farewell))
         for task in self._bulk.values():
             if task.done() and not task.cancelled() and task.exception() is None:
-                await task.result().close("this node stops")
+                await _hang_up(task.result(), "this node stops")
         self._bulk.clear()
+        for connection in [each for several in self._served.values() for each in several]:
+            await _hang_up(connection, "this node stops")
 
     async def drop(self, peer: NodeId, reason: str) -> None:
         """Close every link to one peer."""
@@ -210,12 +212,12 @@ class Links:
             code = error.code if isinstance(error, P2prcError) else "silent-handshake"
             self.refusals[code] += 1
             log.info("refused a connection", extra={"peer": connection.peer, "reason": str(error)})
-            await connection.close("refused")
+            await _hang_up(connection, "refused")
             return
         finally:
             self._guests.pop(id(connection), None)
         if connection.channel is Channel.BULK:
-            await self._serve_streams(connection, self._board.serve_bulk)
+            await self._serve_bulk(connection)
         else:
             self._adopt(connection, introduction)
 
@@ -225,15 +227,18 @@ class Links:
         while len(self._guests) >= HANDSHAKES_LIMIT:
             guest = self._guests.pop(next(iter(self._guests)))
             self.refusals["too-many-handshakes"] += 1
-            await guest.close("busy")
+            await _hang_up(guest, "busy")
 
     def _adopt(self, connection: Connection, introduction: Introduction) -> Link:
         link = Link(connection, introduction, self._take)
         self._links.setdefault(link.peer, []).append(link)
         self._departed.discard(link.peer)
         self._tasks.start(self._keep(link), f"link {short(link.peer)}")
-        if len(self._links[link.peer]) == 1:
+        links = self._links[link.peer]
+        if len(links) == 1:
             self._board.link_up(link.peer)
+        for surplus in links[:-CONNECTIONS_PER_PEER]:
+            self._tasks.start(surplus.close("too many connections"), "one link less")
         return link
 
     async def _keep(self, link: Link) -> None:
@@ -252,6 +257,8 @@ class Links:
             if not links:
                 del self._links[link.peer]
                 self._board.link_down(link.peer, on_purpose=link.peer in self._departed)
+            else:
+                self._board.link_renewed(link.peer)
 
     def _take(self, link: Link, body: Control, answer: Answer | None) -> None:
         if isinstance(body, Goodbye):
@@ -259,6 +266,18 @@ class Links:
             self._tasks.start(link.close("the peer said goodbye"), "goodbye")
             return
         self._board.letter(link.peer, body, answer)
+
+    async def _serve_bulk(self, connection: Connection) -> None:
+        served = self._served.setdefault(connection.peer, [])
+        served.append(connection)
+        try:
+            for surplus in served[:-CONNECTIONS_PER_PEER]:
+                await _hang_up(surplus, "too many connections")
+            await self._serve_streams(connection, self._board.serve_bulk)
+        finally:
+            served.remove(connection)
+            if not served:
+                self._served.pop(connection.peer, None)
 
     async def _serve_streams(
         self, connection: Connection, serve: Callable[[NodeId, Stream], Awaitable[None]]
@@ -270,8 +289,8 @@ class Links:
                     stream = await connection.accept_stream()
                     await room.acquire()
                     group.create_task(self._serve_one(connection.peer, stream, serve, room))
-        except* PeerLost:
-            await connection.close()
+        except* PeerError:
+            await _hang_up(connection, "")
 
     async def _serve_one(
         self,
@@ -286,8 +305,29 @@ class Links:
             self.refusals[error.code] += 1
             log.info("a stream ended early", extra={"peer": peer, "reason": error.message})
             await stream.abort()
+        except OSError as error:
+            # Too many open files, a failing disk: our trouble, and no reason to end the node.
+            log.warning("the machine refuses a peer's stream", extra={"reason": str(error)})
+            await stream.abort()
         except asyncio.CancelledError:
             await stream.abort()
             raise
         finally:
             room.release()
+
+
+async def _take_leave(link: Link, *, farewell: bool) -> None:
+    if farewell:
+        link.tell(Goodbye())
+        try:
+            await link.flush()
+        except TimeoutError:
+            log.info("a peer did not take our goodbye", extra={"peer": link.peer})
+    with suppress(PeerError):
+        await link.close("this node stops")
+
+
+async def _hang_up(connection: Connection, reason: str) -> None:
+    # What is gone already needs no closing.
+    with suppress(PeerError):
+        await connection.close(reason)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 
+from p2prc.errors import MachineCannot
 from p2prc.model.resources import Gpu, RuntimeOffer
 from p2prc.protocol.messages import GpuReading, Specs
 
@@ -43,14 +44,21 @@ def free_disk_bytes(folder: Path) -> int:
 
 
 def read_specs(folder: Path, runtimes: tuple[RuntimeOffer, ...]) -> Specs:
-    """Read the machine's facts; takes milliseconds, more where there are graphics cards."""
+    """Read the machine's facts; takes milliseconds, more where there are graphics cards.
+
+    Raises MachineCannot.
+    """
+    try:
+        disk_bytes = shutil.disk_usage(folder).total
+    except OSError as error:
+        raise MachineCannot(f"the node's disk cannot be read: {error.strerror}") from error
     return Specs(
         hostname=socket.gethostname()[:200],
         platform=platform_name(),
         cpu=_processor_name(),
         cpus=core_count(),
         memory_bytes=memory_bytes(),
-        disk_bytes=shutil.disk_usage(folder).total,
+        disk_bytes=disk_bytes,
         gpus=read_gpus(),
         runtimes=runtimes,
     )

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+from p2prc.errors import MachineCannot, P2prcError
 from p2prc.model.identity import NodeId
 from p2prc.model.resources import RuntimeOffer
 from p2prc.node.bulk import Bulk
@@ -149,12 +150,14 @@ class Node:
 
     async def stop(self) -> None:
         """End leases, say goodbye, close everything."""
-        self.jobs.stop()
-        await self.provider.close()
-        self.network.stop()
-        await self.links.leave_all(farewell=True)
-        await self._adapters.endpoint.close()
-        self._tasks.stop_all()
+        try:
+            self.jobs.stop()
+            await self.provider.close()
+            self.network.stop()
+            await self.links.leave_all(farewell=True)
+            await self._adapters.endpoint.close()
+        finally:
+            self._tasks.stop_all()
 
     # -- what others ask of the node's picture --
 
@@ -209,6 +212,7 @@ class Node:
     def link_up(self, peer: NodeId) -> None:
         self.network.gossip.link_up(peer)
         self.provider.peer_back(peer)
+        self.runs.node_back(peer)
         self.jobs.node_back(peer)
 
     def link_down(self, peer: NodeId, *, on_purpose: bool) -> None:
@@ -217,8 +221,22 @@ class Node:
         self.provider.peer_gone(peer)
         self.jobs.node_lost(peer)
 
+    def link_renewed(self, peer: NodeId) -> None:
+        # What was said over the old link may be lost, and the peer may have forgotten everything.
+        self.runs.node_back(peer)
+        self.jobs.node_lost(peer)
+
     def letter(self, peer: NodeId, body: Control, answer: Answer | None) -> None:
         """Hand a letter to whoever understands it; nobody: `unsupported`."""
+        try:
+            self._route(peer, body, answer)
+        except MachineCannot as error:
+            # A full disk here is our trouble: the peer keeps its link and is told.
+            log.warning("a letter could not be taken", extra={"peer": peer, "why": error.message})
+            if answer is not None:
+                answer(_refusal(error))
+
+    def _route(self, peer: NodeId, body: Control, answer: Answer | None) -> None:
         match body:
             case Digest() | Delta():
                 self.network.gossip.heard(peer, body)
@@ -246,13 +264,20 @@ class Node:
             self._tasks.start(self._tell_specs(), "specs")
 
     async def _tell_specs(self) -> None:
+        said: Specs | Refused
         try:
-            specs = await asyncio.to_thread(read_specs, self._adapters.leases_folder, self.runtimes)
+            said = await asyncio.to_thread(read_specs, self._adapters.leases_folder, self.runtimes)
+        except P2prcError as error:
+            said = _refusal(error)
         finally:
             wanted, self._specs_wanted = self._specs_wanted, []
         for answer in wanted:
             if answer is not None:
-                answer(specs)
+                answer(said)
+
+
+def _refusal(error: P2prcError) -> Refused:
+    return Refused(error.code, error.message[:500], error.hint[:500])
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from p2prc.errors import NoNodeMatches, P2prcError, PeerError
+from p2prc.errors import NoNodeMatches, P2prcError, PeerError, PeerLost
 from p2prc.model.identity import LeaseId, NodeId, random_id
 from p2prc.model.tree import Tree
 from p2prc.model.workload import Command, Outcome, Workload
@@ -61,6 +61,7 @@ class Runs:
         self._offers = offers
         self._rng = rng
         self._notes: dict[LeaseId, Callable[[str], None]] = {}
+        self._owed: dict[NodeId, set[LeaseId]] = {}
 
     async def run(
         self,
@@ -95,7 +96,7 @@ class Runs:
             return Finished(node, lease, outcome, outputs)
         finally:
             self._grants.revoke(lease)
-            self._post.tell(node, EndLease(lease))
+            self._give_back(node, lease)
 
     def progress(self, lease: LeaseId, text: str) -> bool:
         """Tell what a lease that is being made waits for; say whether it is one of ours."""
@@ -103,6 +104,15 @@ class Runs:
         if noted is not None:
             noted(text)
         return noted is not None
+
+    def node_back(self, node: NodeId) -> None:
+        """A link to the node exists: give back what could not be given back without one."""
+        for lease in sorted(self._owed.pop(node, ())):
+            self._post.tell(node, EndLease(lease))
+
+    def _give_back(self, node: NodeId, lease: LeaseId) -> None:
+        if not self._post.tell(node, EndLease(lease)):
+            self._owed.setdefault(node, set()).add(lease)
 
     async def _execute(self, node: NodeId, request: RunCommand, printed: Print) -> Outcome:
         if node == self._own:
@@ -118,9 +128,12 @@ class Runs:
             try:
                 await self._post.ask(node, request, LeaseGranted, timeout_s=LEASE_TIMEOUT_S)
             except asyncio.CancelledError:
-                self._post.tell(node, EndLease(lease))
+                self._give_back(node, lease)
                 raise
             except P2prcError as error:
+                if isinstance(error, PeerLost):
+                    # It may be granted all the same, after we stopped waiting.
+                    self._give_back(node, lease)
                 if target is not None:
                     raise
                 log.info("a node did not lend", extra={"peer": node, "reason": error.message})

@@ -63,12 +63,26 @@ class Work(asyncio.Future[Result]):
         try:
             result = await work
         except P2prcError as error:
-            log.info("background work failed", extra={"work": name, "reason": error.message})
-            if not self.done():
-                self.set_exception(error)
+            self._fail(error, name)
+        except BaseExceptionGroup as group:
+            expected, bugs = group.split(P2prcError)
+            if bugs is not None or expected is None:
+                raise
+            self._fail(_first(expected), name)
         else:
             if not self.done():
                 self.set_result(result)
+
+    def _fail(self, error: P2prcError, name: str) -> None:
+        log.info("background work failed", extra={"work": name, "reason": error.message})
+        if not self.done():
+            self.set_exception(error)
+
+
+def _first(group: BaseExceptionGroup[P2prcError]) -> P2prcError:
+    # The others failed because of it, as far as anybody can tell.
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 def _retrieve(future: asyncio.Future[Any]) -> None:

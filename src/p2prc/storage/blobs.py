@@ -24,7 +24,14 @@ from typing import BinaryIO
 
 from blake3 import blake3
 
-from p2prc.errors import DiskFull, FileUnknown, InvalidInput, P2prcError, PathInvalid
+from p2prc.errors import (
+    DiskFull,
+    FileUnknown,
+    InvalidInput,
+    MachineCannot,
+    P2prcError,
+    PathInvalid,
+)
 from p2prc.model.identity import BlobId
 from p2prc.model.quantities import format_size
 from p2prc.model.tree import TREE_LIMIT_BYTES, FileEntry, Tree, decode_tree
@@ -124,6 +131,8 @@ class BlobStore:
             return self.path_of(blob).open("rb")
         except FileNotFoundError as error:
             raise FileUnknown(f"the blob {blob[:10]} is not here") from error
+        except OSError as error:
+            raise MachineCannot(f"a blob cannot be opened: {error.strerror}") from error
 
     def read(self, blob: BlobId) -> bytes:
         """Return a small blob whole."""
