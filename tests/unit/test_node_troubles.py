@@ -91,8 +91,25 @@ async def test_a_member_has_only_so_many_connections(tmp_path: Path, channel: Ch
 
         await until(lambda: count() == CONNECTIONS_PER_PEER)
         assert not held[-1].is_closed
-        for connection in held:
-            await connection.close()
+
+
+async def test_a_link_that_is_closed_while_its_pulse_waits_leaves_others_their_turn(
+    tmp_path: Path,
+) -> None:
+    async with two_nodes(tmp_path) as (ada, grace):
+        connection = await ada._adapters.endpoint.connect(
+            grace.id, grace.network.description.addresses, Channel.CONTROL, timeout_s=5
+        )
+        await introduce(connection, ada.network.standing)
+        await until(lambda: len(grace.links._links[ada.id]) == 2)
+        link = grace.links._links[ada.id][1]
+        # Nobody answers the ping.
+        await until(lambda: bool(link._awaited))
+        loop = asyncio.get_running_loop()
+        before = loop.time()
+        await link.close("enough")
+        await until(lambda: len(grace.links._links[ada.id]) == 1)
+        assert loop.time() - before < 1
 
 
 async def test_a_state_that_cannot_be_read_is_told_and_costs_no_link(

@@ -191,6 +191,9 @@ class Link:
             try:
                 await self.measure_s(timeout_s=PULSE_S)
             except PeerLost:
+                if self._lost is not None:
+                    # Asking again would fail at once, again and again, and nobody else had a turn.
+                    raise self._lost from None
                 continue
             await asyncio.sleep(PULSE_S)
 
