@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import platform
 import shutil
 import sys
 import time
@@ -20,13 +22,16 @@ from p2prc.cli.failures import note
 from p2prc.cli.invocation import Invocation, command
 from p2prc.cli.render.output import write, write_json
 from p2prc.cli.render.progress import open_display
-from p2prc.cli.render.text import plain
+from p2prc.cli.render.text import plain, plain_lines
 from p2prc.demo.network import NAMES, DemoNode, Share, open_network
 from p2prc.errors import NodeNotRunning, PathInvalid, TimedOut, WorkFailed
 
 TASK_MEMORY_MIB = 512
 TASK_DISK_MIB = 256
-RENDER_TIMEOUT_S = 1800.0
+STANDSTILL_TIMEOUT_S = 600.0
+RENDERER = "mitsuba==3.9.1"
+RENDERER_FOR_BARE_SYSTEMS = "mitsuba==3.7.1"
+"""Newer ones need the system's libatomic, which a minimal Debian lacks; this brings its own."""
 FACTS = "facts.json"
 GALLERY = ("index.html", "contact-sheet.png", "animation.webp")
 
@@ -127,7 +132,7 @@ def _render(node: DemoNode, frames: int, output: Path) -> Rendering:
     (output / FACTS).write_text("{}", encoding="utf-8")
     scene = ["python", "scene.py", "--frame", "{frame}", "--of", str(frames)]
     words = ["--over", f"frame=1-{frames}", "--in", _source("scene.py")]
-    words += ["--requirement", "mitsuba", *_limits(), "--out", "frames/*", "--to", str(output)]
+    words += ["--requirement", _renderer(), *_limits(), "--out", "frames/*", "--to", str(output)]
     words += ["--name", "demo", "--", *scene, "--out", "frames/{frame:04d}.png"]
     note(f"rendering {frames} frames: `p2prc {_typed('map', words)}`")
     submitted_at = time.time()
@@ -153,7 +158,7 @@ def _limits() -> list[str]:
 
 def _followed(node: DemoNode, job: str) -> JobDetail:
     """Show how far the job is; return how it ended. Whatever stops us stops the job."""
-    give_up_at = time.monotonic() + RENDER_TIMEOUT_S
+    done, moved_at = 0, time.monotonic()
     try:
         with open_display() as display, closing(node.client.job_events(job)) as events:
             for event in events:
@@ -162,16 +167,19 @@ def _followed(node: DemoNode, job: str) -> JobDetail:
                         return event.job
                     case JobProgress():
                         display.show(event)
-                _give_up_after(give_up_at)
+                        if event.tasks.succeeded != done:
+                            done, moved_at = event.tasks.succeeded, time.monotonic()
+                        _give_up_on_standstill(moved_at, event.blocked)
     except BaseException:
         _cancel_leftovers(node)
         raise
     raise NodeNotRunning(f"{node.name} stopped before the end", hint=f"see `{node.home}/log`")
 
 
-def _give_up_after(at: float) -> None:
-    if time.monotonic() > at:
-        raise TimedOut(f"the frames were not done within {RENDER_TIMEOUT_S:.0f} s")
+def _give_up_on_standstill(moved_at: float, blocked: str) -> None:
+    if time.monotonic() > moved_at + STANDSTILL_TIMEOUT_S:
+        reason = f"; {plain(blocked)}" if blocked else ""
+        raise TimedOut(f"no frame was done for {STANDSTILL_TIMEOUT_S / 60:.0f} minutes{reason}")
 
 
 def _cancel_leftovers(node: DemoNode) -> None:
@@ -195,11 +203,22 @@ def _cost(path: Path) -> dict[str, float]:
 
 
 def _failure(ended: JobDetail) -> WorkFailed:
-    reasons = [f"{failure.node_name}: {failure.reason}" for failure in ended.failures[:1]]
+    for failure in ended.failures[:1]:
+        note(f"{plain(failure.node_name)}: {plain(failure.reason)}")
+        for line in plain_lines(failure.log)[-12:]:
+            note(f"  | {line}")
     return WorkFailed(
-        f"{ended.tasks.failed} of {ended.tasks.total} frames failed; {plain('; '.join(reasons))}",
+        f"{ended.tasks.failed} of {ended.tasks.total} frames were not rendered",
         hint="if the renderer could not be fetched, check this machine's way to pypi.org",
     )
+
+
+def _renderer() -> str:
+    try:
+        ctypes.CDLL("libatomic.so.1")
+    except OSError:
+        return RENDERER_FOR_BARE_SYSTEMS if platform.machine() == "x86_64" else RENDERER
+    return RENDERER
 
 
 # -- what it made -----------------------------------------------------------------------------

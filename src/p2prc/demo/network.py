@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from p2prc.errors import (
 
 NAMES = ("ada", "grace", "linus")
 NOT_ISOLATED = "none"
+CONFIG_FILE = "config.toml"
 COMMAND_TIMEOUT_S = 120.0
 MEETING_TIMEOUT_S = 20.0
 _POLL_S = 0.05
@@ -107,9 +109,10 @@ def _start(nodes: Sequence[DemoNode], share: Share) -> None:
     note(f"starting three nodes: {', '.join(node.name for node in nodes)}")
     statuses = _up_all(nodes, share)
     if not all(_isolates(status) for status in statuses):
-        _trust_each_other(nodes, [status.id for status in statuses])
-        _stop(nodes)
-        _up_all(nodes, share)
+        note("no sandbox works here: the three nodes run each other's work without isolation")
+        if _trust_each_other(nodes, sorted(status.id for status in statuses)):
+            _stop(nodes)
+            _up_all(nodes, share)
     founder, *others = nodes
     ticket = json.loads(founder.p2prc("invite", "--lan"))["ticket"]
     # Again at every start: a second join tells a member where the founder is now.
@@ -147,14 +150,17 @@ def _isolates(status: Status) -> bool:
     return any(runtime.tier != NOT_ISOLATED for runtime in runtimes)
 
 
-def _trust_each_other(nodes: Sequence[DemoNode], ids: Sequence[str]) -> None:
-    """Let each node run the others' work without isolation, by its owner's settings."""
-    note("no sandbox works here: the three nodes run each other's work without isolation")
-    note("for a sandbox install bubblewrap: `apt-get install bubblewrap`")
-    for node, own in zip(nodes, ids, strict=True):
-        others = [each for each in ids if each != own]
-        text = f"[lend]\ntier_none_to = {json.dumps([own, *others])}\n"
-        (node.home / "config.toml").write_text(text, encoding="utf-8")
+def _trust_each_other(nodes: Sequence[DemoNode], ids: Sequence[str]) -> bool:
+    """Let each node run the others' work without isolation; return whether that is new."""
+    if shutil.which("bwrap") is None:
+        note("for a sandbox install bubblewrap: `apt-get install bubblewrap`")
+    text = f"[lend]\ntier_none_to = {json.dumps(ids)}\n"
+    files = [node.home / CONFIG_FILE for node in nodes]
+    if all(file.is_file() and file.read_text(encoding="utf-8") == text for file in files):
+        return False
+    for file in files:
+        file.write_text(text, encoding="utf-8")
+    return True
 
 
 def _await_meeting(nodes: Sequence[DemoNode]) -> None:

@@ -96,9 +96,8 @@ def moons(turn: float) -> dict[str, Any]:
             "type": "sphere",
             "to_world": at().translate(place).scale(0.13),
             "bsdf": {
-                "type": "roughplastic",
+                "type": "plastic",
                 "diffuse_reflectance": colour(number / MOONS, strength=0.85, value=0.8),
-                "alpha": 0.1,
             },
         }
     return shapes
