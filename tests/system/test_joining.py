@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -203,3 +204,14 @@ def changed(ticket: str, **fields: Any) -> Ticket:
 
 def _all_alive(node: NodeUnderTest, count: int) -> bool:
     return [row["state"] for row in node.json("nodes")] == ["alive"] * count
+
+
+def test_a_reader_that_stops_listening_does_not_stop_the_node(tmp_path: Path) -> None:
+    node = NodeUnderTest(tmp_path / "piped", "piped")
+    try:
+        with node.start("up", "--detach", "--name", "piped", "--listen", "127.0.0.1:0") as started:
+            assert started.stdout is not None
+            started.stdout.close()
+        assert node.json("status")["name"] == "piped"
+    finally:
+        node.stop()

@@ -48,13 +48,14 @@ def up_command(invocation: Invocation, /, *, detach: bool, ticket: str, **option
             # Through the API, not as an argument of the daemon: every user may read those.
             client.join(ticket)
         status = client.status()
-        if invocation.as_json:
-            write_json(status)
-        else:
-            write(_banner(status))
     if detach:
-        # The node outlives this command: nobody here waits for it.
+        # The node outlives this command, whoever reads what it says: nobody here waits for it.
         process.returncode = 0
+    if invocation.as_json:
+        write_json(status)
+    else:
+        write(_banner(status))
+    if detach:
         return
     with launch.signals_left_to(process):
         ended = process.wait()
