@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -24,7 +25,27 @@ _OF_PROCESS = 1
 def leave_mount_namespace() -> None:
     """Get a mount table of our own: what we mount, nobody else sees."""
     _check(_libc.unshare(_NEW_MOUNTS), "unshare")
-    _mount("none", "/", "", _RECURSIVE | _SLAVE)
+    try:
+        _mount("none", "/", "", _RECURSIVE | _SLAVE)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        _cut_off_from_outside_a_chroot()
+
+
+def _cut_off_from_outside_a_chroot() -> None:
+    """Do the same where "/" is a folder of a mount and not its root, as in a chroot."""
+    root = os.open("/", os.O_PATH | os.O_CLOEXEC)
+    mounts = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        # To enter a mount table, even one's own, is to stand at its real root.
+        _check(_libc.setns(mounts, _NEW_MOUNTS), "setns")
+        _mount("none", "/", "", _RECURSIVE | _SLAVE)
+        os.fchdir(root)
+        os.chroot(".")
+    finally:
+        os.close(mounts)
+        os.close(root)
 
 
 def mount_empty(target: str) -> None:
