@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from p2prc.api.schema import JobProgress
-from p2prc.cli.render.progress import facts, share_of, shares
+from p2prc.cli.render.progress_text import facts, share_of, shares
 
 
 class Bar(AbstractContextManager["Bar"]):
