@@ -234,3 +234,13 @@ def test_hard_links_to_one_file_give_one_blob_twice(store: BlobStore, work: Path
     found = collect_outputs(work, ["*"], store, owner="task", limits=LIMITS)
     assert paths(found.tree) == ["a", "b"]
     assert len({entry.blob for entry in found.tree.files}) == 1
+
+
+def test_names_that_no_manifest_could_carry_are_refused_where_they_are(
+    store: BlobStore, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("p2prc.files.collect.TREE_LIMIT_BYTES", 400)
+    for number in range(4):
+        write(work / f"{number}-{'long' * 10}")
+    with pytest.raises(LimitExceeded, match="the names of 4 files"):
+        collect_outputs(work, ["*"], store, owner="task", limits=LIMITS)

@@ -10,6 +10,7 @@ from typing import cast
 import pytest
 
 from p2prc.errors import (
+    DiskFull,
     HomeUnusable,
     MachineCannot,
     P2prcError,
@@ -236,3 +237,23 @@ async def test_a_job_whose_inputs_are_damaged_does_not_keep_the_node_from_starti
         monkeypatch.setattr(ada.blobs, "tree", damaged)
         ada.jobs.start()
         assert len(ada.jobs.all()) == 1
+
+
+async def test_a_join_that_cannot_be_remembered_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = MemoryNetwork()
+    async with node_of(network, tmp_path, "ada") as ada, node_of(network, tmp_path, "bob") as bob:
+        ticket, _ = ada.network.invite(expires_s=60, may_invite=False, reach="lan")
+        before = bob.network.standing
+
+        def full(*_: object) -> None:
+            raise DiskFull
+
+        with monkeypatch.context() as patch:
+            patch.setattr(bob._adapters.state, "set_values", full)
+            with pytest.raises(DiskFull):
+                await bob.network.join(ticket)
+        assert bob.network.standing == before
+        await bob.network.join(ticket)
+        assert len(bob.network.nodes()) == 2

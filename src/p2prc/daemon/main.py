@@ -25,7 +25,7 @@ from p2prc.api.address import socket_path
 from p2prc.api.listening import open_server
 from p2prc.api.server import build_app
 from p2prc.daemon.log import set_up_logging
-from p2prc.daemon.memory import give_back, take_for_permanent
+from p2prc.daemon.memory import allow_many_files, give_back, take_for_permanent
 from p2prc.daemon.service import DaemonService
 from p2prc.errors import P2prcError, PortTaken
 from p2prc.model.identity import NodeId
@@ -73,6 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BaseExceptionGroup as group:
         expected, bugs = group.split(P2prcError)
         if bugs is not None or expected is None:
+            # The one crash boundary: whoever reads the node's log must find why it is gone.
+            log.exception("the node ends by a bug")
             raise
         return _fail(options, _first(expected))
     return 0
@@ -100,6 +102,7 @@ def _options(arguments: Sequence[str] | None) -> Options:
 
 async def _run(options: Options) -> None:
     stop = asyncio.Event()
+    allow_many_files()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
@@ -200,8 +203,9 @@ async def _endpoint(secret: bytes, settings: Settings, state: State) -> Endpoint
         except PortTaken:
             log.info("a usual port is taken", extra={"port": port})
         else:
-            found = (await endpoint.addresses())[0].rpartition(":")[2]
-            state.set_values({LAST_PORT: found.encode()})
+            found = (await endpoint.addresses())[0].rpartition(":")[2].encode()
+            if state.value(LAST_PORT) != found:
+                state.set_values({LAST_PORT: found})
             return endpoint
     raise PortTaken
 

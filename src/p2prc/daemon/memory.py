@@ -1,4 +1,4 @@
-"""Give memory that nothing uses back to the system.
+"""What the process takes of the system: memory that is given back, and files it may open.
 
 The allocator would keep it: some ten megabytes after a start without bytecode, as much again after
 every large transfer. A node is idle most of its life, and then it should be small.
@@ -8,7 +8,13 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import sys
 from collections.abc import Callable
+
+if sys.platform != "win32":
+    import resource
+
+FILES_WANTED = 8192
 
 
 def take_for_permanent() -> None:
@@ -21,6 +27,16 @@ def give_back() -> None:
     """Hand free pages to the system, where the allocator can; takes a millisecond or two."""
     if _trim is not None:
         _trim(0)
+
+
+def allow_many_files() -> None:
+    """Raise our own limit of open files as far as needed and allowed: every lease needs some."""
+    if sys.platform == "win32":
+        return
+    present, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES_WANTED if most == resource.RLIM_INFINITY else min(FILES_WANTED, most)
+    if present != resource.RLIM_INFINITY and present < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def _find_trim() -> Callable[[int], int] | None:

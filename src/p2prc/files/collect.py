@@ -17,9 +17,10 @@ from p2prc.errors import FileUnknown, LimitExceeded, OutputMissing, PathInvalid
 from p2prc.files.folders import FolderCursor, below
 from p2prc.files.patterns import Patterns, Positions
 from p2prc.model.quantities import format_size
-from p2prc.model.tree import FILES_LIMIT, FileEntry, Tree, check_path, check_tree
+from p2prc.model.tree import FILES_LIMIT, TREE_LIMIT_BYTES, FileEntry, Tree, check_path, check_tree
 from p2prc.storage.blobs import BlobStore
 from p2prc.storage.removal import allow_owner
+from p2prc.wire.codec import encode
 
 ENTRIES_LIMIT = 1_000_000
 _NOTES_LIMIT = 20
@@ -239,6 +240,12 @@ class _Collection:
 
 
 def _kept(tree: Tree, store: BlobStore, owner: str) -> Tree:
+    # Nobody would read a larger manifest: better said here than at the other end.
+    if len(encode(tree)) > TREE_LIMIT_BYTES:
+        raise LimitExceeded(
+            f"the names of {len(tree.files)} files take more than {format_size(TREE_LIMIT_BYTES)}",
+            hint="pack them into an archive",
+        )
     store.pin_tree(owner, tree)
     store.put_tree(tree)
     return tree

@@ -323,6 +323,8 @@ class Network:
         await self._change_network(self._new_network())
 
     async def _change_network(self, standing: Standing) -> None:
+        # First of all what may fail: on a full disk everything stays as it was.
+        self._remember(standing)
         if self._gossip is not None:
             self._gossip.stop()
         await self._links.leave_all(farewell=False)
@@ -330,8 +332,14 @@ class Network:
         self._kept.clear()
         self._enter(standing)
 
+    def _remember(self, standing: Standing) -> None:
+        values = {"network": standing.network.encode(), "membership": standing.chain}
+        # A node whose disk is full can start again: it writes nothing that is there.
+        if any(self._state.value(key) != content for key, content in values.items()):
+            self._state.set_values(values)
+
     def _enter(self, standing: Standing) -> None:
-        self._state.set_values({"network": standing.network.encode(), "membership": standing.chain})
+        self._remember(standing)
         self._standing = standing
         machine = Membership(
             own=self._own_record(has_left=False),

@@ -80,6 +80,11 @@ async def run_uv(
             status = await process.wait()
     except TimeoutError as error:
         raise EnvironmentBroken(f"uv did not finish within {limit_s:g} s") from error
+    except BaseExceptionGroup as group:
+        expected, bugs = group.split(EnvironmentBroken)
+        if expected is None or bugs is not None:
+            raise
+        raise EnvironmentBroken(str(expected.exceptions[0])) from group
     finally:
         await _put_down(process)
     if status != 0:

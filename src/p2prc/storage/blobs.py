@@ -39,6 +39,7 @@ from p2prc.storage.disk import (
     copy_and_hash,
     copy_contents,
     hash_contents,
+    is_full,
     telling_when_full,
 )
 from p2prc.storage.incoming import Incoming
@@ -279,7 +280,12 @@ class BlobStore:
         temporary = self._temporary / secrets.token_hex(8)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         with telling_when_full("a blob"):
-            target = os.open(temporary, flags, 0o600)
+            try:
+                target = os.open(temporary, flags, 0o600)
+            except OSError as error:
+                if is_full(error):
+                    raise
+                raise MachineCannot(f"no blob can be written: {error.strerror}") from error
             try:
                 yield temporary, target
             finally:

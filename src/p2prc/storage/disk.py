@@ -38,13 +38,18 @@ _CANNOT_HERE = {
 }
 
 
+def is_full(error: OSError) -> bool:
+    """Say whether there was no room, or no quota, left."""
+    return error.errno in _FULL
+
+
 @contextmanager
 def telling_when_full(what: str) -> Iterator[None]:
     """Turn the kernel's "no space left" into `DiskFull`; other errors pass."""
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
+        if is_full(error):
             raise DiskFull(f"the disk is full: cannot write {what}") from error
         raise
 
