@@ -19,6 +19,7 @@ from p2prc.model.identity import NodeId
 from p2prc.model.resources import RuntimeOffer
 from p2prc.node.bulk import Bulk
 from p2prc.node.grants import Grants
+from p2prc.node.history import History
 from p2prc.node.jobs import Jobs
 from p2prc.node.link import Answer
 from p2prc.node.links import Links
@@ -114,6 +115,7 @@ class Node:
             ),
             blobs=adapters.blobs,
             shelf=AttemptShelf(adapters.state),
+            history=History(adapters.state),
             grants=self.grants,
             post=self.post,
             tasks=tasks,

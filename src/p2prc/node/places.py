@@ -51,6 +51,21 @@ def _set_event() -> asyncio.Event:
 
 
 @dataclass(slots=True)
+class Used:
+    """What the commands of a lease used up to now."""
+
+    commands: int = 0
+    cpu_s: float = 0.0
+    memory_byte_s: float = 0.0
+
+    def add(self, outcome: Outcome) -> None:
+        """Count one command, however it ended."""
+        self.commands += 1
+        self.cpu_s += outcome.usage.cpu_s
+        self.memory_byte_s += outcome.usage.memory_peak_bytes * outcome.duration_s
+
+
+@dataclass(slots=True)
 class Place:
     """A lease's sandbox and what runs in it now.
 
@@ -68,6 +83,7 @@ class Place:
     end_reason: str = ""
     environment: EnvironmentLock | None = None
     placed: set[BlobId] = field(default_factory=set)
+    used: Used = field(default_factory=Used)
     idle: asyncio.Event = field(default_factory=_set_event)
     threads: set[asyncio.Future[Any]] = field(default_factory=set)
 
@@ -183,8 +199,7 @@ class Places:
         if outcome.code == LeaseEnded.code and place.end_reason:
             # Who ended it is worth more to the requester than that it ended.
             reason = place.end_reason
-        duration_s = asyncio.get_running_loop().time() - started
-        return Outcome(
+        ended = Outcome(
             status=outcome.status,
             code=outcome.code,
             reason=reason,
@@ -192,8 +207,10 @@ class Places:
             output_bytes=outcome.output_bytes,
             log_tail=bytes(tail),
             usage=outcome.usage,
-            duration_s=duration_s,
+            duration_s=asyncio.get_running_loop().time() - started,
         )
+        place.used.add(ended)
+        return ended
 
     async def cancel(self, place: Place) -> None:
         """Stop the command that runs in the place, or is about to."""

@@ -20,6 +20,7 @@ from p2prc.model.tree import Tree
 from p2prc.model.workload import Outcome
 from p2prc.node.drive import Driver
 from p2prc.node.grants import Grants
+from p2prc.node.history import History
 from p2prc.node.link import Answer
 from p2prc.node.places import Place, Places, failure
 from p2prc.node.post import Post
@@ -73,6 +74,7 @@ class Provider:
         places: Places,
         blobs: BlobStore,
         shelf: AttemptShelf,
+        history: History,
         grants: Grants,
         post: Post,
         tasks: Tasks,
@@ -85,6 +87,7 @@ class Provider:
         self._places = places
         self._blobs = blobs
         self._shelf = shelf
+        self._history = history
         self._grants = grants
         self._post = post
         self._tasks = tasks
@@ -97,6 +100,7 @@ class Provider:
 
     def start(self) -> None:
         """Take up the outcomes that the last run left: their trees stay and may be fetched."""
+        self._history.start()
         held_all = self._shelf.all()
         kept = {_reason(held.peer, held.attempt) for held in held_all}
         for owner in self._blobs.keepers():
@@ -369,7 +373,8 @@ class Provider:
         ended = await place.sandbox.wait_ended()
         if self._open.get(place.lease) is place:
             del self._open[place.lease]
-            await self._clean(place)
+            ended_by = "limit" if ended.code in _LIMITS else "lost"
+            await self._clean(place, ended_by=ended_by, reason=ended.reason)
             self._driver.feed(lending.SandboxEnded(place.lease, ended.code, ended.reason))
 
     async def _end(self, effect: lending.EndSandbox) -> None:
@@ -380,15 +385,21 @@ class Provider:
         place = self._open.pop(effect.lease, None)
         if place is not None:
             place.end_reason = effect.reason
-            await self._clean(place)
+            await self._clean(place, ended_by=effect.ended_by, reason=effect.reason)
         self._driver.feed(lending.SandboxEnded(effect.lease))
 
-    async def _clean(self, place: Place) -> None:
+    async def _clean(self, place: Place, *, ended_by: str, reason: str) -> None:
         self._grants.revoke(place.token)
         await self._places.end(place)
+        now = asyncio.get_running_loop().time()
+        for view in self._book.leases():
+            if view.lease == place.lease:
+                held_s = now - view.created_at
+                self._history.ended(place, view, ended_by=ended_by, reason=reason, held_s=held_s)
 
 
 _ATTEMPT = "attempt-"
+_LIMITS = ("limit-exceeded", "disk-full")
 
 
 def _reason(peer: NodeId, attempt: AttemptId) -> str:

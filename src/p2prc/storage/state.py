@@ -179,6 +179,11 @@ class State:
         with self._transaction() as write:
             write.execute("insert into ended_lease values (?, ?, ?, ?, ?, ?, ?)", row + rest)
 
+    def forget_leases_before(self, ended_at: float) -> None:
+        """Forget leases that ended before then."""
+        with self._transaction() as write:
+            write.execute("delete from ended_lease where ended_at < ?", (ended_at,))
+
     def ended_leases(self, *, newest: int = 100) -> list[EndedLease]:
         rows = self._read(
             "select lease, peer, created_at, ended_at, ended_by, reason, cpu_s from ended_lease"
