@@ -349,6 +349,21 @@ def test_a_provider_that_dies_while_sending_is_asked_again_before_anything_is_re
     assert (story.state, story.coordinator.ledger.failures()) == ("succeeded", [])
 
 
+def test_a_provider_whose_silence_shows_in_the_transfer_last_is_given_up_all_the_same() -> None:
+    story = Story(job(1, outputs=True))
+    story.begin(offer(ALICE), offer(BOB))
+    [node] = story.running
+    [stored] = only(StoreOutputs, story.end(node, GOOD))
+    story.feed(NodeLost(node))
+    story.wait(20)
+    # The grace is long over when the connection for outputs notices as well.
+    story.feed(OutputsFailed(stored.attempt, "peer-lost", "", is_peer_fault=True))
+    other = BOB if node == ALICE else ALICE
+    story.offer(offer(other))
+    started = only(StartAttempt, story.wait(11) + story.open_all())
+    assert [start.node for start in started] == [other]
+
+
 def test_outputs_that_are_not_what_was_promised_are_asked_of_another_node() -> None:
     story = Story(job(1, outputs=True))
     story.begin(offer(ALICE))

@@ -256,9 +256,19 @@ class Links:
             links.remove(link)
             if not links:
                 del self._links[link.peer]
+                self._drop_bulk(link.peer)
                 self._board.link_down(link.peer, on_purpose=link.peer in self._departed)
             else:
                 self._board.link_renewed(link.peer)
+
+    def _drop_bulk(self, peer: NodeId) -> None:
+        # The transport takes half a minute to notice what the pulse has told already.
+        dialled = self._bulk.get(peer)
+        if dialled is None or not dialled.done():
+            return
+        del self._bulk[peer]
+        if not dialled.cancelled() and dialled.exception() is None:
+            self._tasks.start(_hang_up(dialled.result(), "the peer is lost"), "bulk is over")
 
     def _take(self, link: Link, body: Control, answer: Answer | None) -> None:
         if isinstance(body, Goodbye):

@@ -73,7 +73,8 @@ class Doubt:
             )
 
     def ask(self, standing: Standing, now: float) -> None:
-        if standing.asked_at is None:
+        # Also when an earlier grace is over: what is in doubt only now has not been given up.
+        if standing.grace_until is None:
             standing.grace_until = now + self._settings.grace_s
         standing.asked_at = now
         self._outbox.say(AskAttempts(standing.node))
