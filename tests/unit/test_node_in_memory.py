@@ -11,7 +11,7 @@ from random import Random
 import pytest
 
 from p2prc.authority import found_network, verify_chain
-from p2prc.errors import NoNodeMatches, NotMember
+from p2prc.errors import NotMember, PolicyRefuses
 from p2prc.model.identity import NodeId
 from p2prc.model.job import Job, Step
 from p2prc.model.resources import GIBIBYTE, Capacity, RuntimeOffer
@@ -141,7 +141,7 @@ async def test_a_job_runs_on_both_nodes_and_ends(tmp_path: Path) -> None:
 async def test_a_node_that_lends_to_nobody_refuses_with_the_owners_reason(tmp_path: Path) -> None:
     nobody = LendingPolicy(lends_to=frozenset())
     async with two_nodes(tmp_path, nobody) as (ada, grace):
-        with pytest.raises(NoNodeMatches, match="lends nothing"):
+        with pytest.raises(PolicyRefuses, match="lends nothing"):
             await ada.runs.run(
                 grace.id,
                 Workload(),

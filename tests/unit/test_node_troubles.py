@@ -12,6 +12,7 @@ import pytest
 from p2prc.errors import (
     DiskFull,
     HomeUnusable,
+    LendingPaused,
     MachineCannot,
     P2prcError,
     PeerError,
@@ -31,7 +32,7 @@ from p2prc.protocol.messages import AskAttempts, Done, StartAttempt
 from p2prc.runtime.port import OutputChunk
 from p2prc.transport.memory import MemoryNetwork
 from p2prc.transport.port import Channel, Connection, Stream
-from tests.unit.test_node_in_memory import node_of, two_nodes
+from tests.unit.test_node_in_memory import node_of, run, two_nodes
 
 
 async def until(is_so: Callable[[], bool]) -> None:
@@ -257,3 +258,15 @@ async def test_a_join_that_cannot_be_remembered_changes_nothing(
         assert bob.network.standing == before
         await bob.network.join(ticket)
         assert len(bob.network.nodes()) == 2
+
+
+async def test_a_node_that_lends_again_is_asked_although_the_news_is_still_under_way(
+    tmp_path: Path,
+) -> None:
+    async with two_nodes(tmp_path) as (ada, grace):
+        grace.provider.pause()
+        await until(lambda: not any(o.is_lending for o in ada.offers() if o.node == grace.id))
+        with pytest.raises(LendingPaused):
+            await run(ada, grace.id, "true")
+        grace.provider.resume()
+        assert await run(ada, grace.id, "true") == (0, b"")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from p2prc.errors import NoNodeMatches, P2prcError, PeerError, PeerLost
@@ -150,7 +150,10 @@ class Runs:
                 raise NoNodeMatches(explain(offers, workload))
             return chosen
         for offer in offers:
-            if offer.node == target and (reason := why_not(offer, workload)) is not None:
+            # Whether it is paused it says best itself: the pause may just be over.
+            lends = offer.is_lending or offer.lent.cpu_millis > 0
+            asked = replace(offer, is_lending=lends)
+            if offer.node == target and (reason := why_not(asked, workload)) is not None:
                 raise NoNodeMatches(f"{offer.name} cannot run this: {reason}")
         return [target]
 
