@@ -454,7 +454,7 @@ def test_ctrl_c_in_watch_leaves_the_job_running_and_says_so(
         (["kill", LEASE], schema.KillRequest(leases=[LEASE]), "ended 1 lease"),
         (["kill", "--peer", "b"], schema.KillRequest(peer="b"), "ended 1 lease"),
         (["kill", "--all"], schema.KillRequest(is_all=True), "ended 1 lease"),
-        (["join", "T"], ("join", "T"), "joined home: 2 nodes"),
+        (["join", "T"], ("join", "T"), "home joined a network of 2 nodes"),
         (
             ["invite", "--admin", "--expires", "1h"],
             schema.InviteRequest(expires_s=3600.0, is_admin=True),

@@ -12,6 +12,7 @@ from p2prc.cli.failures import INTERRUPTED_STATUS, note
 from p2prc.cli.render.job_text import summary
 from p2prc.cli.render.output import write, write_json
 from p2prc.cli.render.progress import open_display
+from p2prc.cli.render.progress_text import last_progress
 from p2prc.errors import NodeNotRunning, WorkFailed
 
 
@@ -41,5 +42,6 @@ def _shown_to_end(client: ControlClient, job: str) -> JobDetail:
                 case JobProgress():
                     display.show(event)
                 case JobEnded():
+                    display.show(last_progress(event.job))
                     return event.job
     raise NodeNotRunning("the node stopped before the end of the job")

@@ -96,7 +96,8 @@ def _refuse_second(home: str) -> None:
         return
     raise HomeBusy(
         f"a node already runs in {home}: {status.name}, process {status.pid}",
-        hint="see `p2prc status`; for a second node use another home: `p2prc --home DIR up`",
+        hint="see `p2prc status`; to start it with other options, `p2prc down` first; "
+        "for a second node use another home: `p2prc --home DIR up`",
     )
 
 

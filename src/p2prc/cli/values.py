@@ -23,7 +23,7 @@ class _Size(click.ParamType):  # type: ignore[type-arg]  # generic since click 8
         except SettingInvalid as error:
             self.fail(f"{error.message}: {error.hint}", param, ctx)
         if not size_bytes:
-            self.fail("nothing is too little", param, ctx)
+            self.fail(f"`{value}` is too little", param, ctx)
         return size_bytes
 
 
@@ -40,7 +40,7 @@ class _Duration(click.ParamType):  # type: ignore[type-arg]
         # None is `none`: longer than any lease lives.
         duration_s = DURATION_LIMIT_S if duration_s is None else duration_s
         if not duration_s:
-            self.fail("nothing is too little", param, ctx)
+            self.fail(f"`{value}` is too little", param, ctx)
         return duration_s
 
 

@@ -14,12 +14,12 @@ from p2prc.api import schema
 from p2prc.daemon.names import find_job
 from p2prc.daemon.orders import command_of, environment_of, folder_of, workload_of
 from p2prc.daemon.rows import instant
-from p2prc.errors import FileUnknown, JobUnknown, WireError
+from p2prc.errors import FileUnknown, JobUnknown, NotAllowed, WireError
 from p2prc.files.manifest import load_tree
 from p2prc.files.place import write_outputs
 from p2prc.model.identity import JobId, NodeId
 from p2prc.model.job import Job, Step
-from p2prc.node.jobs import JobRunner
+from p2prc.node.job_runner import JobRunner
 from p2prc.node.node import Node
 from p2prc.protocol.jobs.attempts import TaskKey
 from p2prc.protocol.jobs.check import check_job
@@ -136,6 +136,10 @@ class JobDesk:
             key = TaskKey(failure.step, failure.task)
             if wanted is None or key == wanted:
                 newest[key] = failure
+        if wanted is not None and not _has_task(runner, wanted):
+            raise FileUnknown(
+                f"the job has no task {task}: they begin at 0", hint="see `p2prc job show JOB`"
+            )
         if wanted is not None and not newest:
             raise FileUnknown(f"nothing is kept of task {task}: it has not ended")
         tails = runner.log_tails()
@@ -154,9 +158,9 @@ class JobDesk:
 
     def _result(self, runner: JobRunner, key: TaskKey) -> schema.TaskLog | None:
         """Return whose result counts; what a succeeded task printed is not kept."""
-        steps = runner.ledger.steps
-        if key.step >= len(steps) or key.task >= steps[key.step].total:
+        if not _has_task(runner, key):
             return None
+        steps = runner.ledger.steps
         accepted, node = steps[key.step].accepted(key.task), runner.ledger.node_of(key)
         if accepted is None or node is None:
             return None
@@ -216,7 +220,12 @@ class JobDesk:
         return self.row(runner)
 
     async def retry(self, runner: JobRunner) -> schema.JobRow:
-        """Queue the failed tasks again."""
+        """Queue the failed tasks again. Raises NotAllowed for a cancelled job."""
+        if runner.ledger.is_cancelled:
+            raise NotAllowed(
+                "the job was cancelled: nothing of it runs again",
+                hint="its outputs: `p2prc results JOB --to DIR`; to go on, submit it again",
+            )
         runner.retry()
         runner.offers_changed(self._node.offers())
         return self.row(runner)
@@ -249,6 +258,11 @@ def _key(job: JobId, description: Job) -> str:
 
 def _task_text(of: Failure | TaskKey) -> str:
     return f"{of.step}/{of.task}" if of.step else str(of.task)
+
+
+def _has_task(runner: JobRunner, key: TaskKey) -> bool:
+    steps = runner.ledger.steps
+    return key.step < len(steps) and key.task < steps[key.step].total
 
 
 def _log_text(tails: Mapping[tuple[TaskKey, int], bytes], failure: Failure) -> str:

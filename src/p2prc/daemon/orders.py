@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from p2prc.api.schema import JobRequest, RunRequest
-from p2prc.errors import JobInvalid
+from p2prc.errors import JobInvalid, MachineCannot
 from p2prc.files.collect import collect_inputs
 from p2prc.files.patterns import Patterns
 from p2prc.model.environment import EnvironmentLock
@@ -84,13 +86,33 @@ async def inputs_of(paths: Sequence[str], blobs: BlobStore, *, owner: str) -> Bl
 def folder_of(request: RunRequest | JobRequest) -> Path:
     """Return the folder for results: the caller gives it as an absolute path.
 
-    Raises JobInvalid. Work without outputs needs none.
+    Raises JobInvalid; MachineCannot where nothing can be written: that is known before the work
+    begins. Work without outputs needs no folder.
     """
     if request.to is None and not request.outputs:
         return Path("/")
     if request.to is None:
         raise JobInvalid("results need a folder to go to")
-    return absolute_folder(request.to)
+    folder = absolute_folder(request.to)
+    if request.outputs:
+        _check_writable(folder)
+    return folder
+
+
+def _check_writable(folder: Path) -> None:
+    """Look at the nearest folder that is there; one named for a parameter is made later."""
+    while not os.path.lexists(folder) or "{" in str(folder):
+        folder = folder.parent
+    if not folder.is_dir():
+        reason = os.strerror(errno.ENOTDIR)
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        reason = os.strerror(errno.EACCES)
+    else:
+        return
+    raise MachineCannot(
+        f"cannot write results to `{folder}`: {reason.lower()}",
+        hint="choose another folder: `--to DIR`",
+    )
 
 
 def absolute_folder(text: str) -> Path:

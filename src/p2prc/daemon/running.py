@@ -85,7 +85,18 @@ class Running:
         outcome, outputs = finished.outcome, list[str]()
         if finished.outputs is not None:
             to = folder_of(self._request)
-            await asyncio.to_thread(write_outputs, finished.outputs, self._node.blobs, to)
+            try:
+                await asyncio.to_thread(write_outputs, finished.outputs, self._node.blobs, to)
+            except P2prcError as error:
+                # The command did run: its status is known.
+                return schema.RunEnded(
+                    exit=outcome.status,
+                    node=finished.node,
+                    lease=finished.lease,
+                    code=error.code,
+                    message=error.message,
+                    hint=error.hint,
+                )
             outputs = [str(to / entry.path) for entry in finished.outputs.files]
         # A command's own status says everything; `work-failed` would say it twice.
         is_own_end = outcome.status is not None and outcome.code in ("", "work-failed")

@@ -22,6 +22,7 @@ from p2prc.cli.failures import note
 from p2prc.cli.invocation import Invocation, command
 from p2prc.cli.render.output import write, write_json
 from p2prc.cli.render.progress import open_display
+from p2prc.cli.render.progress_text import last_progress
 from p2prc.cli.render.text import plain, plain_lines
 from p2prc.demo.network import NAMES, DemoNode, Share, open_network
 from p2prc.errors import NodeNotRunning, PathInvalid, TimedOut, WorkFailed
@@ -164,6 +165,7 @@ def _followed(node: DemoNode, job: str) -> JobDetail:
             for event in events:
                 match event:
                     case JobEnded():
+                        display.show(last_progress(event.job))
                         return event.job
                     case JobProgress():
                         display.show(event)

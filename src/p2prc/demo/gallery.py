@@ -258,7 +258,10 @@ figure {{ margin: 0; background: var(--card); border-radius: 8px; overflow: hidd
   border-bottom: 4px solid }}
 figure img {{ width: 100%; display: block }}
 figcaption {{ display: flex; justify-content: space-between; padding: 4px 9px }}
-@media (max-width: 700px) {{ .top {{ grid-template-columns: 1fr }} }}
+@media (max-width: 700px) {{
+  .top {{ grid-template-columns: 1fr }}
+  th, td {{ padding: 9px 8px }} th:nth-child(3), td:nth-child(3) {{ display: none }}
+}}
 </style></head><body><main>
 <h1>An animation, rendered by a network of nodes</h1>
 <p>Every frame was one task of one job. This page was made by a task, too.</p>

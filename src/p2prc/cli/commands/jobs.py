@@ -112,6 +112,8 @@ def retry_command(invocation: Invocation, /, *, job: str) -> None:
     row = invocation.client.retry(job)
     if invocation.as_json:
         write_json(row)
+    elif row.state == "succeeded":
+        note(f"job {row.id[:10]} succeeded: there is nothing to try again")
     else:
         note(f"{counted(row.tasks.queued, 'task')} queued; follow: `p2prc watch {row.id[:10]}`")
 

@@ -66,8 +66,8 @@ def join_command(invocation: Invocation, /, *, ticket: str) -> None:
     if invocation.as_json:
         write_json(joined)
         return
-    name = plain(joined.name) or joined.network[:10]
-    write(f"joined {name}: {counted(joined.members, 'node')}, see `p2prc nodes`")
+    name = plain(joined.name) or "this node"
+    write(f"{name} joined a network of {counted(joined.members, 'node')}: see `p2prc nodes`")
 
 
 @command("leave")
@@ -127,7 +127,7 @@ def ping_command(invocation: Invocation, /, *, node: str, count: int) -> None:
     if invocation.as_json:
         write_json(result)
     else:
-        write(_ping_text(result))
+        write(_ping_text(node, result))
     if result.rtt_ms is None:
         raise PeerUnreachable(f"no answer from {plain(node)}")
 
@@ -176,12 +176,12 @@ def _specs_text(specs: SpecsOfNode) -> str:
     return pairs(entries)
 
 
-def _ping_text(result: PingResult) -> str:
+def _ping_text(typed: str, result: PingResult) -> str:
     if result.rtt_ms is None:
-        return f"{result.node[:10]}: every ping was lost"
+        return f"{plain(typed)}: every ping was lost"
     trips = result.rtt_ms
     lost = f", {result.lost} lost" if result.lost else ""
     return (
-        f"{result.node[:10]} ({result.path or 'unknown path'}): median {trips.median:.2f} ms, "
+        f"{plain(typed)} ({result.path or 'unknown path'}): median {trips.median:.2f} ms, "
         f"{trips.min:.2f} to {trips.max:.2f} ms{lost}"
     )

@@ -139,13 +139,20 @@ def _lending_lines(lending: Lending | None) -> list[str]:
         return ["lends nothing: start without `--no-lend` to lend"]
     if not lending.runtimes:
         return ["lends nothing: no runtime works here (install bubblewrap)"]
-    runtimes = ", ".join(f"{each.name} ({each.tier})" for each in lending.runtimes)
+    isolating = [each for each in lending.runtimes if each.tier != "none"]
+    if not isolating:
+        return [
+            "lends nothing, except to nodes named in `lend.tier_none_to`: "
+            "work cannot be isolated here (install bubblewrap)"
+        ]
+    runtimes = ", ".join(f"{each.name} ({each.tier})" for each in isolating)
     lines = [f"lends to {plain(lending.to)}: {_amounts(lending)}", f"runs their work by {runtimes}"]
     if lending.paused:
         return [*lines, "lending is paused: `p2prc resume`"]
     return [
         *lines,
-        "lend less: `p2prc up --cpus N --memory SIZE --disk SIZE`, or `p2prc pause`",
+        "lend less: `p2prc down`, then `p2prc up --cpus N --memory SIZE --disk SIZE`; "
+        "or `p2prc pause`",
         "see who uses it: `p2prc leases`; end that: `p2prc kill`",
     ]
 

@@ -54,7 +54,11 @@ class WorkOptions:
 
 _OPTIONS = [
     click.option(
-        "--in", "inputs", multiple=True, metavar="PATH", help="Send a file or folder along."
+        "--in",
+        "inputs",
+        multiple=True,
+        metavar="PATH",
+        help="Send a file or folder along; it has its own name there.",
     ),
     click.option("--out", "outputs", multiple=True, metavar="GLOB", help="Bring these files back."),
     click.option("--to", metavar="DIR", help="Where to; else the current folder."),

@@ -53,7 +53,7 @@ def job_text(job: JobDetail) -> str:
     ]
     if job.blocked:
         entries.append(("waits for", job.blocked))
-    parts = [pairs(entries), _steps(job), shares_table(job), failures_text(job.failures)]
+    parts = [pairs(entries), _steps(job), shares_table(job), failures_text(job.id, job.failures)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -93,15 +93,16 @@ def summary(job: JobDetail) -> str:
         done += f", {job.tasks.failed} failed"
     if job.outputs_bytes:
         done += f"; {size(job.outputs_bytes)}" + (f" in {plain(job.to)}" if job.to else "")
-    parts = [shares_table(job), failures_text(job.failures), done]
+    parts = [shares_table(job), failures_text(job.id, job.failures), done]
     return "\n\n".join(part for part in parts if part)
 
 
-def failures_text(failures: list[TaskFailure]) -> str:
+def failures_text(job: str, failures: list[TaskFailure]) -> str:
     """Return the first failures with the ends of their logs."""
     blocks = [_failure(failure) for failure in failures[:FAILURES_SHOWN]]
     if len(failures) > FAILURES_SHOWN:
-        blocks.append(f"and {len(failures) - FAILURES_SHOWN} more: `p2prc job show JOB --json`")
+        more = len(failures) - FAILURES_SHOWN
+        blocks.append(f"and {more} more: `p2prc job show {job[:10]} --json`")
     return "\n".join(blocks)
 
 

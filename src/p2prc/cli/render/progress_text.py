@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from p2prc.api.schema import JobProgress
+from p2prc.api.schema import JobDetail, JobProgress
 from p2prc.cli.render.job_text import share_name
 from p2prc.cli.render.text import duration, plain
 
 NODES_SHOWN = 6
+
+
+def last_progress(job: JobDetail) -> JobProgress:
+    """Return the end of a job as a snapshot: the last thing drawn is not one task short."""
+    return JobProgress(id=job.id, state=job.state, tasks=job.tasks, nodes=job.nodes)
 
 
 def share_of(progress: JobProgress) -> str:
@@ -20,12 +25,13 @@ def facts(progress: JobProgress) -> list[str]:
     found = [f"{tasks.running} running"]
     if tasks.failed:
         found.append(f"{tasks.failed} failed")
+    if progress.blocked:
+        # Nobody knows how long that takes.
+        return [*found, f"waits: {plain(progress.blocked)}"]
     if progress.rate_per_s:
         found.append(_rate(progress.rate_per_s))
     if progress.eta_s:
         found.append(f"{duration(progress.eta_s)} left")
-    if progress.blocked:
-        found.append(f"waits: {plain(progress.blocked)}")
     return found
 
 
