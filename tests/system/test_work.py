@@ -94,6 +94,8 @@ def test_cancel_stops_everything_within_two_seconds(three_nodes: Nodes) -> None:
     wait_until(lambda: ada.json("job", "show", job)["tasks"]["running"] >= 3, "tasks run")
     ada.p2prc("cancel", job)
     assert ada.json("job", "show", job)["state"] == "cancelled"
+    assert "cancelled" in ada.p2prc("retry", job, status=5).err
+    assert "no task 999" in ada.p2prc("logs", f"{job}/999", status=4).err
     took_s = wait_until(
         lambda: not any(node.json("leases") for node in three_nodes), "no lease is left"
     )
