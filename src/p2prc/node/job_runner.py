@@ -1,0 +1,370 @@
+"""One job of this node: its coordinator, driven; facts on disk before anything follows them.
+
+A job's runner is rebuilt from its ledger after a crash and carries on: it asks the nodes that had
+its attempts what became of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from random import Random
+
+from p2prc.errors import (
+    FileUnknown,
+    InvalidInput,
+    MachineCannot,
+    P2prcError,
+    PeerError,
+    PeerLost,
+    WorkFailed,
+)
+from p2prc.files.place import OutputClaims, write_outputs
+from p2prc.model.identity import AttemptId, BlobId, JobId, LeaseId, NodeId
+from p2prc.node.bulk import Bulk
+from p2prc.node.drive import Driver
+from p2prc.node.grants import Grants
+from p2prc.node.post import Post
+from p2prc.node.runs import LEASE_TIMEOUT_S
+from p2prc.node.tasks import Tasks, Work
+from p2prc.protocol import messages
+from p2prc.protocol.jobs import events as coordination
+from p2prc.protocol.jobs.attempts import TaskKey
+from p2prc.protocol.jobs.check import job_codec
+from p2prc.protocol.jobs.coordinator import Coordinator
+from p2prc.protocol.jobs.expansion import expand_text
+from p2prc.protocol.jobs.facts import AttemptFailed, TaskSucceeded, decode_fact, encode_fact
+from p2prc.protocol.jobs.ledger import Ledger
+from p2prc.protocol.jobs.parameters import TaskSpace
+from p2prc.protocol.placement import NodeOffer
+from p2prc.storage.blobs import BlobStore
+from p2prc.storage.schema import StoredJob
+from p2prc.storage.state import State
+
+DISK_RETRY_S = 5.0
+
+log = logging.getLogger(__name__)
+
+
+class JobRunner:
+    """One job: its ledger, its coordinator and the work that they ask for."""
+
+    def __init__(
+        self,
+        stored: StoredJob,
+        *,
+        state: State,
+        blobs: BlobStore,
+        bulk: Bulk,
+        grants: Grants,
+        post: Post,
+        tasks: Tasks,
+        rng: Random,
+    ) -> None:
+        self.stored = stored
+        self.job = job_codec.decode(stored.description)
+        self.ledger = Ledger(self.job, map(decode_fact, state.facts(stored.id)))
+        self.notes: dict[NodeId, str] = {}
+        self._state = state
+        self._blobs = blobs
+        self._bulk = bulk
+        self._grants = grants
+        self._post = post
+        self._tasks = tasks
+        self._spaces = [TaskSpace(step) for step in self.job.steps]
+        self._claims = OutputClaims()
+        self._changed = asyncio.Event()
+        self._held: deque[coordination.Effect] = deque()
+        self._retrying: asyncio.TimerHandle | None = None
+        self._storing: dict[AttemptId, Work[None]] = {}
+        self.halted = ""
+        self.blocked_reason = ""
+        self._leases: dict[LeaseId, NodeId] = {}
+        self._unanswered: set[NodeId] = set()
+        self.coordinator = Coordinator(
+            self.ledger, rng, utc_offset_s=time.time() - asyncio.get_running_loop().time()
+        )
+        self._driver = Driver(self.coordinator, self._perform, tick=coordination.Tick)
+
+    @property
+    def id(self) -> JobId:
+        """The job's id."""
+        return self.stored.id
+
+    def start(self, offers: Sequence[NodeOffer]) -> None:
+        """Begin, or carry on after a restart; without its inputs a job only waits to be cancelled.
+
+        Raises FileUnknown or WireError for a damaged manifest.
+        """
+        for name in sorted({step.command.inputs or "" for step in self.job.steps} - {""}):
+            blob = BlobId(name)
+            tree = self._blobs.tree(blob) if self._blobs.has(blob) else None
+            if tree is None or self._blobs.missing(tree):
+                self.halted = "the job's inputs are gone from this node: cancel it, submit it again"
+                return
+            self._blobs.pin_tree(self._reason, tree, survives=True)
+        self._take_claims()
+        self.offers_changed(offers)
+
+    def stop(self) -> None:
+        """Do nothing more; the ledger stays."""
+        if self._retrying is not None:
+            self._retrying.cancel()
+        self._driver.stop()
+
+    def offers_changed(self, offers: Sequence[NodeOffer]) -> None:
+        """The network looks different."""
+        self._driver.feed(coordination.OffersChanged(tuple(self._allowed(offers))))
+
+    def node_lost(self, node: NodeId) -> None:
+        """No link leads to the node any more."""
+        self._driver.feed(coordination.NodeLost(node))
+
+    def node_back(self, node: NodeId) -> None:
+        """A link to the node exists: ask what it holds of ours, if we wait to know."""
+        if node in self._unanswered:
+            self._tasks.start(self._ask(node), f"ask about {self.id}")
+
+    def cancel(self) -> None:
+        """Stop everything; there is no way back."""
+        self._driver.feed(coordination.CancelRequested())
+
+    def retry(self) -> None:
+        """Try the failed tasks again."""
+        self._driver.feed(coordination.RetryRequested())
+
+    def letter(self, peer: NodeId, body: messages.Control) -> bool:
+        """Take a letter if it is about this job; say whether it was."""
+        match body:
+            case messages.AttemptEnded() if body.attempt.startswith(self.id):
+                event = coordination.AttemptEnded(peer, body.attempt, body.outcome)
+                self._driver.feed(event)
+            case messages.LeaseEnded() if self._leases.get(body.lease) == peer:
+                del self._leases[body.lease]
+                self._driver.feed(
+                    coordination.SlotEnded(peer, body.lease, body.ended_by, body.reason)
+                )
+            case _:
+                return False
+        return True
+
+    def progress(self, node: NodeId, lease: LeaseId, text: str) -> bool:
+        """Remember what a node is busy with before it runs a task."""
+        if self._leases.get(lease) != node:
+            return False
+        self.notes[node] = text
+        self._wake()
+        return True
+
+    async def wait_changed(self) -> None:
+        """Wait until something happens to the job."""
+        await self._changed.wait()
+
+    def log_tails(self) -> dict[tuple[TaskKey, int], bytes]:
+        """Return how the output of each failed attempt ended; read from disk, not kept."""
+        tails = {}
+        for fact in map(decode_fact, self._state.facts(self.id)):
+            if isinstance(fact, AttemptFailed):
+                tails[TaskKey(fact.step, fact.task), fact.attempt] = fact.log_tail
+        return tails
+
+    def outputs(self) -> dict[TaskKey, BlobId]:
+        """Return the trees of the results that count; read from disk, not kept."""
+        found = {}
+        for fact in map(decode_fact, self._state.facts(self.id)):
+            if isinstance(fact, TaskSucceeded) and fact.outputs is not None:
+                accepted = self.ledger.steps[fact.step].accepted(fact.task)
+                if accepted is not None and accepted.attempt == fact.attempt:
+                    found[TaskKey(fact.step, fact.task)] = fact.outputs
+        return found
+
+    def values_of(self, task: TaskKey) -> dict[str, str]:
+        """Return a task's parameters as text."""
+        return {
+            name: str(value) for name, value in self._spaces[task.step].values(task.task).items()
+        }
+
+    def folder_for(self, task: TaskKey, to: str) -> Path:
+        """Return where a task's outputs go: `{NAME}` in the folder stands for its values."""
+        return Path(expand_text(to, self._spaces[task.step].values(task.task)))
+
+    # -- effects of the coordinator --
+
+    def _perform(self, effect: coordination.Effect) -> None:
+        # What follows a fact waits until the fact is on disk.
+        self._held.append(effect)
+        if len(self._held) == 1:
+            self._perform_held()
+
+    def _perform_held(self) -> None:
+        while self._held:
+            try:
+                self._perform_one(self._held[0])
+            except MachineCannot as error:
+                log.warning("the job waits for a disk", extra={"job": self.id, "why": str(error)})
+                self.halted = f"{error.message}; the job goes on when that is mended"
+                loop = asyncio.get_running_loop()
+                self._retrying = loop.call_later(DISK_RETRY_S, self._perform_held)
+                break
+            self.halted = ""
+            self._held.popleft()
+        self._wake()
+
+    def _perform_one(self, effect: coordination.Effect) -> None:
+        match effect:
+            case coordination.AppendFacts():
+                self._append(effect)
+            case coordination.OpenSlot():
+                self._leases[effect.lease] = effect.node
+                self._tasks.start(self._open(effect), f"open {effect.lease}")
+            case coordination.CloseSlot():
+                self._leases.pop(effect.lease, None)
+                self._post.tell(effect.node, messages.EndLease(effect.lease))
+            case coordination.StartAttempt():
+                self._tasks.start(self._start(effect), f"start {effect.attempt}")
+            case coordination.CancelAttempt():
+                self._post.tell(effect.node, messages.CancelAttempt(effect.attempt))
+                if (storing := self._storing.pop(effect.attempt, None)) is not None:
+                    storing.stop()
+            case coordination.StoreOutputs():
+                storing = self._tasks.start(self._store(effect), f"store {effect.attempt}")
+                self._storing[effect.attempt] = storing
+            case coordination.Acknowledge():
+                self._post.tell(effect.node, messages.AcknowledgeAttempt(effect.attempt))
+            case coordination.AskAttempts():
+                self._unanswered.add(effect.node)
+                self._tasks.start(self._ask(effect.node), f"ask about {self.id}")
+            case coordination.JobBlocked():
+                self.blocked_reason = effect.reason or ""
+            case coordination.JobEnded():
+                self._end(effect.state)
+
+    def _append(self, effect: coordination.AppendFacts) -> None:
+        self._state.append_facts(self.id, [encode_fact(fact) for fact in effect.facts])
+
+    async def _open(self, effect: coordination.OpenSlot) -> None:
+        request = messages.RequestLease(
+            effect.lease, effect.workload, job=self.id, is_isolated=effect.is_isolated
+        )
+        try:
+            granted = await self._post.ask(
+                effect.node, request, messages.LeaseGranted, timeout_s=LEASE_TIMEOUT_S
+            )
+        except P2prcError as error:
+            log.info("no slot", extra={"peer": effect.node, "reason": error.message})
+            self._leases.pop(effect.lease, None)
+            if isinstance(error, PeerLost):
+                # It may be granted all the same, after we stopped waiting.
+                self._post.tell(effect.node, messages.EndLease(effect.lease))
+            self._driver.feed(
+                coordination.SlotRefused(
+                    effect.node,
+                    effect.lease,
+                    code=error.code,
+                    message=error.message,
+                    is_retryable=error.retryable,
+                )
+            )
+        else:
+            self._driver.feed(coordination.SlotOpened(effect.node, effect.lease, granted.tier))
+        self.notes.pop(effect.node, None)
+
+    async def _start(self, effect: coordination.StartAttempt) -> None:
+        if effect.command.inputs is not None:
+            self._grants.allow(effect.node, effect.command.inputs, reason=self._reason)
+        request = messages.StartAttempt(effect.lease, effect.attempt, effect.command)
+        try:
+            await self._post.ask(effect.node, request, messages.Done)
+        except PeerLost as error:
+            # Also when the link lives and only the answer is late: what became of it is asked.
+            log.info("start not confirmed", extra={"peer": effect.node, "why": error.message})
+            self._driver.feed(coordination.NodeLost(effect.node))
+        except P2prcError as error:
+            self._driver.feed(
+                coordination.StartRefused(effect.node, effect.attempt, error.code, error.message)
+            )
+
+    async def _store(self, effect: coordination.StoreOutputs) -> None:
+        task = effect.task
+        owner = f"storing/{effect.attempt}"
+        try:
+            tree = await self._bulk.obtain(effect.node, effect.outputs, owner)
+            folder = self.folder_for(task, self.stored.to_folder)
+            self._claims.claim(tree, f"{task.step}/{task.task}", to=str(folder))
+            await asyncio.to_thread(write_outputs, tree, self._blobs, folder)
+        except OSError as error:
+            self._driver.feed(
+                coordination.OutputsFailed(
+                    effect.attempt,
+                    MachineCannot.code,
+                    f"the machine refuses: {error.strerror or error}",
+                    is_peer_fault=False,
+                )
+            )
+        except P2prcError as error:
+            self._driver.feed(
+                coordination.OutputsFailed(
+                    effect.attempt,
+                    error.code,
+                    error.message,
+                    is_peer_fault=isinstance(error, PeerError),
+                )
+            )
+        else:
+            self._driver.feed(coordination.OutputsStored(effect.attempt))
+        finally:
+            self._blobs.unpin(owner)
+            self._storing.pop(effect.attempt, None)
+
+    async def _ask(self, node: NodeId) -> None:
+        request = messages.AskAttempts(self.id)
+        held = await self._post.ask(node, request, messages.Attempts)
+        self._unanswered.discard(node)
+        if self.coordinator.is_settled:
+            # It was away when the job ended: what it still holds for the job is in vain.
+            for lease in held.leases:
+                self._post.tell(node, messages.EndLease(lease))
+            return
+        for lease in held.leases:
+            self._leases.setdefault(lease, node)
+        self._driver.feed(
+            coordination.AttemptsReported(node, held.leases, held.running, held.finished)
+        )
+
+    def _end(self, state: str) -> None:
+        self._grants.revoke(self._reason)
+        if state != "failed":
+            # A failed job may be tried again: its inputs stay.
+            self._blobs.unpin(self._reason)
+        stored = self._state.job(self.id)
+        if stored is None or stored.state != state:
+            self._state.set_job_state(self.id, state, finished_at=self.ledger.finished_at)
+            log.info("job ended", extra={"job": self.id, "state": state})
+
+    # -- small things --
+
+    @property
+    def _reason(self) -> str:
+        return f"job-{self.id}"
+
+    def _allowed(self, offers: Sequence[NodeOffer]) -> list[NodeOffer]:
+        wanted = self.job.nodes
+        return [offer for offer in offers if not wanted or offer.node in wanted]
+
+    def _take_claims(self) -> None:
+        """Know again which task gave which path, as far as the manifests are still here."""
+        for task, name in self.outputs().items():
+            if self._blobs.has(name):
+                folder = str(self.folder_for(task, self.stored.to_folder))
+                with suppress(FileUnknown, InvalidInput, PeerError, WorkFailed):
+                    tree = self._blobs.tree(name)
+                    self._claims.claim(tree, f"{task.step}/{task.task}", to=folder)
+
+    def _wake(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
