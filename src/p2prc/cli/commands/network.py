@@ -138,11 +138,13 @@ def _nodes_table(nodes: list[NodeRow]) -> str:
 
 
 def _node_cells(node: NodeRow) -> tuple[str, ...]:
+    who = (node.name, node.id[:10], node.state)
+    if node.state in ("dead", "left"):
+        # What it had when it was last heard of helps nobody.
+        return (*who, "", "", "", "", "", node.version)
     latency = "" if node.latency_ms is None else f"{node.latency_ms:.1f} ms"
     return (
-        node.name,
-        node.id[:10],
-        node.state,
+        *who,
         node.path or "",
         latency,
         f"{node.free.cpus:g}/{node.cpus}",
