@@ -211,3 +211,22 @@ def test_a_folder_in_the_states_place_is_said(tmp_path: Path) -> None:
     (tmp_path / "state.db").mkdir()
     with pytest.raises(HomeUnusable), open_state(tmp_path / "state.db"):
         pass
+
+
+def test_how_much_one_submitter_left_is_known_without_counting_all(tmp_path: Path) -> None:
+    with open_state(tmp_path / "state.db") as state:
+        for number in range(3):
+            state.hold_attempt(
+                HeldAttempt(
+                    submitter=NodeId("a" * 64),
+                    id=AttemptId(f"{'1' * 20}-0-{number}-0"),
+                    job=JobId("1" * 20),
+                    lease=LeaseId("2" * 20),
+                    outcome=b"",
+                    outputs=None,
+                    ended_at=1.0,
+                )
+            )
+        assert state.holds_at_least(NodeId("a" * 64), 3)
+        assert not state.holds_at_least(NodeId("a" * 64), 4)
+        assert not state.holds_at_least(NodeId("b" * 64), 1)

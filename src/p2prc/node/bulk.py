@@ -8,7 +8,7 @@ from weakref import WeakValueDictionary
 from p2prc.errors import FileUnknown
 from p2prc.files.manifest import load_tree
 from p2prc.files.serve import serve_bulk_stream
-from p2prc.files.transfer import fetch_tree
+from p2prc.files.transfer import TransferLimits, fetch_tree
 from p2prc.model.identity import BlobId, NodeId
 from p2prc.model.tree import Tree
 from p2prc.node.grants import Grants
@@ -30,10 +30,18 @@ class Bulk:
             WeakValueDictionary()
         )
 
-    async def obtain(self, peer: NodeId, name: BlobId, owner: str) -> Tree:
+    async def obtain_inputs(self, peer: NodeId, name: BlobId, owner: str) -> Tree:
+        """Do as `obtain`, for a peer's work: one peer may not fill the store alone."""
+        limits = TransferLimits(size_bytes=self._blobs.quota_bytes // 2)
+        return await self.obtain(peer, name, owner, limits)
+
+    async def obtain(
+        self, peer: NodeId, name: BlobId, owner: str, limits: TransferLimits | None = None
+    ) -> Tree:
         """Return a peer's tree with all its blobs in our store, pinned for the owner.
 
-        Two that want one tree of one peer fetch it once. Raises PeerError, DiskFull, WireError.
+        Two that want one tree of one peer fetch it once. Raises PeerError, DiskFull, WireError,
+        LimitExceeded.
         """
         if (tree := await self._complete(name, owner)) is not None:
             return tree
@@ -45,7 +53,7 @@ class Bulk:
             if peer == self._own:
                 raise FileUnknown("inputs of this node's own work are gone from its store")
             connection = await self._links.bulk_connection(peer)
-            return await fetch_tree(connection, name, self._blobs, owner=owner)
+            return await fetch_tree(connection, name, self._blobs, owner=owner, limits=limits)
 
     async def _complete(self, name: BlobId, owner: str) -> Tree | None:
         if not self._blobs.has(name):

@@ -111,7 +111,7 @@ class Node:
                 environments=adapters.environments,
                 blobs=adapters.blobs,
                 folder=adapters.leases_folder,
-                obtain=self.bulk.obtain,
+                obtain=self.bulk.obtain_inputs,
             ),
             blobs=adapters.blobs,
             shelf=AttemptShelf(adapters.state),

@@ -245,6 +245,8 @@ class Provider:
             place = self._place_of(peer, body.lease)
             if place.is_busy or any(place is other for other in self._running.values()):
                 raise PeerBusy("the lease runs another command at present")
+            if self._shelf.is_full_for(peer):
+                raise PeerBusy("too many outcomes of yours wait here to be acknowledged")
         except P2prcError as error:
             say(Refused(error.code, error.message, error.hint))
             return

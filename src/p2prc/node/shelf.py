@@ -15,6 +15,8 @@ from p2prc.storage.state import State
 from p2prc.wire.codec import Codec, encode
 
 RETENTION_S = 7 * 86400.0
+OUTCOMES_LIMIT = 2000
+"""How many outcomes one peer may leave without acknowledging any, 16 KiB each at most."""
 _codec: Codec[Outcome] = Codec(Outcome, limit_bytes=1 << 20)
 _JOB_DIGITS = 20
 
@@ -54,6 +56,10 @@ class AttemptShelf:
         held = self._state.held_attempt(peer, attempt)
         found = list(_opened([held] if held is not None else []))
         return found[0].outcome if found else None
+
+    def is_full_for(self, peer: NodeId) -> bool:
+        """Whether a peer has left more outcomes here than it may."""
+        return self._state.holds_at_least(peer, OUTCOMES_LIMIT)
 
     def all(self) -> list[Shelved]:
         """Return everything that is kept, and forget what nobody came for in a week."""

@@ -135,6 +135,13 @@ class State:
         rows = self._read(f"{_HELD} where submitter = ? and id = ?", submitter, attempt)
         return HeldAttempt(*rows[0]) if rows else None
 
+    def holds_at_least(self, submitter: NodeId, count: int) -> bool:
+        """Whether so many outcomes of this submitter wait to be acknowledged."""
+        rows = self._read(
+            "select 1 from attempt where submitter = ? limit 1 offset ?", submitter, count - 1
+        )
+        return bool(rows)
+
     def all_held_attempts(self) -> list[HeldAttempt]:
         """Return what is held for everybody, oldest first."""
         return [HeldAttempt(*row) for row in self._read(f"{_HELD} order by ended_at, id")]
