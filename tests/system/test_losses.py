@@ -92,25 +92,38 @@ def check_large(folder: Path, count: int) -> None:
         assert content == (piece * (LARGE_BYTES // len(piece) + 1))[:LARGE_BYTES]
 
 
-def test_a_provider_that_dies_while_it_sends_a_result_is_replaced(
+def test_a_provider_that_dies_or_freezes_while_it_sends_a_result_is_replaced(
     make_nodes: MakeNodes, tmp_path: Path
 ) -> None:
-    ada, grace, linus = make_nodes(3, "--cpus", "1")
-    to = tmp_path / "to"
+    """A killed process's port refuses what comes; a machine without power says nothing at all."""
+    killed, frozen = make_nodes(3, "--cpus", "1"), make_nodes(3, "--cpus", "1")
+    at_once(
+        [
+            lambda: _lose_the_sender(killed, signal.SIGKILL, tmp_path / "killed"),
+            lambda: _lose_the_sender(frozen, signal.SIGSTOP, tmp_path / "frozen"),
+        ]
+    )
+
+
+def _lose_the_sender(nodes: list[NodeUnderTest], how: signal.Signals, to: Path) -> None:
+    ada, *providers = nodes
+    pids = {provider.id: provider.pid for provider in providers}
     job = ada.json(
         "map", "--over", "i=1-3", "--out", "*.bin", "--to", str(to),
-        "--on", grace.name, "--on", linus.name, "--", "sh", "-c", LARGE,
+        "--on", ",".join(pids), "--", "sh", "-c", LARGE,
     )["id"]  # fmt: skip
-    pids = {grace.id: (grace, grace.pid), linus.id: (linus, linus.pid)}
     wait_until(lambda: is_receiving(ada), "a result is on its way", poll_s=0.002)
-    sender, pid = pids[str(facts_of(ada, job)[0]["node"])]
-    os.kill(pid, signal.SIGKILL)
-    ada.p2prc("watch", job)
+    sender = str(facts_of(ada, job)[0]["node"])
+    os.kill(pids[sender], how)
+    try:
+        ada.p2prc("watch", job)
+    finally:
+        if how == signal.SIGSTOP:
+            os.kill(pids[sender], signal.SIGCONT)
     shown = ada.json("job", "show", job)
     assert shown["tasks"]["succeeded"] == 3
-    assert sender.p2prc("status", status=9).status == 9
-    check_large(to, 3)
     assert sorted(path.name for path in to.iterdir()) == ["1.bin", "2.bin", "3.bin"]
+    check_large(to, 3)
 
 
 def test_a_submitter_that_dies_while_it_receives_a_result_takes_it_up_again(
@@ -241,3 +254,14 @@ def test_a_second_daemon_in_one_home_is_refused_and_a_stale_socket_is_not(
     ada.p2prc("status", status=9)
     ada.up()
     ada.p2prc("status")
+
+
+def test_a_paused_node_is_still_paused_after_a_crash(make_nodes: MakeNodes) -> None:
+    (ada,) = make_nodes(1)
+    ada.p2prc("pause")
+    ada.kill_9()
+    ada.up()
+    assert ada.json("status")["state"] == "paused"
+    ada.p2prc("run", "any", "--", "true", status=125)
+    ada.p2prc("resume")
+    ada.p2prc("run", "any", "--", "true")

@@ -209,10 +209,10 @@ class DaemonService:
         return schema.Killed(ended=list(wanted))
 
     async def pause(self) -> None:
-        self._node.provider.pause()
+        self._node.pause()
 
     async def resume(self) -> None:
-        self._node.provider.resume()
+        self._node.resume()
 
     def _find(self, typed: str, *others: NodeId) -> NodeId:
         """Return the node that is meant, among those in the table and others known by id alone."""

@@ -53,6 +53,8 @@ from p2prc.storage.blobs import BlobStore
 from p2prc.storage.state import State
 from p2prc.transport.port import Endpoint, Stream
 
+PAUSED = "paused"
+
 log = logging.getLogger(__name__)
 
 
@@ -146,6 +148,8 @@ class Node:
     def start(self) -> None:
         """Take up what the last run left and begin to listen."""
         self.provider.start()
+        if self._adapters.state.value(PAUSED) is not None:
+            self.provider.pause()
         self.network.start()
         self._tasks.start(self.links.run(), "accept")
         self.jobs.start()
@@ -160,6 +164,16 @@ class Node:
             await self._adapters.endpoint.close()
         finally:
             self._tasks.stop_all()
+
+    def pause(self) -> None:
+        """Lend nothing new, after a restart neither, until resumed. Raises DiskFull."""
+        self.provider.pause()
+        self._adapters.state.set_values({PAUSED: b"1"})
+
+    def resume(self) -> None:
+        """Lend again."""
+        self._adapters.state.set_values({PAUSED: None})
+        self.provider.resume()
 
     # -- what others ask of the node's picture --
 
