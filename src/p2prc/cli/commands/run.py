@@ -33,6 +33,7 @@ def run_command(invocation: Invocation, /, *, target: str, argv: list[str], **op
 
     Streams what it prints, brings its outputs back and exits with its status; with 125 when it
     could not be run. NODE is a name, an id or the beginning of one; `any` is a node with room.
+    Its standard input is empty: send files with --in.
     """
     try:
         request = {**taken_from(options).request(argv), "target": target}
