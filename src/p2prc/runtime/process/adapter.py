@@ -28,7 +28,7 @@ from p2prc.runtime.process.assets import (
 from p2prc.runtime.process.cores import (
     CoreBook,
     Ticks,
-    foreign_loads,
+    loads_between,
     present_ticks,
     usable_cores,
 )
@@ -196,7 +196,7 @@ class ProcessRuntime:
         if now - self._ticks_at < _SAMPLE_S:
             return
         ticks = present_ticks()
-        self._book.loads = foreign_loads(self._ticks, ticks)
+        self._book.loads = loads_between(self._ticks, ticks)
         self._ticks, self._ticks_at = ticks, now
 
     async def _balance(self) -> None:
