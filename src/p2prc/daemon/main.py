@@ -172,7 +172,18 @@ async def _open(
     node = await stack.enter_async_context(open_node(secret, description, policy, adapters))
     # The membership was in it: the node is alone now, in a network of its own.
     notices = [f"{state.notice}; join your network again by a ticket"] if state.notice else []
+    notices += overcommitted(lent, cpus=core_count(), memory=memory_bytes())
     return DaemonService(node, settings, home, shut_down=stop.set, notices=notices)
+
+
+def overcommitted(lent: Capacity, *, cpus: int, memory: int) -> list[str]:
+    """Say where the owner lends more than there is: allowed, and probably a slip."""
+    found = []
+    if lent.cpu_millis > cpus * _MILLIS:
+        found.append(f"lends more cores than the {cpus} of this machine: work will wait for them")
+    if lent.memory_bytes > memory:
+        found.append("lends more memory than this machine has: work may be killed for want of it")
+    return found
 
 
 def policy_of(settings: Settings) -> LendingPolicy:
