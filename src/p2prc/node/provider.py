@@ -360,7 +360,7 @@ class Provider:
                 progress=lambda text: self._progress(wanted.peer, lease, text),
             )
         except P2prcError as error:
-            self._driver.feed(lending.SandboxFailed(lease, error.code, error.message))
+            self._free_again(lending.SandboxFailed(lease, error.code, error.message))
             return
         finally:
             self._making.pop(lease, None)
@@ -377,7 +377,7 @@ class Provider:
             del self._open[place.lease]
             ended_by = "limit" if ended.code in _LIMITS else "lost"
             await self._clean(place, ended_by=ended_by, reason=ended.reason)
-            self._driver.feed(lending.SandboxEnded(place.lease, ended.code, ended.reason))
+            self._free_again(lending.SandboxEnded(place.lease, ended.code, ended.reason))
 
     async def _end(self, effect: lending.EndSandbox) -> None:
         making = self._making.get(effect.lease)
@@ -388,7 +388,12 @@ class Provider:
         if place is not None:
             place.end_reason = effect.reason
             await self._clean(place, ended_by=effect.ended_by, reason=effect.reason)
-        self._driver.feed(lending.SandboxEnded(effect.lease))
+        self._free_again(lending.SandboxEnded(effect.lease))
+
+    def _free_again(self, event: lending.SandboxEnded | lending.SandboxFailed) -> None:
+        # A lease that was ending needs no effect any more, but its room is news to the others.
+        self._driver.feed(event)
+        self._capacity_changed()
 
     async def _clean(self, place: Place, *, ended_by: str, reason: str) -> None:
         self._grants.revoke(place.token)
