@@ -265,3 +265,18 @@ def test_a_paused_node_is_still_paused_after_a_crash(make_nodes: MakeNodes) -> N
     ada.p2prc("run", "any", "--", "true", status=125)
     ada.p2prc("resume")
     ada.p2prc("run", "any", "--", "true")
+
+
+def test_a_node_that_is_stopped_says_so_and_is_welcome_back(make_nodes: MakeNodes) -> None:
+    ada, grace = make_nodes(2)
+
+    def state_of_grace() -> str:
+        rows = {row["id"]: row["state"] for row in ada.json("nodes")}
+        return str(rows[identity])
+
+    identity = grace.id
+    grace.p2prc("down")
+    wait_until(lambda: state_of_grace() == "left", "it is known to have stopped", timeout_s=3)
+    grace.up()
+    wait_until(lambda: state_of_grace() == "alive", "it is back")
+    ada.p2prc("run", grace.name, "--", "true")

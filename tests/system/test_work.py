@@ -134,3 +134,13 @@ def test_specs_and_ping_reach_another_node(three_nodes: Nodes) -> None:
     pinged = ada.json("ping", "linus")
     assert pinged["lost"] == 0
     assert pinged["path"] == "direct"
+
+
+def test_an_owner_sees_which_command_a_lease_runs(three_nodes: Nodes) -> None:
+    ada, grace, _ = three_nodes
+    running = ada.start("run", "grace", "--", "sh", "-c", "echo started; sleep 60")
+    assert running.stdout is not None
+    assert running.stdout.readline() == "started\n"
+    assert grace.json("leases")[0]["command"] == "sh -c 'echo started; sleep 60'"
+    grace.p2prc("kill", "--all")
+    running.communicate(timeout=10)

@@ -208,7 +208,7 @@ def a_job(node: Node, inputs: BlobId | None = None) -> Job:
 async def test_a_job_outlives_a_state_that_cannot_be_written_for_a_while(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("p2prc.node.jobs.DISK_RETRY_S", 0.01)
+    monkeypatch.setattr("p2prc.node.job_runner.DISK_RETRY_S", 0.01)
     async with node_of(MemoryNetwork(), tmp_path, "ada") as ada:
         state, troubles = ada._adapters.state, iter(range(3))
         write = state.append_facts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from datetime import UTC, datetime
 
 from p2prc.api import schema
@@ -10,6 +11,8 @@ from p2prc.model.resources import Gpu, RuntimeOffer
 from p2prc.node.provider import LeaseReading
 from p2prc.protocol.membership import NodeView
 from p2prc.protocol.messages import Specs
+
+COMMAND_SHOWN = 500
 
 
 def instant(at: float) -> str:
@@ -93,6 +96,7 @@ def lease_row(reading: LeaseReading, *, peer_name: str, wall_offset_s: float) ->
         memory_peak_bytes=usage.memory_peak_bytes,
         disk_bytes=usage.disk_bytes,
         processes=usage.processes,
+        command=shlex.join(reading.argv)[:COMMAND_SHOWN],
         created_at=instant(lease.created_at + wall_offset_s),
         expires_at=instant(lease.expires_at + wall_offset_s),
     )

@@ -62,7 +62,7 @@ class DaemonService:
             uptime_s=round(asyncio.get_running_loop().time() - node.started_at, 1),
             version=told.software,
             home=str(self._home.folder),
-            members=sum(view.state != "left" for view in node.network.nodes()),
+            members=sum(not view.record.has_left for view in node.network.nodes()),
             lending=schema.Lending(
                 enabled=node.provider.lends,
                 paused=node.provider.is_paused,

@@ -38,6 +38,7 @@ class NodeRecord(msgspec.Struct, frozen=True):
     relays: Annotated[tuple[ShortText, ...], Meta(max_length=4)] = ()
     is_public: bool = False
     has_left: bool = False
+    is_down: bool = False
     is_lending: bool = False
     software: ShortText = ""
     platform: ShortText = ""
@@ -49,6 +50,11 @@ class NodeRecord(msgspec.Struct, frozen=True):
     gpus: Annotated[tuple[Gpu, ...], Meta(max_length=16)] = ()
     runtimes: Annotated[tuple[RuntimeOffer, ...], Meta(max_length=8)] = ()
     metadata: dict[ShortText, ShortText] = {}
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the node itself said that it is not there: it left, or stopped for a while."""
+        return self.has_left or self.is_down
 
 
 _codec: Codec[NodeRecord] = Codec(NodeRecord, limit_bytes=RECORD_LIMIT_BYTES)

@@ -27,6 +27,7 @@ OUTBOX_LIMIT_BYTES = 16 << 20
 READ_LIMIT_BYTES = 32 * 1024
 """As much as is taken from one peer before everybody else has a turn: some hundred letters."""
 REQUEST_TIMEOUT_S = 30.0
+FAREWELL_S = 0.5
 _LATENCY_WEIGHT = 0.2
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,6 @@ class Link:
         self._outbox: list[bytes] = []
         self._outbox_bytes = 0
         self._has_mail = asyncio.Event()
-        self._is_idle = asyncio.Event()
         self._is_over = asyncio.Event()
         self._awaited: dict[int, asyncio.Future[Control]] = {}
         self._next_number = 1
@@ -126,10 +126,13 @@ class Link:
         self._lose(PeerLost(reason))
         await self.connection.close(reason)
 
-    async def flush(self) -> None:
-        """Give what was said last a moment to leave: for farewells."""
-        async with asyncio.timeout(0.5):
-            await self._is_idle.wait()
+    async def wait_heard(self) -> None:
+        """Wait until the peer, told goodbye, hangs up: then it has read all that was said.
+
+        Closing at once could overtake what is still on its way. Raises TimeoutError.
+        """
+        async with asyncio.timeout(FAREWELL_S):
+            await self._is_over.wait()
 
     def _post(self, letter: Letter) -> None:
         if self._lost is not None:
@@ -139,7 +142,6 @@ class Link:
         if self._outbox_bytes > OUTBOX_LIMIT_BYTES:
             self._lose(PeerLost(f"{short(self.peer)} does not read what it is sent"))
         self._outbox.append(piece)
-        self._is_idle.clear()
         self._has_mail.set()
 
     async def _write(self) -> None:
@@ -150,8 +152,6 @@ class Link:
             self._has_mail.clear()
             pieces, self._outbox, self._outbox_bytes = self._outbox, [], 0
             await self._stream.write(b"".join(pieces))
-            if not self._outbox:
-                self._is_idle.set()
 
     async def _read(self) -> None:
         loop = asyncio.get_running_loop()
@@ -208,7 +208,6 @@ class Link:
             return
         self._lost = error
         self._is_over.set()
-        self._is_idle.set()
         self._has_mail.set()
         if isinstance(error, WireError | PeerMisbehaved):
             log.warning("peer misbehaved", extra={"peer": self.peer, "reason": error.message})

@@ -330,7 +330,7 @@ async def _take_leave(link: Link, *, farewell: bool) -> None:
     if farewell:
         link.tell(Goodbye())
         try:
-            await link.flush()
+            await link.wait_heard()
         except TimeoutError:
             log.info("a peer did not take our goodbye", extra={"peer": link.peer})
     with suppress(PeerError):

@@ -140,11 +140,12 @@ class Network:
         self._enter(self._stored_standing() or self._new_network())
 
     def stop(self) -> None:
-        """Say nothing more."""
+        """Tell the others that we are down, and say nothing more."""
         for timer in (self._publishing, self._saving):
             if timer is not None:
                 timer.cancel()
         if self._gossip is not None:
+            self._gossip.publish(self._own_record(is_down=True))
             self._gossip.stop()
             self._save()
 
@@ -160,7 +161,7 @@ class Network:
         self._publishing = None
         self.gossip.publish(self._own_record(has_left=False))
 
-    def _own_record(self, *, has_left: bool) -> SignedRecord:
+    def _own_record(self, *, has_left: bool = False, is_down: bool = False) -> SignedRecord:
         # Wall-clock milliseconds: a node that lost its disk still issues newer versions.
         self._version = max(self._version + 1, int(time.time() * 1000))
         told, lent = self.description, self._lent()
@@ -174,6 +175,7 @@ class Network:
             addresses=told.addresses[:8],
             is_public=told.is_public,
             has_left=has_left,
+            is_down=is_down,
             is_lending=lent.is_lending,
             software=told.software,
             platform=platform_name(),
@@ -260,7 +262,7 @@ class Network:
             # A member of it already: the ticket's addresses may be newer than what we know.
             await self._meet(ticket)
             return self.standing
-        if any(view.record.node != self.own and view.state != "left" for view in self.nodes()):
+        if any(view.record.node != self.own and not view.record.has_left for view in self.nodes()):
             raise AlreadyInNetwork("this node is in a network with other members")
         host, chain = await self._ask_in(ticket, text)
         member = verify_chain(chain, network=ticket.network)

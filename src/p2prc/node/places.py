@@ -77,6 +77,7 @@ class Place:
     workload: Workload
     sandbox: Sandbox
     running: Execution | None = None
+    argv: tuple[str, ...] = ()
     patience: asyncio.Timeout | None = None
     is_cancelled: bool = False
     is_ended: bool = False
@@ -192,6 +193,7 @@ class Places:
             outcome = failure(error)
         finally:
             place.running = None
+            place.argv = ()
             place.idle.set()
             if place.is_ended:
                 self._blobs.unpin(place.token)
@@ -246,6 +248,7 @@ class Places:
             raise LeaseEnded
         if command.inputs is not None:
             await self._lay_inputs(place, command.inputs)
+        place.argv = command.argv
         place.running = await place.sandbox.execute(
             command.argv, variables=command.variables, timeout_s=command.timeout_s
         )

@@ -62,6 +62,7 @@ class LeaseReading:
 
     lease: LeaseView
     usage: Usage
+    argv: tuple[str, ...] = ()
 
 
 class Provider:
@@ -135,7 +136,7 @@ class Provider:
         for view in self._book.leases():
             place = self._open.get(view.lease)
             usage = Usage() if place is None else await _usage_of(place)
-            found.append(LeaseReading(view, usage))
+            found.append(LeaseReading(view, usage, () if place is None else place.argv))
         return found
 
     def leases(self) -> tuple[LeaseView, ...]:

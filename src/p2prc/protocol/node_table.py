@@ -99,7 +99,10 @@ class NodeTable:
         return min(self._verdicts.values(), default=None)
 
     def remember(self, signed: SignedRecord, now: float) -> None:
-        """Take a record of the last run: its node is suspect until we hear of it."""
+        """Take a record of the last run: its node is suspect until we hear of it.
+
+        One that was down may be back by now, so it is looked for too.
+        """
         node = signed.record.node
         state = NodeState.LEFT if signed.record.has_left else NodeState.SUSPECT
         self._known[node] = Known(signed, state, heard_at=now)
@@ -119,7 +122,7 @@ class NodeTable:
             known.heartbeat = 0
         known.signed = signed
         known.heard_at = now
-        known.state = NodeState.LEFT if signed.record.has_left else NodeState.ALIVE
+        known.state = NodeState.LEFT if signed.record.is_away else NodeState.ALIVE
         self._verdicts.pop(node, None)
         return True
 
@@ -130,7 +133,7 @@ class NodeTable:
     def hear(self, known: Known, now: float) -> bool:
         """Note a sign of life; True when that changes the node's state."""
         known.heard_at = now
-        if known.state is NodeState.ALIVE or known.signed.record.has_left:
+        if known.state is NodeState.ALIVE or known.signed.record.is_away:
             return False
         known.state = NodeState.ALIVE
         self._verdicts.pop(known.signed.record.node, None)

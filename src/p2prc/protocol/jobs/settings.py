@@ -12,7 +12,7 @@ class CoordinatorSettings:
     grace_s: float = 10.0
     ask_again_s: float = 5.0
     farewell_s: float = 60.0
-    blocked_after_s: float = 10.0
+    blocked_after_s: float = 2.0
     storing_per_slot: int = 2
     store_tries: int = 20
     failures_in_row_limit: int = 5
