@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import p2prc.demo
-from p2prc.demo.network import DemoNode
+from p2prc.demo.network import NAMES, DemoNode
 from p2prc.errors import NodeNotRunning
 from tests.system.nodes import processes_below, wait_until
 
@@ -126,6 +126,19 @@ def test_an_interrupted_demo_stops_its_nodes_and_the_next_one_works(
     done = run(demo_argv(demo.homes, output, "--frames", "3"))
     assert done.returncode == 0, done.stderr
     assert len(list(output.glob("frames/*.png"))) == 3
+
+
+def test_nodes_that_are_kept_take_the_next_command(demo: Demo, tmp_path: Path) -> None:
+    kept = run(demo_argv(demo.homes, tmp_path / "output", "--frames", "3", "--keep"))
+    nodes = [DemoNode(name, demo.homes / name) for name in NAMES]
+    try:
+        assert kept.returncode == 0, kept.stderr
+        ended = json.loads(nodes[0].p2prc("run", "any", "--", "true"))
+        assert ended["exit"] == 0
+    finally:
+        for node in nodes:
+            node.p2prc("down")
+    assert processes_below(demo.homes) == []
 
 
 def test_the_demo_works_where_no_sandbox_does(demo: Demo, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import ctypes
 import json
 import os
 import platform
+import shlex
 import shutil
 import sys
 import time
@@ -24,7 +25,7 @@ from p2prc.cli.render.output import write, write_json
 from p2prc.cli.render.progress import open_display
 from p2prc.cli.render.progress_text import last_progress
 from p2prc.cli.render.text import plain, plain_lines
-from p2prc.demo.network import NAMES, DemoNode, Share, open_network
+from p2prc.demo.network import NAMES, DemoNode, open_network
 from p2prc.errors import NodeNotRunning, PathInvalid, TimedOut, WorkFailed
 
 TASK_MEMORY_MIB = 512
@@ -91,7 +92,7 @@ def demo(invocation: Invocation, /, *, frames: int, to: str, homes: str, keep: b
     _prepare(output)
     if not home.exists():
         note("the first time takes longer: the nodes fetch the renderer, Mitsuba 3 (65 MB)")
-    with open_network(home, _share(), is_kept=keep) as nodes:
+    with open_network(home, _cores_each(), is_kept=keep) as nodes:
         rendering = _render(nodes[0], frames, output)
         _make_gallery(nodes[0], rendering, output)
     if invocation.as_json:
@@ -101,10 +102,9 @@ def demo(invocation: Invocation, /, *, frames: int, to: str, homes: str, keep: b
         write(_next_steps(Path(homes), is_kept=keep))
 
 
-def _share() -> Share:
+def _cores_each() -> int:
     """Return what each node lends: together about as many cores as there are, at least three."""
-    slots = -(-_cores() // len(NAMES))
-    return Share(cpus=slots, memory_mib=slots * TASK_MEMORY_MIB, disk_mib=slots * TASK_DISK_MIB)
+    return -(-_cores() // len(NAMES))
 
 
 def _cores() -> int:
@@ -135,7 +135,7 @@ def _render(node: DemoNode, frames: int, output: Path) -> Rendering:
     words = ["--over", f"frame=1-{frames}", "--in", _source("scene.py")]
     words += ["--requirement", _renderer(), *_limits(), "--out", "frames/*", "--to", str(output)]
     words += ["--name", "demo", "--", *scene, "--out", "frames/{frame:04d}.png"]
-    note(f"rendering {frames} frames: `p2prc {_typed('map', words)}`")
+    note(f"rendering {frames} frames: `{_typed(node, 'map', words)}`")
     submitted_at = time.time()
     job = json.loads(node.p2prc("map", *words))["id"]
     ended = _followed(node, job)
@@ -240,7 +240,7 @@ def _make_gallery(node: DemoNode, rendering: Rendering, output: Path) -> None:
     for name in GALLERY:
         words += ["--out", name]
     words += ["--to", str(output), "--", "python", "gallery.py", "frames", "--facts", FACTS]
-    note(f"making the gallery: `p2prc {_typed('run', words)}`")
+    note(f"making the gallery: `{_typed(node, 'run', words)}`")
     node.p2prc("run", *words)
 
 
@@ -248,11 +248,15 @@ def _source(name: str) -> str:
     return str(Path(__file__).with_name(name))
 
 
-def _typed(name: str, words: list[str]) -> str:
+def _typed(node: DemoNode, name: str, words: list[str]) -> str:
     """Return the command as a person would type it, without the folders of the package."""
     folder = f"{Path(__file__).parent}{os.sep}"
-    shown = [word.removeprefix(folder) for word in words]
-    return " ".join([name, *(f"'{word}'" if set(word) & set("*{} ") else word for word in shown)])
+    shown = (shlex.quote(word.removeprefix(folder)) for word in words)
+    return " ".join([f"p2prc --home {_shortest(node.home)}", name, *shown])
+
+
+def _shortest(path: str | Path) -> str:
+    return min(os.path.relpath(path), os.path.abspath(path), key=len)  # noqa: PTH100
 
 
 def _summary(rendering: Rendering, output: Path) -> str:
@@ -282,7 +286,7 @@ def _next_steps(homes: Path, *, is_kept: bool) -> str:
     if is_kept:
         first = [
             ("the three nodes", f"{kept} nodes"),
-            ("another job on them", f"{kept} map --over i=1-9 --watch -- echo {{i}}"),
+            ("a command on one of them", f"{kept} run any -- uname -a"),
             (
                 "stop them",
                 f"for node in {' '.join(NAMES)}; do {program} --home {homes}/$node down; done",
@@ -295,6 +299,7 @@ def _next_steps(homes: Path, *, is_kept: bool) -> str:
         ("your own node", f"{program} up --detach"),
         ("a ticket for another machine", f"{program} invite"),
         ("what your network can do", f"{program} --help"),
+        ("have the disk back", f"rm -r {homes}"),
     ]
     width = max(len(what) for what, _ in steps)
     return "\n".join(["", "next, type:", *(f"  {what:<{width}}  {typed}" for what, typed in steps)])

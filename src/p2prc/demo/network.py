@@ -41,15 +41,6 @@ _Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
-    """What each node lends."""
-
-    cpus: int
-    memory_mib: int
-    disk_mib: int
-
-
-@dataclass(frozen=True, slots=True)
 class DemoNode:
     """One node: its name and its home."""
 
@@ -90,12 +81,15 @@ class DemoNode:
 
 
 @contextmanager
-def open_network(homes: Path, share: Share, *, is_kept: bool) -> Iterator[list[DemoNode]]:
-    """Three nodes of one network; leaving the block stops them, unless they are to be kept."""
+def open_network(homes: Path, cpus: int, *, is_kept: bool) -> Iterator[list[DemoNode]]:
+    """Three nodes of one network, each lending so many cores; leaving the block stops them.
+
+    Unless they are to be kept. Whatever is raised in the block stops them all the same.
+    """
     nodes = [DemoNode(name, homes / name) for name in NAMES]
     with _ended_by_signals():
         try:
-            _start(nodes, share)
+            _start(nodes, cpus)
             yield nodes
         except BaseException:
             _stop(nodes)
@@ -104,15 +98,15 @@ def open_network(homes: Path, share: Share, *, is_kept: bool) -> Iterator[list[D
             _stop(nodes)
 
 
-def _start(nodes: Sequence[DemoNode], share: Share) -> None:
+def _start(nodes: Sequence[DemoNode], cpus: int) -> None:
     _stop(nodes, is_leftover=True)
     note(f"starting three nodes: {', '.join(node.name for node in nodes)}")
-    statuses = _up_all(nodes, share)
+    statuses = _up_all(nodes, cpus)
     if not all(_isolates(status) for status in statuses):
         note("no sandbox works here: the three nodes run each other's work without isolation")
         if _trust_each_other(nodes, sorted(status.id for status in statuses)):
             _stop(nodes)
-            _up_all(nodes, share)
+            _up_all(nodes, cpus)
     founder, *others = nodes
     ticket = json.loads(founder.p2prc("invite", "--lan"))["ticket"]
     # Again at every start: a second join tells a member where the founder is now.
@@ -120,9 +114,8 @@ def _start(nodes: Sequence[DemoNode], share: Share) -> None:
     _await_meeting(nodes)
 
 
-def _up_all(nodes: Sequence[DemoNode], share: Share) -> list[Status]:
-    options = ["--listen", "127.0.0.1:0", "--relay", "none", "--cpus", str(share.cpus)]
-    options += ["--memory", f"{share.memory_mib}M", "--disk", f"{share.disk_mib}M"]
+def _up_all(nodes: Sequence[DemoNode], cpus: int) -> list[Status]:
+    options = ["--listen", "127.0.0.1:0", "--relay", "none", "--cpus", str(cpus)]
 
     def starting(node: DemoNode) -> Callable[[], Status]:
         def start() -> Status:
