@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -35,8 +36,25 @@ def test_work_without_outputs_may_name_any_folder(tmp_path: Path) -> None:
     assert folder_of(asked(tmp_path / "film", outputs=())) == tmp_path / "film"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_that_we_may_not_write_in_is_refused_before_the_work(tmp_path: Path) -> None:
-    (tmp_path / "theirs").mkdir(mode=0o500)
-    with pytest.raises(MachineCannot, match="permission denied"):
-        folder_of(asked(tmp_path / "theirs" / "film"))
+REFUSED, ACCEPTED = 10, 11
+
+
+def test_a_folder_that_we_may_not_write_in_is_refused_before_the_work() -> None:
+    # Root may write anywhere: a child that is nobody asks for us.
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o555)
+        child = os.fork()
+        if child == 0:
+            os._exit(_ask_as_nobody(Path(folder) / "film"))
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == REFUSED
+        Path(folder).chmod(0o755)
+
+
+def _ask_as_nobody(to: Path) -> int:
+    if os.getuid() == 0:
+        os.setuid(65534)
+    try:
+        folder_of(asked(to))
+    except MachineCannot as error:
+        return REFUSED if "permission denied" in error.message else 1
+    return ACCEPTED
