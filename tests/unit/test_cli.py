@@ -391,6 +391,13 @@ def test_map_tells_how_to_follow(call: Call) -> None:
     assert "p2prc watch" in told
 
 
+def test_map_says_which_braces_it_leaves_alone(call: Call) -> None:
+    _, _, told = call("map", "--over", "i=1-4", "--to", "{k}", "--", "frame", "{i:02d}", "{j} {}")
+    assert "`{k}` stays as it is: there is no `--over k=...`" in told
+    assert "`{j}` stays" in told
+    assert "{i" not in told
+
+
 def test_a_watched_job_that_succeeds_is_0_and_summed_up(call: Call) -> None:
     status, printed, told = call("map", "--watch", "--over", "i=1-4", "--", "frame")
     assert status == 0

@@ -18,6 +18,7 @@ from p2prc.errors import (
     PeerLost,
     WireError,
 )
+from p2prc.files.inflow import Inflow
 from p2prc.files.serve import serve_bulk_stream
 from p2prc.files.transfer import TransferLimits, fetch_tree
 from p2prc.model.identity import BlobId, NodeId
@@ -311,6 +312,26 @@ async def test_silence_is_a_lost_peer(here: BlobStore) -> None:
     async with answering(ends=False) as connection:
         with pytest.raises(PeerLost, match="nothing for"):
             await fetch_tree(connection, BlobId("0" * 64), here, owner="job", limits=IMPATIENT)
+
+
+async def test_a_peer_that_drips_is_lost_too(here: BlobStore) -> None:
+    async def drip(stream: PipeStream) -> None:
+        await stream.read()
+        while True:
+            await stream.write(b"\0")
+            await asyncio.sleep(0.03)
+
+    async with asyncio.TaskGroup() as group:
+        tasks: list[asyncio.Task[None]] = []
+        connection = PipeConnection(lambda stream: tasks.append(group.create_task(drip(stream))))
+        stream = await connection.open_stream()
+        await stream.write(b"go")
+        inflow = Inflow(stream, silence_s=0.1)
+        with pytest.raises(PeerLost, match="too slowly"):
+            async for _ in inflow.content(1 << 20):
+                pass
+        for task in tasks:
+            task.cancel()
 
 
 TREE = Tree(files=(FileEntry("f", BlobId("0" * 64), 5),))

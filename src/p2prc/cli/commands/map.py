@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import click
@@ -15,6 +16,8 @@ from p2prc.cli.invocation import CommandWithTail, Invocation, command
 from p2prc.cli.render.output import write, write_json
 from p2prc.cli.render.text import counted
 from p2prc.errors import JobInvalid
+
+_BRACES = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]{0,63})(?::[^{}]*)?\}")
 
 
 @command("map", cls=CommandWithTail)
@@ -48,7 +51,10 @@ def map_command(
     pads it. Several --over multiply. Outputs arrive in --to as their tasks finish. Without
     --watch, prints the job's id and key at once.
     """
+    unfilled = _unfilled(argv, options)
     request = _request(argv, options)
+    for name in unfilled:
+        note(f"`{{{name}}}` stays as it is: there is no `--over {name}=...`")
     client = invocation.client
     created = client.submit(request)
     if is_watched:
@@ -61,6 +67,14 @@ def map_command(
         return
     write(f"job  {created.id}\nkey  {created.key}")
     note(f"follow it: `p2prc watch {created.id[:10]}`")
+
+
+def _unfilled(argv: list[str], options: dict[str, Any]) -> list[str]:
+    """Return the names in braces that no `--over` gives: right in a script, a typo elsewhere."""
+    given = {over.partition("=")[0] for over in options["over"]}
+    texts = [*argv, *options["outputs"], options["to"] or ""]
+    found = [name for text in texts for name in _BRACES.findall(text)]
+    return [name for name in dict.fromkeys(found) if name not in given]
 
 
 def _request(argv: list[str], options: dict[str, Any]) -> JobRequest:
