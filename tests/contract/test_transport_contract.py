@@ -12,7 +12,7 @@ import blake3
 import pytest
 
 from p2prc.errors import PeerLost, PeerUnreachable
-from p2prc.transport.port import READ_SIZE_BYTES, Channel, Connection, Stream
+from p2prc.transport.port import READ_SIZE_BYTES, Channel, Connection, RelayAccess, Stream
 from tests.contract.transport_harness import (
     PATIENCE_S,
     Harness,
@@ -56,7 +56,8 @@ async def test_both_sides_know_each_other_by_key(net: Harness) -> None:
     ours, theirs = await connected(alice, bob, Channel.BULK)
     assert (ours.peer, theirs.peer) == (bob.node, alice.node)
     assert (ours.channel, theirs.channel) == (Channel.BULK, Channel.BULK)
-    assert await ours.path() == "direct"
+    path = await ours.path()
+    assert (path.kind, path.remote) == ("direct", await ours.remote_address())
     assert await ours.remote_address() in await bob.addresses()
 
 
@@ -360,3 +361,41 @@ async def test_a_cancelled_accept_loses_no_connection(net: Harness) -> None:
     with pytest.raises(asyncio.CancelledError):
         await accepting
     await connected(alice, bob)
+
+
+async def test_external_addresses_and_relays_come_and_go_without_a_word(net: Harness) -> None:
+    endpoint = await net.endpoint()
+    for address in ("203.0.113.5:4433", "[2001:db8::5]:4433", "nonsense", "0.0.0.0:0"):
+        await endpoint.add_external_address(address)
+        await endpoint.add_external_address(address)
+        await endpoint.remove_external_address(address)
+        await endpoint.remove_external_address(address)
+    await endpoint.use_relays([RelayAccess("nonsense"), RelayAccess("http://127.0.0.1:9/", "t")])
+    await endpoint.use_relays([])
+    assert endpoint.home_relays() == ()
+    await endpoint.close()
+    await endpoint.use_relays([RelayAccess("http://127.0.0.1:9/")])
+    await endpoint.add_external_address("203.0.113.5:4433")
+    assert endpoint.home_relays() == ()
+
+
+async def test_relays_of_a_peer_that_lead_nowhere_do_not_hinder_a_direct_dial(net: Harness) -> None:
+    alice, bob = await net.endpoint(), await net.endpoint()
+    relays = ["http://127.0.0.1:9/", "", "nonsense", "http://[::bad/", "http://127.0.0.1:10/"]
+    connection = await alice.connect(
+        bob.node, await bob.addresses(), Channel.CONTROL, timeout_s=PATIENCE_S, relays=relays
+    )
+    assert (await connection.path()).kind == "direct"
+    assert await bob.accept() is not None
+
+
+async def test_a_dial_through_relays_that_lead_nowhere_ends_in_time(net: Harness) -> None:
+    alice = await net.endpoint()
+    with pytest.raises(PeerUnreachable):
+        await alice.connect(
+            random_node(),
+            (),
+            Channel.CONTROL,
+            timeout_s=2.5,
+            relays=["http://127.0.0.1:9/", "http://127.0.0.1:10/"],
+        )

@@ -9,7 +9,7 @@ import pytest
 from p2prc.errors import PeerLost, PeerUnreachable
 from p2prc.transport.memory import MemoryConnection, MemoryNetwork
 from p2prc.transport.memory_pipe import INBOX_LIMIT, PIPE_LIMIT_BYTES
-from p2prc.transport.port import READ_SIZE_BYTES, Channel
+from p2prc.transport.port import READ_SIZE_BYTES, Channel, Path, RelayAccess
 from tests.contract.transport_harness import connected, opened, random_node
 
 
@@ -93,3 +93,24 @@ async def test_streams_that_ended_are_forgotten() -> None:
         await pair.theirs.finish()
     assert isinstance(ours, MemoryConnection)
     assert len(ours._pipes) <= 130
+
+
+async def test_a_hidden_node_is_reached_through_a_relay_that_both_know() -> None:
+    network = MemoryNetwork()
+    alice, bob = (network.endpoint(random_node()) for _ in range(2))
+    network.hide(bob.node)
+    with pytest.raises(PeerUnreachable):
+        await alice.connect(bob.node, await bob.addresses(), Channel.CONTROL, timeout_s=1)
+    await bob.use_relays([RelayAccess("http://dead/"), RelayAccess("http://r/", "token")])
+    assert bob.home_relays() == ()
+    network.start_relay("http://r/")
+    assert bob.home_relays() == ("http://r/",)
+    connection = await alice.connect(
+        bob.node, (), Channel.CONTROL, timeout_s=1, relays=["http://dead/", "http://r/"]
+    )
+    assert await connection.path() == Path("relayed", "http://r/")
+    assert await connection.remote_address() == ""
+    network.stop_relay("http://r/")
+    assert connection.is_closed
+    with pytest.raises(PeerUnreachable):
+        await alice.connect(bob.node, (), Channel.CONTROL, timeout_s=1, relays=["http://r/"])

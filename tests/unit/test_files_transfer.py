@@ -26,6 +26,7 @@ from p2prc.model.tree import FileEntry, Tree
 from p2prc.protocol.messages import BlobHeader, FetchBlobs, FetchTree, Refused
 from p2prc.storage.blobs import BlobStore
 from p2prc.transport.port import READ_SIZE_BYTES, Channel, Stream
+from p2prc.transport.port import Path as Way
 from p2prc.wire.codec import encode
 from p2prc.wire.framing import frame
 
@@ -115,8 +116,8 @@ class PipeConnection:
     async def accept_stream(self) -> Stream:
         raise PeerLost
 
-    async def path(self) -> str:
-        return "direct"
+    async def path(self) -> Way:
+        return Way("direct", "")
 
     async def remote_address(self) -> str:
         return ""

@@ -119,7 +119,7 @@ class DaemonService:
         rows = []
         for view in self._node.network.nodes():
             link = self._node.links.get(view.record.node)
-            path = await link.connection.path() if link is not None else None
+            path = (await link.connection.path()).kind if link is not None else None
             latency_s = link.latency_s if link is not None else None
             rows.append(node_row(view, own=self._node.id, path=path, latency_s=latency_s))
         return sorted(rows, key=lambda row: (not row.is_self, row.name, row.id))
@@ -146,7 +146,7 @@ class DaemonService:
                 median=round(statistics.median(trips), 3),
                 max=round(max(trips), 3),
             )
-        path = None if link.is_lost else await link.connection.path()
+        path = None if link.is_lost else (await link.connection.path()).kind
         return schema.PingResult(
             node=peer, path=path, rtt_ms=rtt, lost=count - len(trips), sent=count
         )

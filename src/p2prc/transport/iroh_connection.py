@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import iroh
 
 from p2prc.model.identity import NodeId
 from p2prc.transport.iroh_calls import StreamCalls
 from p2prc.transport.iroh_errors import errors_of
 from p2prc.transport.iroh_stream import IrohStream
-from p2prc.transport.port import Channel
+from p2prc.transport.port import Channel, Path
 
 STREAMS_LIMIT = 1024
 """How many streams a peer may have open at once, after it was asked for a second one."""
@@ -45,9 +47,12 @@ class IrohConnection:
         self._accepted += 1
         return IrohStream(pair, self.peer, self._calls)
 
-    async def path(self) -> str:
+    async def path(self) -> Path:
         selected = self._selected()
-        return "relayed" if selected is not None and selected.is_relay else "direct"
+        if selected is None:
+            return Path("direct", "")
+        kind: Literal["direct", "relayed"] = "relayed" if selected.is_relay else "direct"
+        return Path(kind, selected.remote_addr, selected.rtt_ms / 1000)
 
     async def remote_address(self) -> str:
         selected = self._selected()

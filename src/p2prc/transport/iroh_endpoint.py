@@ -20,9 +20,10 @@ from p2prc.model.identity import NodeId, short
 from p2prc.transport import addresses as address_text
 from p2prc.transport.iroh_calls import SlowCalls, StreamCalls
 from p2prc.transport.iroh_connection import IrohConnection
-from p2prc.transport.iroh_errors import errors_of_binding, errors_of_dialling, text_of
+from p2prc.transport.iroh_errors import errors_of_binding, text_of
 from p2prc.transport.iroh_fastpath import FastCalls
-from p2prc.transport.port import Channel, Endpoint
+from p2prc.transport.iroh_relays import IrohRelays, dial
+from p2prc.transport.port import Channel, Endpoint, RelayAccess
 
 HANDSHAKE_TIMEOUT_S = 10.0
 HANDSHAKES_LIMIT = 128
@@ -56,7 +57,8 @@ async def open_iroh_endpoint(
         bind_addr=bind_addr,
         secret_key=secret,
         alpns=[channel.value for channel in Channel],
-        relay_mode=iroh.RelayMode.disabled(),
+        # Empty, not disabled: a disabled one takes no relay later either.
+        relay_mode=iroh.RelayMode.custom(iroh.RelayMap.empty()),
     )
     with errors_of_binding(bind_addr):
         endpoint = await iroh.Endpoint.bind(options)
@@ -90,6 +92,7 @@ class IrohEndpoint:
         self._endpoint: iroh.Endpoint | None = endpoint
         self._calls = calls
         self.node = NodeId(str(endpoint.id()))
+        self._relays = IrohRelays(endpoint)
         self._slots = asyncio.Semaphore(HANDSHAKES_LIMIT)
         self._arrived: asyncio.Queue[IrohConnection | None] = asyncio.Queue()
         self._welcoming: asyncio.Task[None] | None = asyncio.create_task(
@@ -99,17 +102,40 @@ class IrohEndpoint:
     async def addresses(self) -> tuple[str, ...]:
         return address_text.of_sockets(self._endpoint.bound_sockets() if self._endpoint else ())
 
+    async def use_relays(self, relays: Sequence[RelayAccess]) -> None:
+        if self._endpoint is not None:
+            await self._relays.use(relays)
+
+    def home_relays(self) -> tuple[str, ...]:
+        return () if self._endpoint is None else self._relays.home()
+
+    async def add_external_address(self, address: str) -> None:
+        if self._endpoint is None or not address_text.dialable([address]):
+            return
+        with suppress(iroh.IrohError):
+            await self._endpoint.add_external_addr(address)
+
+    async def remove_external_address(self, address: str) -> None:
+        if self._endpoint is None or not address_text.dialable([address]):
+            return
+        with suppress(iroh.IrohError):
+            await self._endpoint.remove_external_addr(address)
+
     async def connect(
-        self, peer: NodeId, addresses: Sequence[str], channel: Channel, *, timeout_s: float
+        self,
+        peer: NodeId,
+        addresses: Sequence[str],
+        channel: Channel,
+        *,
+        timeout_s: float,
+        relays: Sequence[str] = (),
     ) -> IrohConnection:
         if self._endpoint is None:
             raise PeerUnreachable(f"cannot reach {short(peer)}: this endpoint is closed")
         try:
             async with asyncio.timeout(timeout_s):
                 known = address_text.dialable(await address_text.resolved(addresses))
-                with errors_of_dialling(peer):
-                    target = iroh.EndpointAddr(iroh.EndpointId.from_string(peer), None, known)
-                    connection = await self._endpoint.connect(target, channel.value)
+                connection = await dial(self._endpoint, peer, known, channel, relays=relays)
         except TimeoutError as error:
             reason = f"{short(peer)} did not answer within {timeout_s:g} s"
             raise PeerUnreachable(reason) from error

@@ -2,6 +2,7 @@
 
 Streams have a bounded buffer in each direction, so a writer waits for its reader as it would on a
 network. `MemoryNetwork.kill` is what a crashed process looks like to its peers once they noticed.
+A node that is `hidden` is behind a NAT: only a relay that both know leads to it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from p2prc.errors import PeerLost, PeerUnreachable
 from p2prc.model.identity import NodeId, short
 from p2prc.transport.memory_pipe import Inbox, MemoryStream, Pipe
-from p2prc.transport.port import Channel
+from p2prc.transport.port import Channel, Path, RelayAccess
 
 _CROWDED_AT = 64
 
@@ -23,6 +24,26 @@ class MemoryNetwork:
     def __init__(self) -> None:
         self._listening: dict[str, MemoryEndpoint] = {}
         self._addresses: dict[NodeId, str] = {}
+        self._hidden: set[NodeId] = set()
+        self._relays: set[str] = set()
+
+    def hide(self, node: NodeId) -> None:
+        """Let no address lead to the node any more; connections that are there go on."""
+        self._hidden.add(node)
+
+    def start_relay(self, url: str) -> None:
+        """Let a relay answer at the URL."""
+        self._relays.add(url)
+
+    def stop_relay(self, url: str) -> None:
+        """End a relay, and every connection through it."""
+        self._relays.discard(url)
+        for endpoint in list(self._listening.values()):
+            endpoint.relay_lost(url)
+
+    def has_relay(self, url: str) -> bool:
+        """Whether a relay answers there."""
+        return url in self._relays
 
     def endpoint(self, node: NodeId) -> MemoryEndpoint:
         """Return a new endpoint; one that restarts after a crash keeps its address."""
@@ -43,6 +64,21 @@ class MemoryNetwork:
         """Return who listens at the address."""
         return self._listening.get(address)
 
+    def find_directly(self, address: str) -> MemoryEndpoint | None:
+        """Return who can be reached at the address without a relay."""
+        found = self.find(address)
+        return None if found is None or found.node in self._hidden else found
+
+    def find_through(
+        self, relays: Sequence[str], node: NodeId
+    ) -> tuple[MemoryEndpoint, str] | None:
+        """Return the node and the first relay at which it can be reached."""
+        found = self.find(self._addresses.get(node, ""))
+        for url in relays if found is not None else ():
+            if found is not None and url in found.home_relays():
+                return found, url
+        return None
+
     def forget(self, address: str) -> None:
         """Let nobody listen at the address any more."""
         self._listening.pop(address, None)
@@ -58,20 +94,47 @@ class MemoryEndpoint:
         self._arrived: Inbox[MemoryConnection] = Inbox()
         # A dict, for its order: what a simulation repeats must not depend on hashes.
         self._connections: dict[MemoryConnection, None] = {}
+        self._relays: tuple[RelayAccess, ...] = ()
+        self.external_addresses: dict[str, None] = {}
         self._is_closed = False
 
     async def addresses(self) -> tuple[str, ...]:
         return (self.address,)
 
+    async def use_relays(self, relays: Sequence[RelayAccess]) -> None:
+        self._relays = tuple(relays)
+
+    def home_relays(self) -> tuple[str, ...]:
+        return tuple(each.url for each in self._relays if self._network.has_relay(each.url))
+
+    async def add_external_address(self, address: str) -> None:
+        self.external_addresses[address] = None
+
+    async def remove_external_address(self, address: str) -> None:
+        self.external_addresses.pop(address, None)
+
+    def relay_lost(self, url: str) -> None:
+        """End what went through a relay."""
+        for connection in list(self._connections):
+            if connection.relay == url:
+                connection.end("its relay went away")
+
     async def connect(
-        self, peer: NodeId, addresses: Sequence[str], channel: Channel, *, timeout_s: float
+        self,
+        peer: NodeId,
+        addresses: Sequence[str],
+        channel: Channel,
+        *,
+        timeout_s: float,
+        relays: Sequence[str] = (),
     ) -> MemoryConnection:
-        target = self._find(peer, addresses)
-        if target is None or self._is_closed:
+        found = None if self._is_closed else self._find(peer, addresses, relays)
+        if found is None:
             raise PeerUnreachable(f"cannot reach {short(peer)}: nobody there has its key")
+        target, relay = found
         if channel not in tuple(Channel):
             raise PeerUnreachable(f"cannot reach {short(peer)}: it does not know that channel")
-        ours, theirs = MemoryConnection.pair(self, target, channel)
+        ours, theirs = MemoryConnection.pair(self, target, channel, relay)
         try:
             async with asyncio.timeout(timeout_s):
                 is_taken = await target.arrive(theirs)
@@ -82,12 +145,16 @@ class MemoryEndpoint:
             raise PeerUnreachable(f"{short(peer)} went away while it was dialled")
         return ours
 
-    def _find(self, peer: NodeId, addresses: Sequence[str]) -> MemoryEndpoint | None:
+    def _find(
+        self, peer: NodeId, addresses: Sequence[str], relays: Sequence[str]
+    ) -> tuple[MemoryEndpoint, str] | None:
+        if peer == self.node:
+            return None
         for address in addresses:
-            found = self._network.find(address)
-            if found is not None and found is not self and found.node == peer:
-                return found
-        return None
+            found = self._network.find_directly(address)
+            if found is not None and found.node == peer:
+                return found, ""
+        return self._network.find_through(relays, peer)
 
     async def arrive(self, connection: MemoryConnection) -> bool:
         """Take a connection that a peer dialled; say whether there was still somebody to."""
@@ -121,9 +188,12 @@ class MemoryEndpoint:
 class MemoryConnection:
     """One side of a connection; the other side is another object, its twin."""
 
-    def __init__(self, owner: MemoryEndpoint, remote: MemoryEndpoint, channel: Channel) -> None:
+    def __init__(
+        self, owner: MemoryEndpoint, remote: MemoryEndpoint, channel: Channel, relay: str
+    ) -> None:
         self.peer = remote.node
         self.channel = channel
+        self.relay = relay
         self._owner = owner
         self._remote = remote
         self._twin = self
@@ -135,10 +205,11 @@ class MemoryConnection:
 
     @classmethod
     def pair(
-        cls, dialler: MemoryEndpoint, acceptor: MemoryEndpoint, channel: Channel
+        cls, dialler: MemoryEndpoint, acceptor: MemoryEndpoint, channel: Channel, relay: str = ""
     ) -> tuple[MemoryConnection, MemoryConnection]:
-        """Return both sides."""
-        ours, theirs = cls(dialler, acceptor, channel), cls(acceptor, dialler, channel)
+        """Return both sides; `relay` is the URL of what is between them."""
+        ours = cls(dialler, acceptor, channel, relay)
+        theirs = cls(acceptor, dialler, channel, relay)
         ours._twin, theirs._twin = theirs, ours
         return ours, theirs
 
@@ -170,11 +241,13 @@ class MemoryConnection:
             raise self._error()
         return stream
 
-    async def path(self) -> str:
-        return "direct"
+    async def path(self) -> Path:
+        if self.relay:
+            return Path("relayed", self.relay)
+        return Path("direct", self._remote.address)
 
     async def remote_address(self) -> str:
-        return self._remote.address
+        return "" if self.relay else self._remote.address
 
     async def close(self, reason: str = "") -> None:
         self.end(f"it closed: {reason}" if reason else "it closed")

@@ -8,8 +8,9 @@ timeout or by the connection's end.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Literal, Protocol
 
 from p2prc.model.identity import NodeId
 
@@ -22,6 +23,26 @@ class Channel(Enum):
 
     CONTROL = b"p2prc/1/control"
     BULK = b"p2prc/1/bulk"
+
+
+@dataclass(frozen=True, slots=True)
+class RelayAccess:
+    """A relay that we may be reached through; `token` is the bearer shown to it, "" for none."""
+
+    url: str
+    token: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """The way that a connection takes now.
+
+    `remote` is the peer's `host:port` as we see it, or the URL of the relay between us.
+    """
+
+    kind: Literal["direct", "relayed"]
+    remote: str
+    latency_s: float | None = None
 
 
 class Stream(Protocol):
@@ -67,8 +88,8 @@ class Connection(Protocol):
         """Wait for a stream that the peer opened. Raises PeerLost once the connection ended."""
         ...
 
-    async def path(self) -> str:
-        """Return `direct` or `relayed`."""
+    async def path(self) -> Path:
+        """Return the way that it takes now: it may change while the connection lives."""
         ...
 
     async def remote_address(self) -> str:
@@ -91,9 +112,35 @@ class Endpoint(Protocol):
         ...
 
     async def connect(
-        self, peer: NodeId, addresses: Sequence[str], channel: Channel, *, timeout_s: float
+        self,
+        peer: NodeId,
+        addresses: Sequence[str],
+        channel: Channel,
+        *,
+        timeout_s: float,
+        relays: Sequence[str] = (),
     ) -> Connection:
-        """Dial by key. Raises PeerUnreachable within the timeout."""
+        """Dial by key, directly and through the relays. Raises PeerUnreachable within the timeout.
+
+        `relays` are the URLs at which the peer can be reached, best first. One that wants a token
+        must be among those of `use_relays`.
+        """
+        ...
+
+    async def use_relays(self, relays: Sequence[RelayAccess]) -> None:
+        """Be reachable through these and no others; replaces the whole set, returns at once."""
+        ...
+
+    def home_relays(self) -> tuple[str, ...]:
+        """Return the URLs of the relays at which we can be reached now, best first."""
+        ...
+
+    async def add_external_address(self, address: str) -> None:
+        """Tell peers also this `host:port` where we are seen from outside: a path is punched."""
+        ...
+
+    async def remove_external_address(self, address: str) -> None:
+        """Tell it no more. An unknown one is no error."""
         ...
 
     async def accept(self) -> Connection | None:
