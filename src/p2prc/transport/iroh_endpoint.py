@@ -92,7 +92,7 @@ class IrohEndpoint:
         self._endpoint: iroh.Endpoint | None = endpoint
         self._calls = calls
         self.node = NodeId(str(endpoint.id()))
-        self._relays = IrohRelays(endpoint)
+        self._relays: IrohRelays | None = IrohRelays(endpoint)
         self._slots = asyncio.Semaphore(HANDSHAKES_LIMIT)
         self._arrived: asyncio.Queue[IrohConnection | None] = asyncio.Queue()
         self._welcoming: asyncio.Task[None] | None = asyncio.create_task(
@@ -103,11 +103,11 @@ class IrohEndpoint:
         return address_text.of_sockets(self._endpoint.bound_sockets() if self._endpoint else ())
 
     async def use_relays(self, relays: Sequence[RelayAccess]) -> None:
-        if self._endpoint is not None:
+        if self._relays is not None:
             await self._relays.use(relays)
 
     def home_relays(self) -> tuple[str, ...]:
-        return () if self._endpoint is None else self._relays.home()
+        return () if self._relays is None else self._relays.home()
 
     async def add_external_address(self, address: str) -> None:
         if self._endpoint is None or not address_text.dialable([address]):
@@ -151,7 +151,7 @@ class IrohEndpoint:
         return connection
 
     async def close(self) -> None:
-        endpoint, self._endpoint = self._endpoint, None
+        endpoint, self._endpoint, self._relays = self._endpoint, None, None
         welcoming, self._welcoming = self._welcoming, None
         if endpoint is None or welcoming is None:
             return
