@@ -36,6 +36,7 @@ class FakeNode:
         self.run_events: list[schema.RunEvent] = []
         self.job_end = job_detail("succeeded", schema.TaskCounts(total=4, succeeded=4))
         self.lease_rows = [lease_row()]
+        self.checks = [schema.Check(check="sockets", ok=True, finding="listens on 10.1.2.3:8088")]
         self.name = "alpha"
         self.command_was_cancelled = threading.Event()
         self.is_endless = False
@@ -129,6 +130,10 @@ class FakeNode:
             disk_bytes=100 << 30,
             gpus=[card],
         )
+
+    async def doctor(self, node: str) -> list[schema.Check]:
+        self._noted(("doctor", node))
+        return self.checks
 
     async def ping(self, node: str, count: int) -> schema.PingResult:
         self._noted(("ping", node, count))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -601,3 +603,46 @@ def test_run_loads_nothing_slow(home: Path, fake: FakeNode) -> None:
 def test_no_command_loads_the_server_or_the_network(arguments: list[str], home: Path) -> None:
     loaded = loaded_by(CALL.format(arguments=arguments, status=0), home)
     assert loaded.isdisjoint(set(SLOW) - {"asyncio"})
+
+
+def test_doctor_says_that_all_is_well(call: Call) -> None:
+    status, printed, _ = call("doctor")
+    assert status == 0
+    assert "ok   sockets  listens on 10.1.2.3:8088" in printed
+    assert "nothing needs doing" in printed
+
+
+@pytest.mark.parametrize(("check", "expected"), [("nat", 6), ("disk", 8)])
+def test_what_doctor_finds_tells_where_it_is_by_its_status(
+    call: Call, fake: FakeNode, check: str, expected: int
+) -> None:
+    fake.checks.append(schema.Check(check=check, ok=False, finding="bad", advice="`p2prc fix`"))
+    status, printed, _ = call("doctor", "beta")
+    assert status == expected
+    assert fake.asked[-1] == ("doctor", "beta")
+    assert "-> `p2prc fix`" in printed
+    assert "1 to fix" in printed
+
+
+def test_doctor_without_a_node_looks_at_the_machine(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    home = str(tmp_path / "none")
+    assert run_command_line(["doctor", "--json"], Invocation(home)) == 9
+    checks = json.loads(capfd.readouterr().out)
+    assert [check["check"] for check in checks][:2] == ["node", "disk"]
+    assert not Path(home).exists()
+
+
+def test_a_bundle_has_no_addresses_in_it_and_replaces_no_file(call: Call, tmp_path: Path) -> None:
+    path = tmp_path / "report.tar.gz"
+    assert call("doctor", "--bundle", str(path))[0] == 0
+    with tarfile.open(path) as archive:
+        texts = {
+            member.name: (archive.extractfile(member) or io.BytesIO()).read().decode()
+            for member in archive
+        }
+    assert "p2prc-report/doctor.json" in texts
+    assert not any("10.1.2.3" in text for text in texts.values())
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert call("doctor", "--bundle", str(path))[0] == 3

@@ -9,6 +9,7 @@ import msgspec
 
 from p2prc.api.connection import JsonObject, call, events, quoted
 from p2prc.api.schema import (
+    Check,
     Collected,
     Invitation,
     InviteRequest,
@@ -89,6 +90,10 @@ class ControlClient:
     def ping(self, node: str, count: int = 5) -> PingResult:
         path = f"/v1/ping?node={quoted(node)}&count={count}"
         return self._get(path, PingResult, timeout_s=PEER_CALL_TIMEOUT_S)
+
+    def doctor(self, node: str = "") -> list[Check]:
+        path = f"/v1/doctor?node={quoted(node)}"
+        return self._get(path, list[Check], timeout_s=PEER_CALL_TIMEOUT_S)
 
     # -- work
 

@@ -192,6 +192,15 @@ class PingResult(Answer, frozen=True):
     sent: int = 0
 
 
+class Check(Answer, frozen=True):
+    """One thing that `doctor` looked at; what is not `ok` has an advice."""
+
+    check: str
+    ok: bool
+    finding: str
+    advice: str = ""
+
+
 # -- work -------------------------------------------------------------------------------------
 
 

@@ -135,12 +135,17 @@ class _Routes:
             """Round trips to a node."""
             return _json(await service.ping(node, max(1, min(count, PINGS_LIMIT))))
 
+        async def doctor(node: str = "") -> Response:
+            """Why others cannot reach this node, or it `node`, and what to change."""
+            return _json(await service.doctor(node))
+
         self._add("POST", "/v1/invite", invite, body=schema.InviteRequest, answer=schema.Invitation)
         self._add("POST", "/v1/join", join, body=schema.JoinRequest, answer=schema.Joined)
         self._add("POST", "/v1/leave", leave)
         self._add("GET", "/v1/nodes", nodes, answer=list[schema.NodeRow])
         self._add("GET", "/v1/specs", specs, answer=schema.SpecsOfNode)
         self._add("GET", "/v1/ping", ping, answer=schema.PingResult)
+        self._add("GET", "/v1/doctor", doctor, answer=list[schema.Check])
 
     def _add_work(self) -> None:
         service = self._service

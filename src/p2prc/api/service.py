@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from typing import Protocol
 
 from p2prc.api.schema import (
+    Check,
     Collected,
     Invitation,
     InviteRequest,
@@ -64,6 +65,10 @@ class NodeService(Protocol):
         ...
 
     async def ping(self, node: str, count: int) -> PingResult: ...
+
+    async def doctor(self, node: str) -> list[Check]:
+        """Look at everything that may keep nodes apart; "" names no peer to look at."""
+        ...
 
     # -- work
 

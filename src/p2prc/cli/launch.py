@@ -51,6 +51,19 @@ def start(
     return process
 
 
+def check(home: str) -> object:
+    """Return what can be found out about the machine without a node, as `doctor` shows it."""
+    argv = [sys.executable, *DAEMON, "--home", home, "--check"]
+    try:
+        found = subprocess.run(argv, capture_output=True, timeout=START_TIMEOUT_S, check=True)
+        checks: list[dict[str, object]] = json.loads(found.stdout)
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        raise MachineCannot("the machine could not be looked at") from error
+    return [
+        {("ok" if key == "is_ok" else key): value for key, value in one.items()} for one in checks
+    ]
+
+
 @contextmanager
 def ended_on_error(process: subprocess.Popen[bytes]) -> Iterator[None]:
     """End a daemon whose start failed: an `up` that fails leaves nothing behind."""

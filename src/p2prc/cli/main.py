@@ -48,6 +48,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "My machine": {
         "status": (f"{_COMMANDS}.node", "Show this node."),
+        "doctor": (f"{_COMMANDS}.doctor", "Say why nodes do not connect, and what to change."),
         "leases": (f"{_COMMANDS}.owner", "Show who runs what here."),
         "kill": (f"{_COMMANDS}.owner", "End what runs here, now."),
         "pause": (f"{_COMMANDS}.owner", "Lend nothing new."),

@@ -16,7 +16,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import SystemRandom
 
@@ -24,6 +24,7 @@ from p2prc import __version__
 from p2prc.api.address import socket_path
 from p2prc.api.listening import open_server
 from p2prc.api.server import build_app
+from p2prc.daemon.doctor import machine_facts
 from p2prc.daemon.log import set_up_logging
 from p2prc.daemon.memory import allow_many_files, give_back, take_for_permanent
 from p2prc.daemon.service import DaemonService
@@ -33,6 +34,7 @@ from p2prc.model.resources import Capacity
 from p2prc.node.machine import core_count, memory_bytes
 from p2prc.node.network import SelfDescription
 from p2prc.node.node import Adapters, open_node
+from p2prc.protocol.diagnosis import diagnose_machine
 from p2prc.protocol.lending import LendingPolicy
 from p2prc.runtime.environments import EnvironmentStore
 from p2prc.runtime.process.adapter import ProcessRuntime
@@ -61,11 +63,16 @@ class Options:
     overrides: dict[str, str]
     is_verbose: bool
     on_terminal: bool
+    is_check: bool = False
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a node until it is told to stop; return an exit status."""
     options = _options(arguments)
+    if options.is_check:
+        checks = [asdict(found) for found in diagnose_machine(machine_facts(options.home))]
+        print(json.dumps(checks))
+        return 0
     try:
         asyncio.run(_run(options))
     except P2prcError as error:
@@ -95,9 +102,12 @@ def _options(arguments: Sequence[str] | None) -> Options:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--verbose", action="store_true")
     parser.add_argument("--foreground", action="store_true", help="log to standard error too")
+    parser.add_argument("--check", action="store_true", help="look at the machine, start nothing")
     given = parser.parse_args(arguments)
     overrides = dict(setting.partition("=")[::2] for setting in given.set)
-    return Options(given.home, given.ready_fd, overrides, given.verbose, given.foreground)
+    return Options(
+        given.home, given.ready_fd, overrides, given.verbose, given.foreground, given.check
+    )
 
 
 async def _run(options: Options) -> None:

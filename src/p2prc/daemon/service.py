@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from p2prc.api import schema
+from p2prc.daemon.doctor import look
 from p2prc.daemon.jobs import JobDesk
 from p2prc.daemon.log import last_lines
 from p2prc.daemon.names import find_lease, find_node
@@ -20,6 +21,7 @@ from p2prc.daemon.running import Running
 from p2prc.errors import InvalidInput, PeerError
 from p2prc.model.identity import LeaseId, NodeId
 from p2prc.node.node import Node
+from p2prc.protocol.diagnosis import ReachFacts, diagnose
 from p2prc.settings import Settings
 from p2prc.storage.home import Home
 
@@ -149,6 +151,24 @@ class DaemonService:
         path = None if link.is_lost else (await link.connection.path()).kind
         return schema.PingResult(
             node=peer, path=path, rtt_ms=rtt, lost=count - len(trips), sent=count
+        )
+
+    async def doctor(self, node: str) -> list[schema.Check]:
+        peer = self._find(node) if node else None
+        facts = await look(self._node, self._home.folder, self._reach_facts(), peer)
+        return [
+            schema.Check(
+                check=found.check, ok=found.is_ok, finding=found.finding, advice=found.advice
+            )
+            for found in diagnose(facts)
+        ]
+
+    def _reach_facts(self) -> ReachFacts:
+        told = self._node.network.description
+        return ReachFacts(
+            listening=told.addresses,
+            is_public=told.is_public,
+            relay_setting=self._settings.relay,
         )
 
     # -- work --

@@ -1,0 +1,105 @@
+"""Look at this node and its machine, for `doctor`: facts only; what they mean is `diagnosis`'s."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+from pathlib import Path
+
+from p2prc.errors import P2prcError
+from p2prc.model.identity import NodeId
+from p2prc.node.node import Node
+from p2prc.protocol.diagnosis import (
+    Facts,
+    MachineFacts,
+    NetworkFacts,
+    PeerFacts,
+    ReachFacts,
+)
+
+PEER_PATIENCE_S = 10.0
+_TOOLS = {"bwrap": "bubblewrap", "setpriv": "util-linux"}
+
+log = logging.getLogger(__name__)
+
+
+async def look(node: Node, home: Path, reach: ReachFacts, peer: NodeId | None) -> Facts:
+    """Gather everything; asks the peer when one is named, for at most `PEER_PATIENCE_S`."""
+    return Facts(
+        reach=reach,
+        machine=_machine_of(node, home),
+        network=_network_of(node),
+        peer=None if peer is None or peer == node.id else await _peer(node, peer),
+    )
+
+
+def machine_facts(home: Path) -> MachineFacts:
+    """Return what is known of the machine without a node: its disk and missing programs."""
+    nearest = home
+    while not nearest.exists():
+        nearest = nearest.parent
+    disk = shutil.disk_usage(nearest)
+    return MachineFacts(
+        free_bytes=disk.free,
+        total_bytes=disk.total,
+        home=str(home),
+        missing_packages=missing_packages(),
+    )
+
+
+def missing_packages() -> tuple[str, ...]:
+    """Return Debian's names of the packages whose programs a sandbox needs and lacks."""
+    return tuple(package for tool, package in _TOOLS.items() if shutil.which(tool) is None)
+
+
+def _machine_of(node: Node, home: Path) -> MachineFacts:
+    found = machine_facts(home)
+    return MachineFacts(
+        free_bytes=found.free_bytes,
+        total_bytes=found.total_bytes,
+        home=found.home,
+        tiers=tuple((offer.name, offer.tier) for offer in node.runtimes),
+        missing_packages=found.missing_packages,
+        is_lending=node.provider.lends,
+        is_paused=node.provider.is_paused,
+    )
+
+
+def _network_of(node: Node) -> NetworkFacts:
+    others = [view for view in node.network.nodes() if not view.is_self]
+    counted = {"alive": 0, "suspect": 0, "dead": 0}
+    for view in others:
+        if view.state in counted:
+            counted[view.state] += 1
+    return NetworkFacts(
+        alive=counted["alive"],
+        suspect=counted["suspect"],
+        dead=counted["dead"],
+        linked=len(node.links.peers()),
+    )
+
+
+async def _peer(node: Node, peer: NodeId) -> PeerFacts:
+    view = next(view for view in node.network.nodes() if view.record.node == peer)
+    record = view.record
+    path, latency_s, trouble = "", None, ""
+    try:
+        async with asyncio.timeout(PEER_PATIENCE_S):
+            link = await node.links.reach(peer)
+            latency_s = await link.measure_s(timeout_s=PEER_PATIENCE_S)
+            path = await link.connection.path() or ""
+    except P2prcError as error:
+        trouble = error.message
+    except TimeoutError:
+        trouble = f"no answer within {PEER_PATIENCE_S:g} s"
+    return PeerFacts(
+        name=record.name,
+        state=view.state,
+        path=path,
+        latency_s=latency_s,
+        trouble=trouble,
+        addresses=len(record.addresses),
+        relays=len(record.relays),
+        is_public=record.is_public,
+    )

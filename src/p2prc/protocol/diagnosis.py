@@ -1,0 +1,372 @@
+"""What `doctor` says: facts about a node in, findings with their fixes out.
+
+The facts are gathered where sockets and disks are; what they mean is decided here, so that every
+sentence can be tested without a broken network. A finding that is not `ok` always has an advice:
+the next thing to type, or to change outside.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+NatKind = Literal["unknown", "none", "cone", "symmetric", "blocked", "double", "carrier"]
+"""How the router between us and the others treats our packets.
+
+`cone`: everybody sees us under one address; `symmetric`: everyone under another one; `blocked`:
+UDP does not get out; `double` and `carrier`: the router that answers us has itself no address that
+the internet knows (a second router, or the provider's own translation).
+"""
+
+CLOCK_SKEW_LIMIT_S = 60.0
+LOW_DISK_BYTES = 1 << 30
+LOW_DISK_PART = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One check: what was found, and what to do about it when it is not `ok`."""
+
+    check: str
+    is_ok: bool
+    finding: str
+    advice: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RelayFacts:
+    """One relay that we may use. `latency_s` is None where it did not answer, and `trouble` why."""
+
+    url: str
+    is_home: bool = False
+    is_member: bool = True
+    latency_s: float | None = None
+    trouble: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReachFacts:
+    """How packets get in and out. `mapping` is the method by which the router opened our port."""
+
+    listening: tuple[str, ...] = ()
+    relay_port: int | None = None
+    relay_port_trouble: str = ""
+    nat: NatKind = "unknown"
+    is_public: bool = False
+    external: tuple[str, ...] = ()
+    mapping: str = ""
+    mapping_trouble: str = ""
+    relay_setting: str = "auto"
+    relays: tuple[RelayFacts, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MachineFacts:
+    """The machine under the node. `tiers` are the runtimes' names with what they promise."""
+
+    free_bytes: int = 0
+    total_bytes: int = 0
+    home: str = ""
+    tiers: tuple[tuple[str, str], ...] = ()
+    missing_packages: tuple[str, ...] = ()
+    is_lending: bool = True
+    is_paused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkFacts:
+    """The others, as we see them; `clock_skews_s` is what each one's clock is ahead of ours."""
+
+    alive: int = 0
+    suspect: int = 0
+    dead: int = 0
+    linked: int = 0
+    clock_skews_s: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PeerFacts:
+    """One peer that was asked about. `path` is `direct`, `relayed`, or "" without a way."""
+
+    name: str
+    state: str
+    path: str = ""
+    latency_s: float | None = None
+    trouble: str = ""
+    addresses: int = 0
+    relays: int = 0
+    is_public: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Everything that was looked at."""
+
+    reach: ReachFacts
+    machine: MachineFacts
+    network: NetworkFacts
+    peer: PeerFacts | None = None
+
+
+def diagnose(facts: Facts) -> list[Finding]:
+    """Return the findings, in the order in which one would look."""
+    reach = facts.reach
+    found = [_sockets(reach), _relay_port(reach), _way_in(reach), _nat(reach)]
+    if not reach.is_public:
+        found.append(_mapping(reach))
+    found += _relays(reach)
+    found += [_members(facts.network), _clock(facts.network)]
+    found += [_disk(facts.machine), _runtimes(facts.machine), _lending(facts.machine)]
+    if facts.peer is not None:
+        found.append(_peer(facts.peer, reach))
+    return found
+
+
+def diagnose_machine(machine: MachineFacts) -> list[Finding]:
+    """Return what can be said where no node runs."""
+    found = [_disk(machine)]
+    if machine.missing_packages:
+        found.append(_runtimes(machine))
+    return found
+
+
+# -- ways in and out ----------------------------------------------------------------------------
+
+
+def _sockets(reach: ReachFacts) -> Finding:
+    if reach.listening:
+        return Finding("sockets", is_ok=True, finding=f"listens on {', '.join(reach.listening)}")
+    return Finding(
+        "sockets",
+        is_ok=False,
+        finding="the node listens nowhere",
+        advice="start it again: `p2prc down`, then `p2prc up`; see `p2prc logs`",
+    )
+
+
+def _relay_port(reach: ReachFacts) -> Finding:
+    if reach.relay_port is not None:
+        return Finding("port", is_ok=True, finding=f"serves others on TCP port {reach.relay_port}")
+    if not reach.relay_port_trouble:
+        return Finding("port", is_ok=True, finding="serves no relay to others (relay.serve is off)")
+    return Finding(
+        "port",
+        is_ok=False,
+        finding=f"serves no relay to others: {reach.relay_port_trouble}",
+        advice="free that TCP port, or choose another one: `p2prc up --listen :PORT`",
+    )
+
+
+def _way_in(reach: ReachFacts) -> Finding:
+    """Answer what people come with: can others reach me."""
+    if reach.is_public:
+        shown = ", ".join(reach.external) or "its own address"
+        return Finding("reachability", is_ok=True, finding=f"others reach this node at {shown}")
+    home = [relay for relay in reach.relays if relay.is_home]
+    if home:
+        return Finding(
+            "reachability",
+            is_ok=True,
+            finding=f"others reach this node through the relay {home[0].url}",
+        )
+    finding = "nobody outside this network can reach this node, and it has no relay"
+    return Finding("reachability", is_ok=False, finding=finding, advice=_WAYS_IN)
+
+
+_WAYS_IN = (
+    "one of: switch on UPnP or NAT-PMP in the router; forward a port by hand and start with"
+    " `p2prc up --public HOST:PORT`; name a relay: `p2prc up --relay URL` (any iroh-relay, or a"
+    " p2prc node on a rented machine: `p2prc up --no-lend`); stay on this LAN: `p2prc invite --lan`"
+)
+
+_NATS: dict[NatKind, tuple[bool, str, str]] = {
+    "unknown": (True, "not known yet: no peer outside has told how it sees us", ""),
+    "none": (True, "no router changes our address", ""),
+    "cone": (True, "a router that keeps one port for us: direct paths can be punched", ""),
+    "symmetric": (
+        False,
+        "a router that shows another port to everyone: paths to peers behind such routers too"
+        " stay relayed",
+        "switch on UPnP or NAT-PMP in the router, or forward the port and start with"
+        " `p2prc up --public HOST:PORT`",
+    ),
+    "blocked": (
+        False,
+        "UDP does not get out: everything goes through a relay over TCP",
+        "allow outgoing UDP in the firewall; until then only relayed paths work",
+    ),
+    "double": (
+        False,
+        "two routers in a row: the one that answers has a private address itself",
+        "forward the port in the outer router too, or set the inner one to bridge mode",
+    ),
+    "carrier": (
+        False,
+        "the provider shares one address among customers (carrier NAT): nobody can forward a port",
+        "use IPv6, ask the provider for an address of your own, or use a relay:"
+        " `p2prc up --relay URL`",
+    ),
+}
+
+
+def _nat(reach: ReachFacts) -> Finding:
+    is_ok, finding, advice = _NATS[reach.nat]
+    return Finding("nat", is_ok=is_ok or reach.is_public, finding=finding, advice=advice)
+
+
+def _mapping(reach: ReachFacts) -> Finding:
+    if reach.mapping:
+        shown = ", ".join(reach.external) or "an address"
+        return Finding(
+            "port mapping", is_ok=True, finding=f"the router opened {shown} by {reach.mapping}"
+        )
+    # Without a mapping a node can be reached all the same: whether it is, another check tells.
+    trouble = reach.mapping_trouble or "the router was not asked"
+    return Finding("port mapping", is_ok=True, finding=f"no port opened by the router: {trouble}")
+
+
+def _relays(reach: ReachFacts) -> list[Finding]:
+    if reach.relay_setting == "none":
+        return [Finding("relays", is_ok=True, finding="switched off (`relay` is `none`)")]
+    return [_relay(relay) for relay in reach.relays]
+
+
+def _relay(relay: RelayFacts) -> Finding:
+    whose = "a member's" if relay.is_member else "not a member's: it sees ids, addresses and volume"
+    check = f"relay {relay.url}"
+    if relay.latency_s is None:
+        return Finding(
+            check,
+            is_ok=False,
+            finding=f"does not answer: {relay.trouble or 'no reason known'}",
+            advice="if it stays away, name another one: `p2prc up --relay URL`",
+        )
+    home = ", our home" if relay.is_home else ""
+    return Finding(
+        check, is_ok=True, finding=f"answers in {relay.latency_s * 1000:.0f} ms{home} ({whose})"
+    )
+
+
+# -- the others -------------------------------------------------------------------------------
+
+
+def _members(network: NetworkFacts) -> Finding:
+    others = network.alive + network.suspect + network.dead
+    if not others:
+        return Finding(
+            "network",
+            is_ok=True,
+            finding="this node is alone in its network",
+            advice="invite somebody: `p2prc invite`; or enter a network: `p2prc join TICKET`",
+        )
+    told = f"{network.alive} alive, {network.suspect} suspect, {network.dead} dead"
+    if network.linked:
+        return Finding("network", is_ok=True, finding=f"{told}; linked with {network.linked}")
+    return Finding(
+        "network",
+        is_ok=False,
+        finding=f"linked with nobody ({told})",
+        advice="see why for one of them: `p2prc doctor NODE`; where all have moved, ask a member"
+        " for a new ticket: `p2prc join TICKET`",
+    )
+
+
+def _clock(network: NetworkFacts) -> Finding:
+    skews = sorted(network.clock_skews_s)
+    if not skews:
+        return Finding("clock", is_ok=True, finding="nobody to compare it with")
+    middle = skews[len(skews) // 2]
+    if abs(middle) <= CLOCK_SKEW_LIMIT_S:
+        return Finding("clock", is_ok=True, finding=f"within {abs(middle):.0f} s of the others'")
+    side = "behind" if middle > 0 else "ahead of"
+    return Finding(
+        "clock",
+        is_ok=False,
+        finding=f"{abs(middle):.0f} s {side} most others: tickets may seem expired",
+        advice="set it: `timedatectl set-ntp true`",
+    )
+
+
+def _peer(peer: PeerFacts, reach: ReachFacts) -> Finding:
+    check = f"path to {peer.name}"
+    latency = "" if peer.latency_s is None else f", {peer.latency_s * 1000:.1f} ms"
+    if peer.path == "direct":
+        return Finding(check, is_ok=True, finding=f"direct{latency}")
+    if peer.path == "relayed":
+        why, advice = _why_relayed(peer, reach)
+        return Finding(check, is_ok=True, finding=f"relayed{latency}: {why}", advice=advice)
+    advice = "ask its owner to look: `p2prc doctor` there"
+    if peer.state in ("left", "dead"):
+        said = "it said that it leaves" if peer.state == "left" else "nobody hears it any more"
+        return Finding(
+            check, is_ok=False, finding=f"none: {said}", advice="start it there: `p2prc up`"
+        )
+    if not peer.addresses and not peer.relays:
+        finding = "none: it tells no address and no relay"
+    else:
+        finding = f"none: {peer.trouble or 'it does not answer'}"
+    return Finding(check, is_ok=False, finding=finding, advice=advice)
+
+
+def _why_relayed(peer: PeerFacts, reach: ReachFacts) -> tuple[str, str]:
+    if reach.nat == "blocked":
+        return "UDP does not get out here", _NATS["blocked"][2]
+    if reach.nat == "symmetric" and not peer.is_public:
+        return "the router here shows another port to everyone", _NATS["symmetric"][2]
+    if not peer.is_public:
+        return (
+            "no hole could be punched through the routers between",
+            "it may turn direct by itself; a port mapping on either side makes it so",
+        )
+    return "the direct path is not proved yet", ""
+
+
+# -- the machine ------------------------------------------------------------------------------
+
+
+def _disk(machine: MachineFacts) -> Finding:
+    free_gib = machine.free_bytes / (1 << 30)
+    finding = f"{free_gib:.1f} GiB free for {machine.home}"
+    is_low = machine.free_bytes < max(LOW_DISK_BYTES, LOW_DISK_PART * machine.total_bytes)
+    if not is_low:
+        return Finding("disk", is_ok=True, finding=finding)
+    return Finding(
+        "disk",
+        is_ok=False,
+        finding=f"only {finding}",
+        advice="make room there, or move the home: `p2prc --home DIR up`",
+    )
+
+
+def _runtimes(machine: MachineFacts) -> Finding:
+    isolating = [f"{name} ({tier})" for name, tier in machine.tiers if tier != "none"]
+    if isolating:
+        return Finding("runtimes", is_ok=True, finding=", ".join(isolating))
+    if machine.missing_packages:
+        packages = " ".join(machine.missing_packages)
+        return Finding(
+            "runtimes",
+            is_ok=False,
+            finding=f"no sandbox: {packages} not installed",
+            advice=f"install it: `sudo apt-get install {packages}`, then start the node again",
+        )
+    return Finding(
+        "runtimes",
+        is_ok=False,
+        finding="no sandbox works here: others' work runs nowhere, or without isolation",
+        advice="allow unprivileged user namespaces:"
+        " `sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0`",
+    )
+
+
+def _lending(machine: MachineFacts) -> Finding:
+    if not machine.is_lending:
+        return Finding("lending", is_ok=True, finding="nothing is lent (`lend.to` is `none`)")
+    if machine.is_paused:
+        return Finding(
+            "lending",
+            is_ok=True,
+            finding="paused: nothing new is lent",
+            advice="lend again: `p2prc resume`",
+        )
+    return Finding("lending", is_ok=True, finding="open, as `p2prc policy show` says")
