@@ -88,7 +88,7 @@ async def _peer(node: Node, peer: NodeId) -> PeerFacts:
         async with asyncio.timeout(PEER_PATIENCE_S):
             link = await node.links.reach(peer)
             latency_s = await link.measure_s(timeout_s=PEER_PATIENCE_S)
-            path = await link.connection.path() or ""
+            path = (await link.connection.path()).kind
     except P2prcError as error:
         trouble = error.message
     except TimeoutError:

@@ -73,9 +73,10 @@ def _status(checks: Sequence[Check]) -> int:
     failed = [check.check for check in checks if not check.ok]
     if not failed:
         return 0
-    return (
-        NETWORK_STATUS if all(name.startswith(_OF_NETWORK) for name in failed) else MACHINE_STATUS
-    )
+    if failed[0] == "node":
+        return NodeNotRunning.exit_status
+    is_network = all(name.startswith(_OF_NETWORK) for name in failed)
+    return NETWORK_STATUS if is_network else MACHINE_STATUS
 
 
 def _text(checks: Sequence[Check]) -> str:
