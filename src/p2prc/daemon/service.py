@@ -52,14 +52,16 @@ class DaemonService:
 
     async def status(self) -> schema.Status:
         node, told = self._node, self._node.network.description
+        there = node.network.whereabouts
         return schema.Status(
             id=node.id,
             name=told.name,
             pid=os.getpid(),
             network=node.network.standing.network,
             state=self._state(),
-            addresses=list(told.addresses),
-            is_public=told.is_public,
+            addresses=list(there.addresses),
+            is_public=there.is_public,
+            relays=list(there.relays),
             leases=len(node.provider.leases()),
             uptime_s=round(asyncio.get_running_loop().time() - node.started_at, 1),
             version=told.software,
@@ -100,7 +102,7 @@ class DaemonService:
     # -- the network --
 
     async def invite(self, request: schema.InviteRequest) -> schema.Invitation:
-        reach = reach_of(self._node.network.description.addresses, is_lan=request.is_lan)
+        reach = reach_of(self._node.network.whereabouts.addresses, is_lan=request.is_lan)
         ticket, expires_at = self._node.network.invite(
             expires_s=request.expires_s, may_invite=request.is_admin, reach=reach
         )

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from p2prc.errors import NodeUnknown, P2prcError, PeerError, PeerMisbehaved, PeerUnreachable
 from p2prc.model.identity import NodeId, short
+from p2prc.model.ticket import Bootstrap
 from p2prc.node.handshake import (
     HANDSHAKE_TIMEOUT_S,
     Introduction,
@@ -46,6 +47,8 @@ class Switchboard(Protocol):
     def admit(self, joiner: NodeId, request: Join) -> bytes: ...
 
     def addresses_of(self, peer: NodeId) -> tuple[str, ...]: ...
+
+    def relays_of(self, peer: NodeId) -> tuple[str, ...]: ...
 
     def link_up(self, peer: NodeId) -> None: ...
 
@@ -117,11 +120,12 @@ class Links:
         return await asyncio.shield(task)
 
     async def join(
-        self, peer: NodeId, addresses: Sequence[str], ticket: str, *, network: NodeId, name: str
+        self, to: Bootstrap, ticket: str, *, network: NodeId, name: str, relays: Sequence[str] = ()
     ) -> bytes:
         """Show a ticket to a member and return our new chain. Raises its refusal, PeerError."""
+        peer = to.node
         connection = await self._endpoint.connect(
-            peer, addresses, Channel.CONTROL, timeout_s=DIAL_TIMEOUT_S
+            peer, to.addresses, Channel.CONTROL, timeout_s=DIAL_TIMEOUT_S, relays=relays
         )
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
@@ -173,22 +177,27 @@ class Links:
         )
         return connection
 
-    async def reach_at(self, peer: NodeId, addresses: Sequence[str]) -> Link:
+    async def reach_at(
+        self, peer: NodeId, addresses: Sequence[str], relays: Sequence[str] = ()
+    ) -> Link:
         """Return a link to a peer whose record we do not have yet. Raises PeerError."""
         if (link := self.get(peer)) is not None:
             return link
-        return self._adopt(*await self._connect(peer, Channel.CONTROL, addresses))
+        return self._adopt(*await self._connect_at(peer, Channel.CONTROL, addresses, relays))
 
-    async def _connect(
-        self, peer: NodeId, channel: Channel, known: Sequence[str] = ()
-    ) -> tuple[Connection, Introduction]:
+    async def _connect(self, peer: NodeId, channel: Channel) -> tuple[Connection, Introduction]:
         if peer == self._endpoint.node:
             raise PeerUnreachable("a node does not dial itself")
-        addresses = known or self._board.addresses_of(peer)
-        if not addresses:
+        addresses, relays = self._board.addresses_of(peer), self._board.relays_of(peer)
+        if not addresses and not relays:
             raise NodeUnknown(f"no address of {short(peer)} is known")
+        return await self._connect_at(peer, channel, addresses, relays)
+
+    async def _connect_at(
+        self, peer: NodeId, channel: Channel, addresses: Sequence[str], relays: Sequence[str]
+    ) -> tuple[Connection, Introduction]:
         connection = await self._endpoint.connect(
-            peer, addresses, channel, timeout_s=DIAL_TIMEOUT_S
+            peer, addresses, channel, timeout_s=DIAL_TIMEOUT_S, relays=relays
         )
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
@@ -203,6 +212,10 @@ class Links:
     # -- being dialled --
 
     async def _welcome(self, connection: Connection) -> None:
+        if connection.channel is Channel.PROBE:
+            # That it came to be is all that whoever tries our address wants to know.
+            await _hang_up(connection, "reached")
+            return
         await self._make_room_for_a_guest()
         self._guests[id(connection)] = connection
         try:

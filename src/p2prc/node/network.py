@@ -49,6 +49,8 @@ PUBLISH_DELAY_S = 0.25
 SAVE_DELAY_S = 5.0
 SAVE_NEWCOMER_DELAY_S = 0.1
 """Soon, unlike news of a known node: who restarts finds the network by the addresses it kept."""
+ADDRESSES_IN_RECORD = 8
+RELAYS_IN_RECORD = 4
 ADDRESSES_IN_TICKET = 4
 ADDRESSES_OF_ADMIN = 2
 ADMINS_IN_TICKET = 2
@@ -69,6 +71,15 @@ class SelfDescription:
     lent: Capacity
     runtimes: tuple[RuntimeOffer, ...]
     addresses: tuple[str, ...]
+    is_public: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Whereabouts:
+    """What our record says of how to reach us, best first; it changes as we move."""
+
+    addresses: tuple[str, ...]
+    relays: tuple[str, ...] = ()
     is_public: bool = False
 
 
@@ -98,6 +109,7 @@ class Network:
     ) -> None:
         self.own = own
         self.description = description
+        self.whereabouts = Whereabouts(description.addresses, is_public=description.is_public)
         self._secret = secret
         self._links = links
         self._state = state
@@ -157,6 +169,12 @@ class Network:
             loop = asyncio.get_running_loop()
             self._publishing = loop.call_later(PUBLISH_DELAY_S, self._publish)
 
+    def moved(self, to: Whereabouts) -> None:
+        """Let the others know where we can be reached from now on."""
+        if to != self.whereabouts:
+            self.whereabouts = to
+            self.record_changed()
+
     def _publish(self) -> None:
         self._publishing = None
         self.gossip.publish(self._own_record(has_left=False))
@@ -172,8 +190,9 @@ class Network:
             version=self._version,
             name=told.name,
             membership=standing.chain,
-            addresses=told.addresses[:8],
-            is_public=told.is_public,
+            addresses=self.whereabouts.addresses[:ADDRESSES_IN_RECORD],
+            relays=self.whereabouts.relays[:RELAYS_IN_RECORD],
+            is_public=self.whereabouts.is_public,
             has_left=has_left,
             is_down=is_down,
             is_lending=lent.is_lending,
@@ -204,7 +223,7 @@ class Network:
         ticket = Ticket(
             network=standing.network,
             issuer=self.own,
-            addresses=self.description.addresses[:ADDRESSES_IN_TICKET],
+            addresses=self.whereabouts.addresses[:ADDRESSES_IN_TICKET],
             expires_at=int(expires_at),
             admins=self._other_admins(),
             may_invite=may_invite,
@@ -296,8 +315,7 @@ class Network:
                 continue
             try:
                 chain = await self._links.join(
-                    node,
-                    addresses,
+                    Bootstrap(node, addresses),
                     text,
                     network=ticket.network,
                     name=self.description.name,

@@ -225,6 +225,10 @@ class Node:
         record = self.network.gossip.record_of(peer)
         return () if record is None else record.addresses
 
+    def relays_of(self, peer: NodeId) -> tuple[str, ...]:
+        record = self.network.gossip.record_of(peer)
+        return () if record is None else record.relays
+
     def link_up(self, peer: NodeId) -> None:
         self.network.gossip.link_up(peer)
         self.provider.peer_back(peer)

@@ -1,6 +1,6 @@
 """What the rest of the house knows of a network: endpoints dial by key, connections carry streams.
 
-Two channels exist between two nodes, each a connection of its own, so that heartbeats never wait
+Two channels exist between two members, each a connection of its own, so that heartbeats never wait
 behind a gigabyte. Every error raised here is a `PeerError`; every wait is bounded by the caller's
 timeout or by the connection's end.
 """
@@ -23,6 +23,8 @@ class Channel(Enum):
 
     CONTROL = b"p2prc/1/control"
     BULK = b"p2prc/1/bulk"
+    PROBE = b"p2prc/1/probe"
+    """Does an address lead to a node? Nothing is said on it."""
 
 
 @dataclass(frozen=True, slots=True)
