@@ -1,6 +1,7 @@
 """`python -m benchmarks.figures`: the long runs, kept in figures/ with date and command.
 
-Takes some ten minutes on two cores. A name (`membership`, `jobs`, `bench`) runs that part alone.
+Takes some ten minutes on two cores. A name (`membership`, `jobs`, `race`, `bench`) runs that part
+alone.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import simulated, work
+from benchmarks import membership_race, simulated, work
 from benchmarks.__main__ import measure_all
 from benchmarks.report import FIGURES, Record
 
@@ -24,11 +25,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("parts", nargs="*", metavar="PART")
     parser.add_argument("--membership-seeds", type=int, default=MEMBERSHIP_SEEDS)
     parser.add_argument("--job-seeds", type=int, default=JOB_SEEDS)
+    parser.add_argument("--race-nodes", type=int, default=membership_race.NODES)
     parser.add_argument("--to", type=Path, default=FIGURES, help="the folder for the records")
     given = parser.parse_args(arguments)
     parts: dict[str, Callable[[], Record]] = {
         "membership": lambda: simulated.membership(given.membership_seeds),
         "jobs": lambda: simulated.jobs(given.job_seeds),
+        "race": lambda: membership_race.race(given.race_nodes),
         "bench": lambda: measure_all(work.ROUNDS),
     }
     unknown = set(given.parts) - set(parts)

@@ -46,6 +46,11 @@ def figures(daemons: Sequence[int]) -> list[Figure]:
     ]
 
 
+def watch_each(pids: Sequence[int]) -> list[Cost]:
+    """Return what each of these processes uses over the window."""
+    return _watch([(pid,) for pid in pids])
+
+
 def _watch(groups: Sequence[Sequence[int]], *, window_s: float = WINDOW_S) -> list[Cost]:
     before = [sum(map(_ticks, pids)) for pids in groups]
     began = time.monotonic()

@@ -1,0 +1,197 @@
+"""Who knows sooner: real nodes against Serf agents, one process each, on this machine in one run.
+
+The clock starts when every process is up and alone. Then all but the first join the first at once:
+until everyone holds everyone for alive. Later one is killed: until everyone else holds it for dead.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Protocol
+
+from benchmarks import idle, serf_agent
+from benchmarks.network import MeasuredNode
+from benchmarks.report import Figure, Record
+from p2prc.api.client import ControlClient
+from p2prc.api.schema import InviteRequest
+
+NODES = 50
+CHAIN = 5
+CHAIN_TARGET_S = 2.0
+IDLE_CPU_PERCENT = 1.0
+IDLE_MEGABYTES = 90.0
+JOINS_AT_ONCE = 16
+SETTLE_S = 15.0
+_PATIENCE_S = 180.0
+_POLL_S = 0.02
+_FIRST_PORT = 21000
+
+
+class Contender(Protocol):
+    """One process of either kind."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def counts(self) -> tuple[int, int]: ...
+
+    def kill(self) -> None: ...
+
+
+class Peer:
+    """One of our nodes, asked over its control socket."""
+
+    def __init__(self, number: int, folder: Path) -> None:
+        self._node = MeasuredNode(folder / f"n{number}", f"n{number}")
+        self._node.p2prc(
+            "up", "--detach", "--name", self._node.name, "--listen", "127.0.0.1:0",
+            "--relay", "none", "--cpus", "1",
+        )  # fmt: skip
+        self._client = ControlClient(str(self._node.home))
+        self._pid = self._client.status().pid
+        self._is_killed = False
+
+    @property
+    def pid(self) -> int:
+        return self._pid
+
+    def ticket(self) -> str:
+        return self._client.invite(InviteRequest(is_lan=True, is_admin=True)).ticket
+
+    def join(self, ticket: str) -> None:
+        self._client.join(ticket)
+
+    def counts(self) -> tuple[int, int]:
+        """Return how many nodes it holds for alive, and for dead."""
+        states = [row.state for row in self._client.nodes()]
+        return states.count("alive"), states.count("dead")
+
+    def kill(self) -> None:
+        """End it without a word, as a power cut would."""
+        self._is_killed = True
+        os.kill(self._pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        if not self._is_killed:
+            self._node.p2prc("down")
+
+
+def race(count: int = NODES) -> Record:
+    """Run both, one after the other, and compare."""
+    missing = [] if serf_agent.has_serf() else [serf_agent.TOLD]
+    details: dict[str, Any] = {"nodes": count}
+    figures: list[Figure] = []
+    with tempfile.TemporaryDirectory(prefix="p2prc-race-") as name, ExitStack() as stack:
+        folder = Path(name)
+        ours = stack.enter_context(_peers(count, folder))
+        ticket = ours[0].ticket()
+        join_s = _time_of(lambda: _all(lambda peer: peer.join(ticket), ours[1:]), ours, alive=count)
+        print(f"ours: all know all after {join_s:.2f} s", flush=True)
+        time.sleep(SETTLE_S)
+        costs = idle.watch_each([peer.pid for peer in ours])
+        death_s = _time_of(ours[-1].kill, ours[:-1], alive=count - 1, dead=1)
+        print(f"ours: a death is known to all after {death_s:.2f} s", flush=True)
+        details["ours"] = {"join_s": join_s, "death_s": death_s}
+        details["ours"]["idle_cpu_percent"] = [cost.cpu_percent for cost in costs]
+        details["ours"]["resident_mb"] = [cost.resident_mb for cost in costs]
+        figures += [
+            Figure(
+                "idle node among them, CPU of a core (median)",
+                statistics.median(cost.cpu_percent for cost in costs), "%",
+                at_most=IDLE_CPU_PERCENT,
+            ),
+            Figure(
+                "idle node among them, resident (largest)",
+                max(cost.resident_mb for cost in costs), "MB", at_most=IDLE_MEGABYTES,
+            ),
+        ]  # fmt: skip
+    if not missing:
+        with tempfile.TemporaryDirectory(prefix="serf-race-") as name:
+            theirs_join_s, theirs_death_s = _serf(count, Path(name))
+        details["serf"] = {"join_s": theirs_join_s, "death_s": theirs_death_s}
+        figures = [
+            Figure("join to all know all: ours / serf", join_s / theirs_join_s, "x", at_most=1.0),
+            Figure("death to all know: ours / serf", death_s / theirs_death_s, "x", at_most=1.0),
+            *figures,
+        ]
+    with tempfile.TemporaryDirectory(prefix="p2prc-chain-") as name:
+        chain_s = _chain(Path(name))
+    figures.append(
+        Figure("five in a chain, each knowing one", chain_s, "s", at_most=CHAIN_TARGET_S)
+    )
+    return Record("race", figures, details, missing)
+
+
+def _serf(count: int, folder: Path) -> tuple[float, float]:
+    with ExitStack() as stack:
+        agents = []
+        for number in range(count):
+            agent = serf_agent.SerfAgent(number, _FIRST_PORT + 2 * number, folder)
+            stack.callback(agent.close)
+            agents.append(agent)
+        _until(lambda agent: agent.is_up(), agents)
+        first = agents[0].address
+        join_s = _time_of(
+            lambda: _all(lambda agent: agent.join(first), agents[1:]), agents, alive=count
+        )
+        print(f"serf: all know all after {join_s:.2f} s", flush=True)
+        time.sleep(SETTLE_S)
+        death_s = _time_of(agents[-1].kill, agents[:-1], alive=count - 1, dead=1)
+        print(f"serf: a death is known to all after {death_s:.2f} s", flush=True)
+    return join_s, death_s
+
+
+def _chain(folder: Path) -> float:
+    """Return the seconds until five nodes know all, each having been given the one before it."""
+    with _peers(CHAIN, folder) as peers:
+
+        def join_in_turn() -> None:
+            for before, after in pairwise(peers):
+                after.join(before.ticket())
+
+        return _time_of(join_in_turn, peers, alive=CHAIN)
+
+
+@contextmanager
+def _peers(count: int, folder: Path) -> Iterator[list[Peer]]:
+    with ExitStack() as stack:
+        peers = []
+        for number in range(count):
+            peer = Peer(number, folder)
+            stack.callback(peer.close)
+            peers.append(peer)
+        yield peers
+
+
+def _time_of(
+    begin: Callable[[], None], contenders: Sequence[Contender], *, alive: int, dead: int = 0
+) -> float:
+    """Return the seconds from the beginning until every contender counts so many."""
+    began = time.monotonic()
+    begin()
+    # One after the other: who knows goes on knowing, and asking costs little.
+    _until(lambda contender: contender.counts() == (alive, dead), contenders)
+    return time.monotonic() - began
+
+
+def _until(is_so: Callable[[Any], bool], contenders: Sequence[Any]) -> None:
+    deadline = time.monotonic() + _PATIENCE_S
+    for contender in contenders:
+        while not is_so(contender):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"not so within {_PATIENCE_S:g} s")
+            time.sleep(_POLL_S)
+
+
+def _all(act: Callable[[Any], None], contenders: Sequence[Any]) -> None:
+    with ThreadPoolExecutor(JOINS_AT_ONCE) as pool:
+        list(pool.map(act, contenders))
