@@ -12,9 +12,11 @@ class. The exit status belongs to the branch of the tree:
       NotFound                      4
         NodeUnknown  LeaseUnknown  JobUnknown  FileUnknown
       NotAllowed                    5
-        NotMember  RightMissing  LendingPaused  PolicyRefuses
+        NotMember  Revoked  RequestDenied  RightMissing
+        LendingPaused  PolicyRefuses
       PeerError                     6
-        PeerUnreachable  PeerLost  PeerBusy  PeerRefused  PeerMisbehaved (WireError)  PeerTooOld
+        PeerUnreachable  PeerLost  PeerBusy  PeerRefused  PeerMisbehaved (WireError)  NotP2prc
+        PeerTooOld
         NoNodeMatches
       WorkFailed                    7
         CommandNotFound  OutputConflict  OutputMissing  LeaseEnded  LimitExceeded  TimedOut
@@ -177,6 +179,20 @@ class NotMember(NotAllowed):
     hint = "ask a member for a ticket: `p2prc invite`"
 
 
+class Revoked(NotAllowed):
+    """This node was put out of the network."""
+
+    code = "revoked"
+    hint = "ask who put it out; a network of its own: `p2prc leave`"
+
+
+class RequestDenied(NotAllowed):
+    """The request to be let in was denied."""
+
+    code = "request-denied"
+    hint = "ask a member for a ticket: `p2prc invite`"
+
+
 class RightMissing(NotAllowed):
     """This member does not have the right to do that."""
 
@@ -244,6 +260,13 @@ class WireError(PeerMisbehaved):
     """The bytes are not what was agreed."""
 
     code = "wire-error"
+
+
+class NotP2prc(PeerError):
+    """Something else than a p2prc node answers there."""
+
+    code = "not-p2prc"
+    hint = "see the node's port with `p2prc status` there"
 
 
 class PeerTooOld(PeerError):

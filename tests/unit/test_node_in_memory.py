@@ -36,7 +36,12 @@ DAY_S = 86400.0
 
 @asynccontextmanager
 async def node_of(
-    network: MemoryNetwork, folder: Path, name: str, policy: LendingPolicy | None = None
+    network: MemoryNetwork,
+    folder: Path,
+    name: str,
+    policy: LendingPolicy | None = None,
+    *,
+    founds_open: bool = False,
 ) -> AsyncIterator[Node]:
     """A node that lends two cores."""
     secret = name.encode().ljust(32, b"\0")
@@ -64,7 +69,9 @@ async def node_of(
             addresses=await endpoint.addresses(),
         )
         yield await stack.enter_async_context(
-            open_node(secret, description, policy or LendingPolicy(), adapters)
+            open_node(
+                secret, description, policy or LendingPolicy(), adapters, founds_open=founds_open
+            )
         )
 
 

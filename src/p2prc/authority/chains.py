@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from biscuit_auth import (
     Biscuit,
@@ -39,6 +39,8 @@ ADMISSIONS_LIMIT = 4
 """How many admissions may lie between the founder and a member."""
 
 _INVITE = "invite"
+_OPEN = "open"
+"""Only in the founder's own block: whoever asks is let in."""
 _CACHE_LIMIT = 16_384
 _BISCUIT_ERRORS = (
     BiscuitBlockError,
@@ -71,12 +73,18 @@ class Rights:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """What a checked chain says. `depth` counts admissions: the founder's is 0."""
+    """What a checked chain says. `depth` counts admissions: the founder's is 0.
+
+    `line` is everybody in the chain, from the founder to the member itself. `is_open`: the
+    network was founded as one that lets in whoever asks.
+    """
 
     node: NodeId
     rights: Rights
     depth: int
     admitted_by: NodeId | None
+    line: tuple[NodeId, ...] = field(default=(), compare=False)
+    is_open: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +102,15 @@ class _Block:
         return "\n".join(lines) + "\n"
 
 
-def found_network(secret: bytes) -> bytes:
-    """Return the founder's chain; the network is named by the founder's key."""
+def found_network(secret: bytes, *, is_open: bool = False) -> bytes:
+    """Return the founder's chain; the network is named by the founder's key.
+
+    Openness is part of the first block, which every chain of the network begins with: every
+    member knows it, and nobody can change it later.
+    """
     founder = NodeId(public_key_of(secret).hex())
-    block = _Block(network=founder, member=founder, rights=Rights(may_invite=True).names)
+    rights = Rights(may_invite=True).names | ({_OPEN} if is_open else set())
+    block = _Block(network=founder, member=founder, rights=frozenset(rights))
     return bytes(BiscuitBuilder(block.source()).build(_private_key(secret)).to_bytes())
 
 
@@ -157,7 +170,8 @@ def _walk(biscuit: Biscuit, network: NodeId) -> Member:
     block = _read_block(biscuit, 0, network)
     if block.member != network or biscuit.block_external_key(0) is not None:
         raise NotMember("the membership chain does not start at the founder")
-    admitted_by: NodeId | None = None
+    is_open = _OPEN in block.rights
+    line = [block.member]
     for index in range(1, biscuit.block_count()):
         admission = _read_block(biscuit, index, network)
         # The stub says str, biscuit-python 0.4.0 returns a PublicKey: both print the same.
@@ -167,12 +181,17 @@ def _walk(biscuit: Biscuit, network: NodeId) -> Member:
             raise NotMember("an admission by a member that may not invite")
         if not admission.rights <= block.rights:
             raise NotMember("an admission gives more rights than its giver has")
-        admitted_by, block = block.member, admission
+        if _OPEN in admission.rights:
+            raise NotMember("an admission that passes on what only the founder can say")
+        block = admission
+        line.append(block.member)
     return Member(
         node=block.member,
         rights=Rights(may_invite=_INVITE in block.rights),
         depth=biscuit.block_count() - 1,
-        admitted_by=admitted_by,
+        admitted_by=line[-2] if len(line) > 1 else None,
+        line=tuple(line),
+        is_open=is_open,
     )
 
 

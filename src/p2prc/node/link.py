@@ -46,6 +46,7 @@ class Link:
     ) -> None:
         self.peer: NodeId = introduction.peer.node
         self.member = introduction.peer
+        self.version = introduction.version
         self.connection = connection
         self.latency_s: float | None = None
         self._stream = introduction.stream

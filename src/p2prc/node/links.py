@@ -14,12 +14,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Protocol
 
+from p2prc.authority import Member
 from p2prc.errors import NodeUnknown, P2prcError, PeerError, PeerMisbehaved, PeerUnreachable
 from p2prc.model.identity import NodeId, short
 from p2prc.model.ticket import Bootstrap
 from p2prc.node.handshake import (
     HANDSHAKE_TIMEOUT_S,
     Introduction,
+    Knock,
+    ask_in,
     introduce,
     introduce_with_ticket,
     receive,
@@ -31,6 +34,8 @@ from p2prc.protocol.messages import Control, Goodbye, Join
 from p2prc.transport.port import Channel, Connection, Endpoint, Stream
 
 DIAL_TIMEOUT_S = 10.0
+JOIN_DIAL_TIMEOUT_S = 4.0
+"""A person waits, and nobody may be there."""
 HANDSHAKES_LIMIT = 64
 STREAMS_LIMIT = 512
 CONNECTIONS_PER_PEER = 4
@@ -45,6 +50,10 @@ class Switchboard(Protocol):
     def standing(self) -> Standing: ...
 
     def admit(self, joiner: NodeId, request: Join) -> bytes: ...
+
+    def judge(self, member: Member) -> None: ...
+
+    async def knocked(self, knock: Knock) -> None: ...
 
     def addresses_of(self, peer: NodeId) -> tuple[str, ...]: ...
 
@@ -76,6 +85,7 @@ class Links:
         self._served: dict[NodeId, list[Connection]] = {}
         self._departed: set[NodeId] = set()
         self._guests: dict[int, Connection] = {}
+        self._dismissed: set[NodeId] = set()
         self.refusals: Counter[str] = Counter()
 
     # -- asking about links --
@@ -125,7 +135,11 @@ class Links:
         """Show a ticket to a member and return our new chain. Raises its refusal, PeerError."""
         peer = to.node
         connection = await self._endpoint.connect(
-            peer, to.addresses, Channel.CONTROL, timeout_s=DIAL_TIMEOUT_S, relays=relays
+            peer,
+            to.addresses,
+            Channel.CONTROL,
+            timeout_s=DIAL_TIMEOUT_S if relays else JOIN_DIAL_TIMEOUT_S,
+            relays=relays,
         )
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
@@ -137,6 +151,21 @@ class Links:
         finally:
             await connection.close("joined")
         return chain
+
+    async def ask_in(
+        self, peer: NodeId, addresses: Sequence[str], *, name: str, waiting: Callable[[], None]
+    ) -> tuple[NodeId, bytes]:
+        """Ask a member to let us in and wait; return the network and our new chain.
+
+        Cancelling this withdraws the request. Raises the member's refusal, PeerError.
+        """
+        connection = await self._endpoint.connect(
+            peer, addresses, Channel.CONTROL, timeout_s=JOIN_DIAL_TIMEOUT_S
+        )
+        try:
+            return await ask_in(connection, name=name, waiting=waiting)
+        finally:
+            await connection.close("no longer asks")
 
     # -- life --
 
@@ -162,6 +191,24 @@ class Links:
         """Close every link to one peer."""
         for link in list(self._links.get(peer, ())):
             await link.close(reason)
+
+    def dismiss(self, peer: NodeId, reason: str) -> None:
+        """Hear a peer no longer, and hang up on all channels once it has read what we said."""
+        if peer in self._dismissed:
+            return
+        self._dismissed.add(peer)
+        for connection in self._served.get(peer, ()):
+            self._tasks.start(_hang_up(connection, reason), "bulk is over")
+        self._drop_bulk(peer)
+        self._tasks.start(self._dismiss(peer), f"dismiss {short(peer)}")
+
+    async def _dismiss(self, peer: NodeId) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                for link in list(self._links.get(peer, ())):
+                    group.create_task(_take_leave(link, farewell=True))
+        finally:
+            self._dismissed.discard(peer)
 
     # -- dialling --
 
@@ -201,7 +248,8 @@ class Links:
         )
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
-                return connection, await introduce(connection, self._board.standing())
+                standing, judge = self._board.standing(), self._board.judge
+                return connection, await introduce(connection, standing, judge)
         except TimeoutError as error:
             await connection.close("no handshake")
             raise PeerUnreachable(f"{short(peer)} did not finish the handshake") from error
@@ -220,7 +268,9 @@ class Links:
         self._guests[id(connection)] = connection
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
-                introduction = await receive(connection, self._board.standing(), self._board.admit)
+                introduction = await receive(
+                    connection, self._board.standing(), self._board.admit, self._board.judge
+                )
         except (P2prcError, TimeoutError) as error:
             code = error.code if isinstance(error, P2prcError) else "silent-handshake"
             self.refusals[code] += 1
@@ -229,7 +279,12 @@ class Links:
             return
         finally:
             self._guests.pop(id(connection), None)
-        if connection.channel is Channel.BULK:
+        if isinstance(introduction, Knock):
+            try:
+                await self._board.knocked(introduction)
+            finally:
+                await _hang_up(connection, "answered")
+        elif connection.channel is Channel.BULK:
             await self._serve_bulk(connection)
         else:
             self._adopt(connection, introduction)
@@ -284,6 +339,8 @@ class Links:
             self._tasks.start(_hang_up(dialled.result(), "the peer is lost"), "bulk is over")
 
     def _take(self, link: Link, body: Control, answer: Answer | None) -> None:
+        if link.peer in self._dismissed:
+            return
         if isinstance(body, Goodbye):
             self._departed.add(link.peer)
             self._tasks.start(link.close("the peer said goodbye"), "goodbye")

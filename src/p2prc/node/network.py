@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from random import Random
 
 from p2prc.authority import (
     Member,
+    Rights,
     admit,
     check_fresh,
     check_ticket,
@@ -21,24 +22,32 @@ from p2prc.authority import (
 )
 from p2prc.errors import (
     AlreadyInNetwork,
+    InvalidInput,
+    NodeUnknown,
     NotMember,
     P2prcError,
     PeerError,
     PeerUnreachable,
+    Revoked,
     RightMissing,
+    SettingInvalid,
     WireError,
 )
-from p2prc.model.identity import NodeId
+from p2prc.model.identity import NodeId, short
+from p2prc.model.metadata import METADATA_LIMIT_BYTES, check_metadata
 from p2prc.model.record import NodeRecord, SignedRecord, open_record, sign_record
 from p2prc.model.resources import Capacity, RuntimeOffer
 from p2prc.model.ticket import NONCE_BYTES, Bootstrap, Reach, Ticket
 from p2prc.node.gossip import Gossip
 from p2prc.node.links import Links
+from p2prc.node.lookup import Doorplate, look_up
 from p2prc.node.machine import platform_name, python_version, read_gpus
+from p2prc.node.revocations import Revocations
 from p2prc.node.standing import Standing
 from p2prc.node.tasks import Tasks
+from p2prc.protocol.asking import fingerprint
 from p2prc.protocol.membership import Membership, NodeView
-from p2prc.protocol.messages import Join
+from p2prc.protocol.messages import NOTICES_SINCE_VERSION, Join
 from p2prc.storage.schema import StoredRecord
 from p2prc.storage.state import State
 from p2prc.wire.codec import Codec, encode
@@ -57,6 +66,8 @@ ADMINS_IN_TICKET = 2
 HEARSAY_PATIENCE_S = 5.0
 
 log = logging.getLogger(__name__)
+METADATA = "metadata"
+_metadata: Codec[dict[str, str]] = Codec(dict[str, str], limit_bytes=2 * METADATA_LIMIT_BYTES)
 _envelopes: Codec[Envelope] = Codec(Envelope, limit_bytes=16 << 10)
 
 
@@ -106,6 +117,9 @@ class Network:
         rng: Random,
         lent: Callable[[], Lent],
         changed: Callable[[NodeId], None],
+        entered: Callable[[], None],
+        put_out: Callable[[], None],
+        is_open: bool = False,
     ) -> None:
         self.own = own
         self.description = description
@@ -117,6 +131,11 @@ class Network:
         self._rng = rng
         self._lent = lent
         self._changed = changed
+        self._entered = entered
+        self._put_out = put_out
+        self._founds_open = is_open
+        self._revocations: Revocations | None = None
+        self._metadata = self._stored_metadata()
         self._gpus = tuple(reading.card for reading in read_gpus())
         self._standing: Standing | None = None
         self._gossip: Gossip | None = None
@@ -143,13 +162,52 @@ class Network:
             raise NotMember("this node has no network yet")
         return self._gossip
 
+    @property
+    def revocations(self) -> Revocations:
+        """Who was put out. Raises NotMember before there is a network."""
+        if self._revocations is None:
+            raise NotMember("this node has no network yet")
+        return self._revocations
+
     def nodes(self) -> list[NodeView]:
-        """Return every node known, ourselves included."""
-        return self.gossip.nodes()
+        """Return every node known that was not put out, ourselves included."""
+        return [view for view in self.gossip.nodes() if self._is_shown(view)]
+
+    def _is_shown(self, view: NodeView) -> bool:
+        return view.is_self or not self.is_put_out(view.record.node)
+
+    def member_of(self, node: NodeId) -> Member | None:
+        """Return what a node's chain says, None while we know no record of it."""
+        return self._issuer(node)
+
+    def is_put_out(self, node: NodeId) -> bool:
+        """Whether the node's membership, as far as we know it, is void."""
+        member = self._issuer(node)
+        return member is not None and self.revocations.revoker_of(member) is not None
+
+    def revoke(self, node: NodeId, *, reason: str) -> None:
+        """Put a member out, with all that came in through it. Raises RightMissing, NodeUnknown."""
+        member = self._issuer(node)
+        if member is None:
+            raise NodeUnknown(f"nothing is known of {short(node)}")
+        self.revocations.revoke(member, self.standing, secret=self._secret, reason=reason)
+
+    def was_put_out(self, node: NodeId) -> bool:
+        """Whether anybody ever put out this key: a person decides whether it comes back."""
+        return self.revocations.is_named(node)
 
     def start(self) -> None:
-        """Enter the network of the last run, or found one."""
-        self._enter(self._stored_standing() or self._new_network())
+        """Enter the network of the last run, or found one. Raises AlreadyInNetwork."""
+        stored = self._stored_standing()
+        if stored is not None and self._founds_open and not stored.member.is_open:
+            if stored.network != self.own or self._state.records():
+                raise AlreadyInNetwork(
+                    "this node is in a network, and only one that is founded can be made open",
+                    hint="start it without `--open`, `p2prc leave` and `p2prc down`, "
+                    "then `p2prc up --open`",
+                )
+            stored = None
+        self._enter(stored or self._new_network(is_open=self._founds_open))
 
     def stop(self) -> None:
         """Tell the others that we are down, and say nothing more."""
@@ -159,6 +217,7 @@ class Network:
         if self._gossip is not None:
             self._gossip.publish(self._own_record(is_down=True))
             self._gossip.stop()
+            self.revocations.stop()
             self._save()
 
     # -- our own record --
@@ -205,12 +264,40 @@ class Network:
             free=lent.free,
             gpus=self._gpus,
             runtimes=told.runtimes,
+            metadata=self._metadata,
         )
         return sign_record(record, self._secret)
 
     def _outnumbered(self, version: int) -> None:
         self._version = max(self._version, version)
         self.record_changed()
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What the owner tells the others in words of their own."""
+        return dict(self._metadata)
+
+    def change_metadata(self, changes: Mapping[str, str]) -> None:
+        """Set values, and remove those that are empty. Raises SettingInvalid."""
+        changed = {key: text for key, text in {**self._metadata, **changes}.items() if text}
+        check_metadata(changed)
+        before, self._metadata = self._metadata, changed
+        try:
+            self._own_record()
+            self._state.set_values({METADATA: encode(changed)})
+        except P2prcError:
+            self._metadata = before
+            raise
+        self.record_changed()
+
+    def _stored_metadata(self) -> dict[str, str]:
+        try:
+            found = _metadata.decode(self._state.value(METADATA) or b"\x80")
+            check_metadata(found)
+        except (WireError, SettingInvalid) as error:
+            log.warning("the stored metadata is unusable", extra={"reason": error.message})
+            return {}
+        return found
 
     # -- tickets --
 
@@ -219,6 +306,7 @@ class Network:
         standing = self.standing
         if not standing.member.rights.may_invite:
             raise RightMissing("this node was not given the right to invite others")
+        self.revocations.judge(standing.member)
         expires_at = time.time() + expires_s
         ticket = Ticket(
             network=standing.network,
@@ -257,13 +345,32 @@ class Network:
             issuer=self._issuer(ticket.issuer),
             now=time.time(),
         )
-        return admit(
+        if self.revocations.is_named(joiner):
+            raise Revoked(
+                "this node was put out of the network, and a ticket does not bring it back",
+                hint="ask to be let in: `p2prc join HOST`, for a member to approve",
+            )
+        return self.make_chain(joiner, rights)
+
+    def make_chain(self, joiner: NodeId, rights: Rights) -> bytes:
+        """Let somebody in. Raises RightMissing, and Revoked where it was put out for good."""
+        standing = self.standing
+        self.revocations.judge(standing.member)
+        chain = admit(
             standing.chain,
             network=standing.network,
             secret=self._secret,
             joiner=joiner,
             rights=rights,
         )
+        revoker = self.revocations.revoker_of(verify_chain(chain, network=standing.network))
+        if revoker is not None:
+            raise Revoked(
+                f"{short(joiner)} was put out for good by {short(revoker)}",
+                hint="it comes back with a key of its own making: a new home there, "
+                "`p2prc --home DIR up`",
+            )
+        return chain
 
     def _issuer(self, node: NodeId) -> Member | None:
         if node == self.own:
@@ -281,8 +388,7 @@ class Network:
             # A member of it already: the ticket's addresses may be newer than what we know.
             await self._meet(ticket)
             return self.standing
-        if any(view.record.node != self.own and not view.record.has_left for view in self.nodes()):
-            raise AlreadyInNetwork("this node is in a network with other members")
+        self._refuse_second_network()
         host, chain = await self._ask_in(ticket, text)
         member = verify_chain(chain, network=ticket.network)
         if member.node != self.own:
@@ -294,6 +400,47 @@ class Network:
         # Whoever reads "joined" may pull the plug: a restart must find the others again.
         self._save()
         return self.standing
+
+    async def look_up(self, address: str) -> Doorplate:
+        """Return who is at an address, to be asked. Raises AlreadyInNetwork, PeerError."""
+        found = await look_up(address)
+        if found.node == self.own:
+            raise InvalidInput(
+                f"that is this node ({fingerprint(self.own)})", hint="the address of another one"
+            )
+        self._refuse_second_network()
+        return found
+
+    async def ask(self, door: Doorplate, *, waiting: Callable[[], None]) -> Standing:
+        """Ask to be let in and wait; enter. Cancelling this withdraws the request."""
+        network, chain = await self._links.ask_in(
+            door.node, door.addresses, name=self.description.name, waiting=waiting
+        )
+        member = verify_chain(chain, network=network)
+        if member.node != self.own:
+            raise NotMember("the chain that we were given names another node")
+        self._refuse_second_network()
+        await self._change_network(Standing(network, chain, member))
+        await self._links.reach_at(door.node, door.addresses)
+        await self._hear_of(door.node)
+        self._save()
+        return self.standing
+
+    def _refuse_second_network(self) -> None:
+        if self.revocations.revoker_of(self.standing.member) is not None:
+            # Put out: there is nothing to leave.
+            return
+        if any(view.record.node != self.own and not view.record.has_left for view in self.nodes()):
+            raise AlreadyInNetwork("this node is in a network with other members")
+
+    def admins(self) -> list[NodeId]:
+        """Return other members that are there and may let others in, those linked first."""
+        found = []
+        for view in self.nodes():
+            member = None if view.is_self else self._issuer(view.record.node)
+            if member is not None and member.rights.may_invite and view.state == "alive":
+                found.append(view)
+        return [view.record.node for view in sorted(found, key=lambda each: not each.is_connected)]
 
     async def _meet(self, ticket: Ticket) -> None:
         for node, addresses in ticket.bootstraps:
@@ -347,6 +494,7 @@ class Network:
         self._remember(standing)
         if self._gossip is not None:
             self._gossip.stop()
+        self.revocations.forget()
         await self._links.leave_all(farewell=False)
         self._state.forget_records([stored.node for stored in self._state.records()])
         self._kept.clear()
@@ -361,6 +509,13 @@ class Network:
     def _enter(self, standing: Standing) -> None:
         self._remember(standing)
         self._standing = standing
+        self._revocations = Revocations(
+            standing.network,
+            state=self._state,
+            rng=self._rng,
+            tell=self._links.tell,
+            posted=self._put_out,
+        )
         machine = Membership(
             own=self._own_record(has_left=False),
             is_member=self._is_member,
@@ -376,11 +531,27 @@ class Network:
             own_version_behind=self._outnumbered,
         )
         self._gossip.start()
+        self._revocations.start()
+        self._entered()
+
+    def link_up(self, peer: NodeId) -> None:
+        """A link to the peer exists."""
+        self.gossip.link_up(peer)
+        link = self._links.get(peer)
+        if link is not None and link.version >= NOTICES_SINCE_VERSION:
+            self.revocations.link_up(peer)
+
+    def link_down(self, peer: NodeId) -> None:
+        """The last link to the peer is gone."""
+        self.gossip.link_down(peer)
+        self.revocations.link_down(peer)
 
     def _is_member(self, record: NodeRecord) -> bool:
         try:
             member = verify_chain(record.membership, network=self.standing.network)
         except NotMember:
+            return False
+        if self._revocations is not None and self._revocations.revoker_of(member) is not None:
             return False
         return member.node == record.node and record.network == self.standing.network
 
@@ -442,6 +613,6 @@ class Network:
             return None
         return Standing(name, chain, member)
 
-    def _new_network(self) -> Standing:
-        chain = found_network(self._secret)
+    def _new_network(self, *, is_open: bool = False) -> Standing:
+        chain = found_network(self._secret, is_open=is_open)
         return Standing(self.own, chain, verify_chain(chain, network=self.own))

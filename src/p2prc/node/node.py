@@ -10,15 +10,18 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
+from p2prc.authority import Member, verify_chain
 from p2prc.errors import MachineCannot, P2prcError
 from p2prc.model.identity import NodeId
-from p2prc.model.resources import RuntimeOffer
+from p2prc.model.resources import Capacity, RuntimeOffer
 from p2prc.node.bulk import Bulk
+from p2prc.node.door import Door
 from p2prc.node.grants import Grants
+from p2prc.node.handshake import Knock
 from p2prc.node.history import History
 from p2prc.node.jobs import Jobs
 from p2prc.node.link import Answer
@@ -41,10 +44,15 @@ from p2prc.protocol.messages import (
     Control,
     Delta,
     Digest,
+    ForwardAsk,
     Join,
     LeaseProgress,
+    NoticeList,
+    Notices,
+    NoticeSummary,
     Refused,
     Specs,
+    WithdrawAsk,
 )
 from p2prc.protocol.placement import NodeOffer
 from p2prc.runtime.environments import EnvironmentStore
@@ -82,7 +90,9 @@ class Node:
         *,
         adapters: Adapters,
         tasks: Tasks,
+        founds_open: bool = False,
     ) -> None:
+        self._terms = (description.lent, policy)
         self.id = adapters.endpoint.node
         self.started_at = asyncio.get_running_loop().time()
         self.runtimes: tuple[RuntimeOffer, ...] = description.runtimes
@@ -105,6 +115,17 @@ class Node:
             rng=adapters.rng,
             lent=self._lent,
             changed=self._node_changed,
+            entered=self._entered,
+            put_out=self._put_out,
+            is_open=founds_open,
+        )
+        self.door = Door(
+            links=self.links,
+            tasks=tasks,
+            standing=self.standing,
+            make_chain=self.network.make_chain,
+            needs_person=self.network.was_put_out,
+            admins=self.network.admins,
         )
         self.provider = Provider(
             book=LeaseBook(description.lent, policy, description.runtimes),
@@ -122,7 +143,7 @@ class Node:
             post=self.post,
             tasks=tasks,
             capacity_changed=self.network.record_changed,
-            lends=policy.lends_to is None or bool(policy.lends_to),
+            lends=policy.lends_at_all,
         )
         self.runs = Runs(
             own=self.id,
@@ -212,6 +233,57 @@ class Node:
 
     def _node_changed(self, node: NodeId) -> None:
         self.jobs.offers_changed()
+        record = self.network.gossip.record_of(node)
+        if record is not None and record.has_left and node != self.id:
+            self.provider.evict(node, "left the network")
+
+    # -- whom we lend to, and whom we know no longer --
+
+    @property
+    def policy(self) -> LendingPolicy:
+        """What the owner lends to whom at present, in the network that we are in."""
+        policy = self._terms[1]
+        if self.network.standing.member.is_open:
+            # Anybody may come in here: what isolates nothing is for this node's own work.
+            return replace(policy, trusted=policy.trusted & {self.id})
+        return policy
+
+    def change_terms(self, lent: Capacity, policy: LendingPolicy) -> None:
+        """Lend by other rules from now on; leases of whom they exclude end at once."""
+        self._terms = (lent, policy)
+        self._apply_terms()
+        for peer in {view.peer for view in self.provider.leases()}:
+            if not policy.lends_to_peer(peer):
+                self.provider.evict(peer, "the owner of the node lends to you no longer")
+        self.network.record_changed()
+
+    def _apply_terms(self) -> None:
+        lent, _ = self._terms
+        self.provider.change_terms(lent, self.policy, self.runtimes)
+
+    def _entered(self) -> None:
+        self._apply_terms()
+
+    def _put_out(self) -> None:
+        """Somebody was put out: end what it and those it let in have here."""
+        for peer in self.links.peers():
+            link = self.links.get(peer)
+            if link is not None and self.network.revocations.revoker_of(link.member) is not None:
+                self._dismiss(peer)
+        for view in self.provider.leases():
+            if view.peer != self.id and self.network.is_put_out(view.peer):
+                self.provider.evict(view.peer, "put out of the network")
+        self.jobs.offers_changed()
+
+    def _dismiss(self, peer: NodeId) -> None:
+        self.provider.evict(peer, "put out of the network")
+        self.links.dismiss(peer, "put out of the network")
+
+    def judge(self, member: Member) -> None:
+        self.network.revocations.judge(member)
+
+    async def knocked(self, knock: Knock) -> None:
+        await self.door.knocked(knock)
 
     # -- what the links tell us --
 
@@ -223,6 +295,8 @@ class Node:
 
     def addresses_of(self, peer: NodeId) -> tuple[str, ...]:
         record = self.network.gossip.record_of(peer)
+        if record is not None:
+            self.judge(verify_chain(record.membership, network=record.network))
         return () if record is None else record.addresses
 
     def relays_of(self, peer: NodeId) -> tuple[str, ...]:
@@ -230,14 +304,15 @@ class Node:
         return () if record is None else record.relays
 
     def link_up(self, peer: NodeId) -> None:
-        self.network.gossip.link_up(peer)
+        self.network.link_up(peer)
         self.provider.peer_back(peer)
         self.runs.node_back(peer)
         self.jobs.node_back(peer)
 
     def link_down(self, peer: NodeId, *, on_purpose: bool) -> None:
         log.info("peer gone", extra={"peer": peer, "on_purpose": on_purpose})
-        self.network.gossip.link_down(peer)
+        self.network.link_down(peer)
+        self.door.door_lost(peer)
         self.provider.peer_gone(peer)
         self.jobs.node_lost(peer)
 
@@ -260,6 +335,13 @@ class Node:
         match body:
             case Digest() | Delta():
                 self.network.gossip.heard(peer, body)
+            case NoticeSummary() | NoticeList() | Notices():
+                self.network.revocations.heard(peer, body)
+            case ForwardAsk():
+                if answer is not None:
+                    self.door.forwarded(peer, body, answer)
+            case WithdrawAsk():
+                self.door.withdrawn(peer, body.joiner)
             case LeaseProgress():
                 if not self.runs.progress(body.lease, body.text):
                     self.jobs.progress(peer, body.lease, body.text)
@@ -302,11 +384,23 @@ def _refusal(error: P2prcError) -> Refused:
 
 @asynccontextmanager
 async def open_node(
-    secret: bytes, description: SelfDescription, policy: LendingPolicy, adapters: Adapters
+    secret: bytes,
+    description: SelfDescription,
+    policy: LendingPolicy,
+    adapters: Adapters,
+    *,
+    founds_open: bool = False,
 ) -> AsyncIterator[Node]:
     """A running node. Leaving the block ends its leases, then its links, then its loops."""
     async with asyncio.TaskGroup() as group:
-        node = Node(secret, description, policy, adapters=adapters, tasks=Tasks(group))
+        node = Node(
+            secret,
+            description,
+            policy,
+            adapters=adapters,
+            tasks=Tasks(group),
+            founds_open=founds_open,
+        )
         node.start()
         try:
             yield node

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from p2prc.errors import DiskFull, LeaseUnknown, MachineCannot, P2prcError, PeerBusy
 from p2prc.files.manifest import load_tree
 from p2prc.model.identity import AttemptId, JobId, LeaseId, NodeId
-from p2prc.model.resources import Capacity, Usage
+from p2prc.model.resources import Capacity, RuntimeOffer, Usage
 from p2prc.model.tree import Tree
 from p2prc.model.workload import Outcome
 from p2prc.node.drive import Driver
@@ -28,6 +28,7 @@ from p2prc.node.shelf import AttemptShelf
 from p2prc.node.tasks import Tasks, Work
 from p2prc.protocol import lease_events as lending
 from p2prc.protocol.leases import LeaseBook, LeaseView
+from p2prc.protocol.lending import LendingPolicy
 from p2prc.protocol.messages import (
     AcknowledgeAttempt,
     AskAttempts,
@@ -147,6 +148,18 @@ class Provider:
         """End leases in the owner's name, and wait until they are gone."""
         self._driver.feed(lending.OwnerKilled(leases=tuple(leases)))
         await self._settle()
+
+    def evict(self, peer: NodeId, reason: str) -> None:
+        """End every lease of a peer now, and say why."""
+        self._driver.feed(lending.OwnerKilled(peer=peer, reason=reason))
+
+    def change_terms(
+        self, lent: Capacity, policy: LendingPolicy, runtimes: tuple[RuntimeOffer, ...]
+    ) -> None:
+        """Lend by other rules from now on; what is lent goes on."""
+        self.lends = policy.lends_at_all
+        self._driver.feed(lending.TermsChanged(lent, policy, runtimes))
+        self._capacity_changed()
 
     def pause(self) -> None:
         """Lend nothing new."""

@@ -61,6 +61,7 @@ class OwnerKilled:
     leases: tuple[LeaseId, ...] = ()
     peer: NodeId | None = None
     is_all: bool = False
+    reason: str = "ended by the owner of the node"
 
 
 @dataclass(frozen=True, slots=True)

@@ -278,7 +278,7 @@ class LeaseBook:
         effects: list[Effect] = []
         for lease, loan in list(self._loans.items()):
             if event.is_all or lease in event.leases or loan.peer == event.peer:
-                effects += self._end(lease, "owner", "ended by the owner of the node")
+                effects += self._end(lease, "owner", event.reason)
         return effects
 
     def _end_overdue(self, now: float) -> list[Effect]:

@@ -21,7 +21,8 @@ SMALLEST_MEMORY_BYTES = 4 * MEBIBYTE
 
 @dataclass(frozen=True, slots=True)
 class LendingPolicy:
-    """The owner's rules. `lends_to` None means every member, an empty set nobody.
+    """The owner's rules. `lends_to` None means every member, an empty set nobody; `denied`
+    get nothing in any case.
 
     `trusted` are the nodes that may run without isolation. `absence_s` and `job_absence_s` bound
     how long a requester may be away before its lease ends. `patience_s` bounds how long a request
@@ -29,6 +30,7 @@ class LendingPolicy:
     """
 
     lends_to: frozenset[NodeId] | None = None
+    denied: frozenset[NodeId] = frozenset()
     trusted: frozenset[NodeId] = frozenset()
     lifetime_limit_s: float = 7 * 86400.0
     processes_limit: int = 10_000
@@ -36,6 +38,15 @@ class LendingPolicy:
     absence_s: float = 60.0
     job_absence_s: float = 15 * 60.0
     patience_s: float = 5.0
+
+    @property
+    def lends_at_all(self) -> bool:
+        """Whether there is anybody that could be lent to."""
+        return self.lends_to is None or bool(self.lends_to - self.denied)
+
+    def lends_to_peer(self, peer: NodeId) -> bool:
+        """Whether the owner lends anything to this peer."""
+        return peer not in self.denied and (self.lends_to is None or peer in self.lends_to)
 
     def absence_of(self, job: JobId | None) -> float:
         """Return how long the requester of such a lease may be away."""
@@ -67,8 +78,8 @@ def refusal_of(
     policy: LendingPolicy, capacity: Capacity, peer: NodeId, workload: Workload
 ) -> Refusal | None:
     """Say why this would never be lent to this peer, however free the machine is."""
-    if policy.lends_to is not None and peer not in policy.lends_to:
-        if not policy.lends_to:
+    if not policy.lends_to_peer(peer):
+        if not policy.lends_at_all:
             return Refusal("policy-refuses", "this node lends nothing")
         return Refusal("policy-refuses", "the owner of this node does not lend to you")
     excess = _too_small(workload.limits) or _excess(policy, capacity, workload.limits)

@@ -24,7 +24,9 @@ from p2prc.model.workload import Command, Outcome, Workload
 from p2prc.wire.codec import Codec
 from p2prc.wire.signed import Envelope
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
+NOTICES_SINCE_VERSION = 2
+"""Peers of older versions take an unknown message for misbehaviour: they are sent none."""
 OLDEST_PROTOCOL_VERSION = 1
 CONTROL_FRAME_LIMIT_BYTES = 1 << 20
 HELLO_FRAME_LIMIT_BYTES = 16 << 10
@@ -57,6 +59,17 @@ class Join(_Message, frozen=True, tag="join"):
     ticket: Annotated[str, Meta(max_length=512)]
     version: int = PROTOCOL_VERSION
     name: ShortText = ""
+
+
+class Ask(_Message, frozen=True, tag="ask"):
+    """A newcomer without a ticket asks to be let in, and waits on the same stream."""
+
+    version: int = PROTOCOL_VERSION
+    name: ShortText = ""
+
+
+class AskWaits(_Message, frozen=True, tag="ask-waits"):
+    """The request is listed and nobody has decided yet: repeated while the asker waits."""
 
 
 class Admitted(_Message, frozen=True, tag="admitted"):
@@ -101,6 +114,53 @@ class Delta(_Message, frozen=True, tag="delta"):
     """Records that the receiver lacks or has only in an older version, as their authors signed."""
 
     records: Annotated[tuple[Envelope, ...], Meta(max_length=500)]
+
+
+# -- notices: signed facts that are never taken back ------------------------------------------
+
+NoticeIdField = Annotated[bytes, Meta(min_length=16, max_length=16)]
+
+
+class NoticeSummary(_Message, frozen=True, tag="notice-summary"):
+    """One hash over all the notices that the sender holds."""
+
+    digest: Annotated[bytes, Meta(min_length=32, max_length=32)]
+
+
+class NoticeList(_Message, frozen=True, tag="notice-list"):
+    """Which notices the sender holds: send what is not among them; answer unless a reply."""
+
+    notices: Annotated[tuple[NoticeIdField, ...], Meta(max_length=10_000)]
+    is_reply: bool = False
+
+
+class Notices(_Message, frozen=True, tag="notices"):
+    """Notices that the receiver may lack, as their authors signed them."""
+
+    notices: Annotated[tuple[Envelope, ...], Meta(max_length=100)]
+
+
+# -- admission: a member hands on what was asked of it ----------------------------------------
+
+
+class ForwardAsk(_Message, frozen=True, tag="forward-ask"):
+    """Somebody asks me to be let in: will you? Answered once a person has decided."""
+
+    joiner: NodeIdField
+    name: ShortText = ""
+    address: ShortText = ""
+
+
+class AskAnswered(_Message, frozen=True, tag="ask-answered"):
+    """The newcomer's chain; none is a denial."""
+
+    membership: Chain | None = None
+
+
+class WithdrawAsk(_Message, frozen=True, tag="withdraw-ask"):
+    """The newcomer does not wait any longer."""
+
+    joiner: NodeIdField
 
 
 # -- liveness ---------------------------------------------------------------------------------
@@ -279,10 +339,16 @@ class BlobHeader(_Message, frozen=True, tag="blob-header"):
     size_bytes: Bytes
 
 
-Opening = Hello | Join | Admitted | Refused
+Opening = Hello | Join | Ask | AskWaits | Admitted | Refused
 Control = (
     Digest
     | Delta
+    | NoticeSummary
+    | NoticeList
+    | Notices
+    | ForwardAsk
+    | AskAnswered
+    | WithdrawAsk
     | Ping
     | Pong
     | Goodbye

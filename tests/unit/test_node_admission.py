@@ -1,0 +1,161 @@
+"""Asking to be let in and being put out, with whole nodes in one process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from p2prc.errors import AlreadyInNetwork, RequestDenied, Revoked, RightMissing
+from p2prc.model.identity import NodeId
+from p2prc.node.lookup import Doorplate
+from p2prc.node.node import Node
+from p2prc.node.tasks import Tasks, Work
+from p2prc.transport.memory import MemoryNetwork
+from tests.unit.test_node_in_memory import DAY_S, node_of, run
+
+
+async def until(is_so: Callable[[], bool], *, within_s: float = 10.0) -> None:
+    async with asyncio.timeout(within_s):
+        while not is_so():
+            turn = asyncio.Event()
+            asyncio.get_running_loop().call_later(0.01, turn.set)
+            await turn.wait()
+
+
+def asks(node: Node, member: Node, tasks: Tasks) -> Work[object]:
+    """The node asks the member to be let in, in the background."""
+    door = Doorplate(member.id, "memory", 1, member.network.description.addresses)
+    return tasks.start(node.network.ask(door, waiting=lambda: None), "ask")
+
+
+@asynccontextmanager
+async def three(
+    folder: Path, *, is_open: bool = False
+) -> AsyncIterator[tuple[Node, Node, Node, Tasks]]:
+    """A founder, a member that may not invite, and a node that is alone."""
+    network = MemoryNetwork()
+    async with (
+        asyncio.TaskGroup() as group,
+        node_of(network, folder, "ada", founds_open=is_open) as ada,
+        node_of(network, folder, "grace") as grace,
+        node_of(network, folder, "linus") as linus,
+    ):
+        await grace.network.join(ticket_of(ada))
+        await until(lambda: len(ada.network.nodes()) == 2 == len(grace.network.nodes()))
+        yield ada, grace, linus, Tasks(group)
+
+
+def ticket_of(node: Node, *, may_invite: bool = False) -> str:
+    return node.network.invite(expires_s=DAY_S, may_invite=may_invite, reach="lan")[0]
+
+
+def waiting_at(node: Node) -> list[NodeId]:
+    return [waiting.asked.joiner for waiting in node.door.requests()]
+
+
+async def test_who_asks_waits_until_a_member_approves(tmp_path: Path) -> None:
+    async with three(tmp_path) as (ada, _, linus, tasks):
+        asking = asks(linus, ada, tasks)
+        await until(lambda: waiting_at(ada) == [linus.id])
+        assert linus.network.standing.network == linus.id
+        ada.door.approve(linus.id, may_invite=False)
+        await asking
+        assert linus.network.standing.network == ada.id
+        assert not linus.network.standing.member.rights.may_invite
+        assert ada.door.requests() == []
+        assert (await run(linus, ada.id, "echo", "in"))[0] == 0
+
+
+async def test_a_request_is_decided_by_a_member_elsewhere_that_may(tmp_path: Path) -> None:
+    async with three(tmp_path) as (ada, grace, linus, tasks):
+        asking = asks(linus, grace, tasks)
+        await until(lambda: waiting_at(ada) == [linus.id])
+        with pytest.raises(RightMissing):
+            grace.door.approve(linus.id, may_invite=False)
+        ada.door.approve(linus.id, may_invite=False)
+        await asking
+        assert linus.network.standing.network == ada.id
+        assert grace.door.requests() == []
+        assert linus.network.standing.member.admitted_by == ada.id
+
+
+async def test_who_is_denied_stays_where_it_was(tmp_path: Path) -> None:
+    async with three(tmp_path) as (ada, grace, linus, tasks):
+        for member in (ada, grace):
+            asking = asks(linus, member, tasks)
+            await until(lambda: waiting_at(ada) == [linus.id])
+            ada.door.deny(linus.id)
+            with pytest.raises(RequestDenied):
+                await asking
+            assert linus.network.standing.network == linus.id
+
+
+async def test_who_hangs_up_waits_nowhere(tmp_path: Path) -> None:
+    async with three(tmp_path) as (ada, grace, linus, tasks):
+        asking = asks(linus, grace, tasks)
+        await until(lambda: waiting_at(ada) == [linus.id] == waiting_at(grace))
+        asking.stop()
+        await until(lambda: waiting_at(ada) == [] == waiting_at(grace))
+
+
+async def test_an_open_network_lets_in_whoever_asks_at_any_member(tmp_path: Path) -> None:
+    async with three(tmp_path, is_open=True) as (ada, grace, linus, tasks):
+        await asks(linus, grace, tasks)
+        assert linus.network.standing.network == ada.id
+        assert linus.network.standing.member.is_open
+        assert not linus.network.standing.member.rights.may_invite
+        assert ada.policy.trusted <= {ada.id}
+
+
+async def test_who_is_put_out_has_nothing_left_anywhere(tmp_path: Path) -> None:
+    async with three(tmp_path) as (ada, grace, linus, tasks):
+        old_ticket = ticket_of(ada)
+        await linus.network.join(ticket_of(ada))
+        await until(lambda: all(len(node.network.nodes()) == 3 for node in (ada, grace, linus)))
+        assert (await run(linus, grace.id, "echo", "in"))[0] == 0
+        with pytest.raises(RightMissing, match="did not let"):
+            grace.network.revoke(linus.id, reason="")
+        ada.network.revoke(linus.id, reason="")
+        for node in (ada, grace):
+            await until(lambda node=node: linus.id not in node.links.peers())  # type: ignore[misc]
+            assert linus.id not in [view.record.node for view in node.network.nodes()]
+        await until(lambda: linus.network.is_put_out(linus.id))
+        with pytest.raises(Revoked):
+            await linus.links.reach_at(grace.id, grace.network.description.addresses)
+        await linus.network.leave()
+        with pytest.raises(Revoked):
+            await linus.network.join(old_ticket)
+        asking = asks(linus, ada, tasks)
+        await until(lambda: waiting_at(ada) == [linus.id])
+        with pytest.raises(Revoked, match="for good"):
+            ada.door.approve(linus.id, may_invite=False)
+        asking.stop()
+
+
+async def test_who_an_admin_put_out_comes_back_by_the_founders_word(tmp_path: Path) -> None:
+    async with three(tmp_path) as (ada, grace, linus, tasks):
+        await grace.network.leave()
+        await grace.network.join(ticket_of(ada, may_invite=True))
+        await linus.network.join(ticket_of(grace))
+        await until(lambda: len(ada.network.nodes()) == 3 == len(grace.network.nodes()))
+        grace.network.revoke(linus.id, reason="")
+        await until(lambda: len(ada.network.nodes()) == 2)
+        # Put out: there is nothing that it would have to leave first.
+        await until(lambda: linus.network.is_put_out(linus.id))
+        asking = asks(linus, ada, tasks)
+        await until(lambda: waiting_at(ada) == [linus.id])
+        ada.door.approve(linus.id, may_invite=False)
+        await asking
+        await until(lambda: len(grace.network.nodes()) == 3)
+        assert (await run(linus, grace.id, "echo", "back"))[0] == 0
+        with pytest.raises(AlreadyInNetwork):
+            await linus.network.join(ticket_of(await _own(grace)))
+
+
+async def _own(node: Node) -> Node:
+    await node.network.leave()
+    return node
