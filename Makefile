@@ -2,7 +2,7 @@
 
 PYTHON := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench figures build clean
+.PHONY: help setup demo test check fuzz bench figures build clean
 
 help: ## show this
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -21,6 +21,10 @@ check: setup ## style, types and import contracts
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-logo
+
+fuzz: setup ## mutate bytes of peers under coverage, 20 s for each decoder
+	@PATH="$(CURDIR)/.tools/bin:$$PATH" uv sync --frozen --quiet --group fuzz
+	$(PYTHON) -m tests.fuzz
 
 bench: setup ## speed beside rivals, as ratios
 	$(PYTHON) -m benchmarks

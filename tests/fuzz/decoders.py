@@ -1,0 +1,141 @@
+"""Every place where bytes from somebody else become values, with examples to mutate.
+
+A decoder returns, or refuses with one of ours: anything else is a crash that a stranger can cause.
+The property tests beside this file and `make fuzz` both run over this list.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from p2prc.authority import admit, found_network, read_ticket, verify_chain, write_ticket
+from p2prc.authority.chains import Rights
+from p2prc.model.identity import AttemptId, BlobId, LeaseId, NodeId
+from p2prc.model.record import NodeRecord, open_record, sign_record
+from p2prc.model.ticket import NONCE_BYTES, Ticket
+from p2prc.model.tree import FileEntry, Tree, decode_tree
+from p2prc.model.workload import Command
+from p2prc.protocol import messages
+from p2prc.protocol.jobs.check import job_codec
+from p2prc.protocol.messages import bulk_codec, letter_codec, opening_codec, session_codec
+from p2prc.wire.codec import Codec, encode
+from p2prc.wire.framing import FrameReader, frame
+from p2prc.wire.signed import Envelope, public_key_of
+
+SECRET, OTHER = b"\1" * 32, b"\2" * 32
+NODE, PEER = (NodeId(public_key_of(secret).hex()) for secret in (SECRET, OTHER))
+CHAIN = admit(
+    found_network(SECRET), network=NODE, secret=SECRET, joiner=PEER, rights=Rights(may_invite=True)
+)
+BLOB = BlobId("ab" * 32)
+_envelope: Codec[Envelope] = Codec(Envelope, limit_bytes=16 << 10)
+
+
+@dataclass(frozen=True, slots=True)
+class Decoder:
+    """One decoder. `modules` are those whose codecs it exercises."""
+
+    name: str
+    decode: Callable[[bytes], object]
+    examples: tuple[bytes, ...]
+    codecs: tuple[str, ...] = ()
+
+
+def _frames(content: bytes) -> object:
+    reader = FrameReader(limit_bytes=1 << 16)
+    found = []
+    for start in range(0, len(content), 7):
+        reader.feed(content[start : start + 7])
+        found += reader.drain()
+        assert reader.pending_bytes <= (1 << 16) + 7
+    return found
+
+
+def _record(content: bytes) -> object:
+    return open_record(_envelope.decode(content))
+
+
+def _ticket(content: bytes) -> object:
+    return read_ticket(content.decode("utf-8", "replace"))
+
+
+def _chain(content: bytes) -> object:
+    return verify_chain(content, network=NODE)
+
+
+def _example_ticket() -> bytes:
+    ticket = Ticket(
+        network=NODE,
+        issuer=NODE,
+        addresses=("192.0.2.1:8088", "[2001:db8::1]:8088", "example.org:1"),
+        expires_at=int(time.time()) + 3600,
+        may_invite=True,
+        nonce=b"\7" * NONCE_BYTES,
+        reach="internet",
+    )
+    return write_ticket(ticket, secret=SECRET).encode()
+
+
+def _letters(*bodies: messages.Control) -> tuple[bytes, ...]:
+    return tuple(encode(messages.Letter(number, False, body)) for number, body in enumerate(bodies))
+
+
+_RECORD = NodeRecord(
+    node=NODE, network=NODE, version=1, name="ada", membership=CHAIN, metadata={"a": "b"}
+)
+_SIGNED = sign_record(_RECORD, SECRET)
+
+DECODERS = (
+    Decoder("frames", _frames, (frame(b"abc") * 3, b"\xff" * 9)),
+    Decoder(
+        "opening",
+        opening_codec.decode,
+        (
+            encode(messages.Hello(NODE, CHAIN)),
+            encode(messages.Join(NODE, "p2prc1abc", name="bob")),
+            encode(messages.Admitted(CHAIN)),
+            encode(messages.Refused("no", "because", "ask")),
+        ),
+        ("opening_codec",),
+    ),
+    Decoder(
+        "letter",
+        letter_codec.decode,
+        _letters(
+            messages.Ping(),
+            messages.Delta((_SIGNED.envelope,)),
+            messages.LeaseGranted(LeaseId("cd" * 16), 1.5, "sandboxed"),
+            messages.StartAttempt(LeaseId("cd" * 16), AttemptId("ef" * 16), Command(("true",))),
+            messages.Refused("no", "because"),
+        ),
+        ("letter_codec",),
+    ),
+    Decoder(
+        "session",
+        session_codec.decode,
+        (
+            encode(messages.RunCommand(LeaseId("cd" * 16), Command(("echo", "x")))),
+            encode(messages.Output(1, b"abc")),
+        ),
+        ("session_codec",),
+    ),
+    Decoder(
+        "bulk",
+        bulk_codec.decode,
+        (
+            encode(messages.FetchBlobs(BLOB, (BLOB, BLOB))),
+            encode(messages.BlobHeader(BLOB, 5)),
+            encode(messages.FetchTree(BLOB)),
+        ),
+        ("bulk_codec",),
+    ),
+    Decoder("record", _record, (encode(_SIGNED.envelope),), ("_codec", "_envelopes")),
+    Decoder("chain", _chain, (CHAIN, found_network(SECRET))),
+    Decoder("ticket", _ticket, (_example_ticket(),)),
+    Decoder("tree", decode_tree, (encode(Tree((FileEntry("a/b", BLOB, 3),))),), ("_codec",)),
+    Decoder("job", job_codec.decode, (msgspec.msgpack.encode({"name": "x"}),), ("job_codec",)),
+)
