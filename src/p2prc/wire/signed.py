@@ -43,14 +43,18 @@ def sign(secret: bytes, purpose: str, payload: bytes) -> Envelope:
 
 def verify(envelope: Envelope, purpose: str) -> bytes:
     """Return the payload when its author signed it for this purpose; else raise `WireError`."""
-    if _is_weak(envelope.author):
+    verify_text(envelope.author, envelope.signature, purpose.encode() + b"\0" + envelope.payload)
+    return envelope.payload
+
+
+def verify_text(author: bytes, signature: bytes, text: bytes) -> None:
+    """Raise `WireError` unless the author signed this text, in a protocol that is not ours."""
+    if _is_weak(author):
         raise WireError("the author's key is no key")
     try:
-        key = Ed25519PublicKey.from_public_bytes(envelope.author)
-        key.verify(envelope.signature, purpose.encode() + b"\0" + envelope.payload)
+        Ed25519PublicKey.from_public_bytes(author).verify(signature, text)
     except (InvalidSignature, ValueError) as error:
         raise WireError("the signature does not match its author") from error
-    return envelope.payload
 
 
 def _is_weak(key: bytes) -> bool:

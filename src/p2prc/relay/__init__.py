@@ -1,0 +1,1 @@
+"""An iroh relay for the members of one network, on a node's public TCP port."""
