@@ -77,6 +77,7 @@ class Settings:
     listen: Address
     public: Address | None
     relay: str
+    relay_serve: str
     runtime: str
     lend: LendSettings
     cache_bytes: int
@@ -180,6 +181,12 @@ def _relay(text: str) -> str:
     return text
 
 
+def _relay_serve(text: str) -> str:
+    if text not in ("auto", "off"):
+        raise SettingInvalid(f"`{text[:80]}` is neither `auto` nor `off`", hint="`auto` or `off`")
+    return text
+
+
 def _runtime(text: str) -> str:
     if text not in ("auto", "docker", "process"):
         raise SettingInvalid(f"`{text[:80]}` is no runtime", hint="`auto`, `docker` or `process`")
@@ -205,6 +212,7 @@ _KEYS: Mapping[str, Callable[[str], Any]] = {
     "listen": _address,
     "public": _public,
     "relay": _relay,
+    "relay.serve": _relay_serve,
     "runtime": _runtime,
     "lend.to": _lend_to,
     "lend.tier_none_to": _nodes,
@@ -232,6 +240,7 @@ def _settings(texts: Mapping[str, str], origins: Mapping[str, str]) -> Settings:
         listen=value["listen"],
         public=value["public"],
         relay=value["relay"],
+        relay_serve=value["relay.serve"],
         runtime=value["runtime"],
         lend=lend,
         cache_bytes=value["cache.bytes"],
@@ -249,6 +258,7 @@ def _defaults(machine: Machine) -> dict[str, str]:
         "name": machine.name,
         "listen": f":{DEFAULT_PORT}",
         "relay": "auto",
+        "relay.serve": "auto",
         "runtime": "auto",
         "lend.to": "members",
         "lend.cpus": str(max(1, machine.cpus - 1)),

@@ -53,6 +53,21 @@ class Lending(Answer, frozen=True):
     runtimes: list[RuntimeTier] = []
 
 
+class RelayServing(Answer, frozen=True):
+    """The relay that this node serves to its network.
+
+    `port` is its TCP port, null where there is none for the `reason`. `refusals` counts what was
+    refused to whom, by code.
+    """
+
+    port: int | None
+    clients: int = 0
+    forwarded_bytes: int = 0
+    dropped: int = 0
+    refusals: dict[str, int] = {}
+    reason: str = ""
+
+
 class Status(Answer, frozen=True):
     """This node. `state` is starting, running, paused or stopping.
 
@@ -74,6 +89,7 @@ class Status(Answer, frozen=True):
     home: str = ""
     members: int = 1
     lending: Lending | None = None
+    relay: RelayServing | None = None
     refusals: dict[str, int] = {}
     notices: list[str] = []
 

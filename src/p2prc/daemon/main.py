@@ -33,7 +33,8 @@ from p2prc.model.identity import NodeId
 from p2prc.model.resources import Capacity
 from p2prc.node.machine import core_count, memory_bytes
 from p2prc.node.network import SelfDescription
-from p2prc.node.node import Adapters, open_node
+from p2prc.node.node import Adapters, Node, open_node
+from p2prc.node.relaying import Relaying, open_relaying
 from p2prc.protocol.diagnosis import diagnose_machine
 from p2prc.protocol.lending import LendingPolicy
 from p2prc.runtime.environments import EnvironmentStore
@@ -180,10 +181,13 @@ async def _open(
         rng=SystemRandom(),
     )
     node = await stack.enter_async_context(open_node(secret, description, policy, adapters))
+    relaying = await _relaying(stack, node, settings, await endpoint.addresses())
     # The membership was in it: the node is alone now, in a network of its own.
     notices = [f"{state.notice}; join your network again by a ticket"] if state.notice else []
     notices += overcommitted(lent, cpus=core_count(), memory=memory_bytes())
-    return DaemonService(node, settings, home, shut_down=stop.set, notices=notices)
+    return DaemonService(
+        node, settings, home, relaying=relaying, shut_down=stop.set, notices=notices
+    )
 
 
 def overcommitted(lent: Capacity, *, cpus: int, memory: int) -> list[str]:
@@ -229,6 +233,18 @@ async def _endpoint(secret: bytes, settings: Settings, state: State) -> Endpoint
                 state.set_values({LAST_PORT: found})
             return endpoint
     raise PortTaken
+
+
+async def _relaying(
+    stack: AsyncExitStack, node: Node, settings: Settings, addresses: Sequence[str]
+) -> Relaying:
+    """Serve as a relay, on TCP, at the port that peers know from UDP."""
+    if settings.relay_serve == "off":
+        return Relaying(None)
+    port = int(addresses[0].rpartition(":")[2])
+    return await stack.enter_async_context(
+        open_relaying(node.network, host=settings.listen.host, port=port)
+    )
 
 
 def _name(settings: Settings, state: State) -> str:

@@ -9,6 +9,7 @@ from p2prc.api import schema
 from p2prc.model.identity import NodeId
 from p2prc.model.resources import Gpu, RuntimeOffer
 from p2prc.node.provider import LeaseReading
+from p2prc.node.relaying import Relaying
 from p2prc.protocol.membership import NodeView
 from p2prc.protocol.messages import Specs
 
@@ -55,6 +56,20 @@ def node_row(
         ),
         metadata=dict(record.metadata),
         is_lending=record.is_lending,
+    )
+
+
+def relay_of(relaying: Relaying) -> schema.RelayServing:
+    """Show the relay that this node serves."""
+    if relaying.server is None:
+        return schema.RelayServing(port=None, reason=relaying.reason or "switched off")
+    stats = relaying.server.stats
+    return schema.RelayServing(
+        port=relaying.server.port,
+        clients=stats.clients,
+        forwarded_bytes=stats.forwarded_bytes,
+        dropped=stats.dropped_packets,
+        refusals=stats.refusals,
     )
 
 

@@ -16,11 +16,12 @@ from p2prc.daemon.log import last_lines
 from p2prc.daemon.names import find_lease, find_node
 from p2prc.daemon.orders import absolute_folder
 from p2prc.daemon.reach import reach_of
-from p2prc.daemon.rows import instant, lease_row, node_row, runtimes_of, specs_of
+from p2prc.daemon.rows import instant, lease_row, node_row, relay_of, runtimes_of, specs_of
 from p2prc.daemon.running import Running
 from p2prc.errors import InvalidInput, PeerError
 from p2prc.model.identity import LeaseId, NodeId
 from p2prc.node.node import Node
+from p2prc.node.relaying import Relaying
 from p2prc.protocol.diagnosis import ReachFacts, diagnose
 from p2prc.settings import Settings
 from p2prc.storage.home import Home
@@ -37,6 +38,7 @@ class DaemonService:
         settings: Settings,
         home: Home,
         *,
+        relaying: Relaying,
         shut_down: Callable[[], None],
         notices: Sequence[str] = (),
     ) -> None:
@@ -44,6 +46,7 @@ class DaemonService:
         self._notices = tuple(notices)
         self._settings = settings
         self._home = home
+        self._relaying = relaying
         self._shut_down = shut_down
         self._desk = JobDesk(node, self._find)
         self._is_stopping = False
@@ -76,6 +79,7 @@ class DaemonService:
                 disk_bytes=told.lent.disk_bytes,
                 runtimes=runtimes_of(node.runtimes),
             ),
+            relay=relay_of(self._relaying),
             refusals=dict(node.links.refusals + Counter(node.network.gossip.refusals())),
             notices=list(self._notices),
         )
@@ -166,9 +170,11 @@ class DaemonService:
         ]
 
     def _reach_facts(self) -> ReachFacts:
-        told = self._node.network.description
+        told, server = self._node.network.description, self._relaying.server
         return ReachFacts(
             listening=told.addresses,
+            relay_port=None if server is None else server.port,
+            relay_port_trouble=self._relaying.reason,
             is_public=told.is_public,
             relay_setting=self._settings.relay,
         )
