@@ -123,8 +123,9 @@ class RelayConnection(asyncio.Protocol):
             self._answer(events[0])
             events = self._parser.events_received() if self._is_line else []
         elif self._parser.handshake_exc is not None:
+            self._relay.refused("bad-request")
             self._write()
-            self._refuse("bad-request")
+            self.end()
         if events:
             self._hear(events)
         self._write()
@@ -224,11 +225,11 @@ class RelayConnection(asyncio.Protocol):
         self.end()
 
     def _upgrade(self, request: Request) -> None:
-        response = self._parser.accept(request)
-        self._parser.send_response(response)
-        self._write()
+        self._parser.send_response(self._parser.accept(request))
         if self._parser.state is not OPEN:
-            self._refuse("bad-upgrade")
+            self._relay.refused("bad-upgrade")
+        self._write()
+        if self._is_ending:
             return
         bearer = _header(request, "Authorization").removeprefix("Bearer ").strip()
         if len(bearer) > BEARER_LIMIT:
@@ -275,7 +276,9 @@ class RelayConnection(asyncio.Protocol):
             self._refuse("never-reads")
 
     def _refuse(self, code: str) -> None:
-        """Count what the client did wrong, and end the connection."""
+        """Count what the client did wrong, once, and end the connection."""
+        if self._is_ending:
+            return
         if self._is_line:
             self._is_line = False
             self._relay.feed(Closed(self.line, code))
