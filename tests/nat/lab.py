@@ -175,7 +175,6 @@ class Lab:
         self.prefix = prefix
         self._customers = 0
         self._ports = 0
-        self._homes = 0
         self._lines: list[subprocess.Popen[bytes]] = []
         self.internet = Place(self, "internet")
         self.internet.sysctl("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
@@ -208,14 +207,16 @@ class Lab:
         nat: Nat,
         *,
         behind: Router | None = None,
-        inside: str = "",
+        inside: str = "192.168.1",
         ipv6: bool = False,
         blocks_udp: bool = False,
         line: Line | None = None,
     ) -> Router:
-        """Add a router, on the internet or behind another one. `inside` is like `192.168.7`."""
-        self._homes += 1
-        router = Router(self, name, inside=inside or f"192.168.{self._homes}", nat=nat)
+        """Add a router, on the internet or behind another one.
+
+        All homes have the same addresses `inside`, as they do.
+        """
+        router = Router(self, name, inside=inside, nat=nat)
         if behind is None:
             router.address, router.gateway = self._connect_customer(
                 router, "wan", ipv6=ipv6, line=line

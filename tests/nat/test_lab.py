@@ -99,7 +99,7 @@ def test_a_second_router_and_a_carrier_show_private_outsides(
 ) -> None:
     alpha, _ = strangers
     outer = lab.router("outer", Nat.PORT_RESTRICTED)
-    inner = lab.router("inner", Nat.PORT_RESTRICTED, behind=outer)
+    inner = lab.router("inner", Nat.PORT_RESTRICTED, behind=outer, inside="192.168.2")
     carrier = lab.router("carrier", Nat.PORT_RESTRICTED, inside="100.64.0")
     customer = lab.router("customer", Nat.PORT_RESTRICTED, behind=carrier)
     assert ipaddress.ip_address(inner.address).is_private

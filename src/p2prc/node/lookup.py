@@ -14,24 +14,13 @@ from dataclasses import dataclass
 import msgspec
 
 from p2prc.errors import NodeUnknown, NotP2prc, PeerError, PeerUnreachable, SettingInvalid
-from p2prc.model.identity import NodeId, NodeIdField, ShortText
+from p2prc.model.identity import NodeId, NodeIdField
+from p2prc.transport.doorplate import read_doorplate
 
-WELL_KNOWN_PATH = "/.well-known/p2prc"
 DEFAULT_PORT = 8088
 LOOKUP_TIMEOUT_S = 4.0
-_ANSWER_LIMIT_BYTES = 8 * 1024
 _ADDRESSES_LIMIT = 4
 _HOST = re.compile(r"[A-Za-z0-9_.:-]{1,253}")
-_STATUS = re.compile(rb"HTTP/1\.[01] 200[ \r]")
-
-
-class _WellKnown(msgspec.Struct, frozen=True):
-    id: NodeIdField
-    relay: ShortText = ""
-    version: int = 1
-
-
-_decoder = msgspec.json.Decoder(_WellKnown)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +65,10 @@ async def look_up(text: str) -> Doorplate:
             if at:
                 # Who knows the whole id needs no look, nor the port's TCP side.
                 return Doorplate(_node_id(node_text), host, port, addresses)
-            answer = await _get(addresses, shown)
+            node = await _ask(addresses, shown)
     except TimeoutError as error:
         raise _nobody(shown) from error
-    return Doorplate(_read(answer, shown), host, port, addresses)
+    return Doorplate(node, host, port, addresses)
 
 
 def _node_id(text: str) -> NodeId:
@@ -104,53 +93,15 @@ async def _resolve(host: str, port: int) -> tuple[str, ...]:
     return tuple(dict.fromkeys(shown))[:_ADDRESSES_LIMIT]
 
 
-async def _get(addresses: tuple[str, ...], shown: str) -> bytes:
-    request = f"GET {WELL_KNOWN_PATH} HTTP/1.1\r\nhost: {shown}\r\nconnection: close\r\n\r\n"
+async def _ask(addresses: tuple[str, ...], shown: str) -> NodeId:
     for address in addresses:
-        host, _, port = address.rpartition(":")
         try:
-            reader, writer = await asyncio.open_connection(
-                host.strip("[]"), int(port), limit=_ANSWER_LIMIT_BYTES
-            )
+            return await read_doorplate(address)
         except OSError:
             continue
-        try:
-            writer.write(request.encode("ascii"))
-            await writer.drain()
-            return await _read_bounded(reader)
-        except OSError as error:
-            raise _something_else(shown) from error
-        except TimeoutError as error:
-            raise _something_else(shown) from error
-        finally:
-            writer.close()
+        except NotP2prc as error:
+            raise NotP2prc(f"something else than p2prc answers at {shown}") from error
     raise _nobody(shown)
-
-
-async def _read_bounded(reader: asyncio.StreamReader) -> bytes:
-    """Read to the end of the answer as its head tells it, else to the end of the stream."""
-    content = b""
-    while len(content) <= _ANSWER_LIMIT_BYTES:
-        head, blank, body = content.partition(b"\r\n\r\n")
-        length = re.search(rb"(?i)\r\ncontent-length: *(\d{1,5})\r\n", head + b"\r\n")
-        if blank and length is not None and len(body) >= int(length[1]):
-            return content
-        async with asyncio.timeout(LOOKUP_TIMEOUT_S / 2):
-            piece = await reader.read(_ANSWER_LIMIT_BYTES)
-        if not piece:
-            break
-        content += piece
-    return content
-
-
-def _read(answer: bytes, shown: str) -> NodeId:
-    head, _, body = answer.partition(b"\r\n\r\n")
-    if len(answer) > _ANSWER_LIMIT_BYTES or _STATUS.match(head) is None:
-        raise _something_else(shown)
-    try:
-        return NodeId(_decoder.decode(body).id)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise _something_else(shown) from error
 
 
 def _not_an_address(text: str) -> SettingInvalid:
@@ -166,7 +117,3 @@ def _nobody(shown: str) -> PeerError:
         hint="is the node up there, and does its firewall let TCP and UDP of that port in? "
         "or ask for a ticket: `p2prc invite`",
     )
-
-
-def _something_else(shown: str) -> PeerError:
-    return NotP2prc(f"something else than p2prc answers at {shown}")

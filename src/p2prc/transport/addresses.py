@@ -86,13 +86,23 @@ def _is_dialable(text: str) -> bool:
     return port != 0 and not host.is_unspecified and not host.is_multicast
 
 
-def of_sockets(bound: Iterable[str]) -> tuple[str, ...]:
-    """Return where bound sockets can be reached: wildcards spelled out, loopback last."""
+def of_sockets(bound: Iterable[str], *, with_loopback: bool = False) -> tuple[str, ...]:
+    """Return where bound sockets can be reached, wildcards spelled out.
+
+    A wildcard means loopback too, which is told only if asked for or where there is nothing else:
+    at another machine the same address is another node.
+    """
     found: dict[tuple[_Address, int], None] = {}
+    by_wildcard: dict[tuple[_Address, int], None] = {}
     for text in bound:
         host, port = parse(text)
-        hosts = _hosts_of_machine(host.version) if host.is_unspecified else [host]
-        found.update(dict.fromkeys((each, port) for each in hosts))
+        if host.is_unspecified:
+            hosts = _hosts_of_machine(host.version)
+            by_wildcard.update(dict.fromkeys((each, port) for each in hosts))
+        else:
+            found[host, port] = None
+    away = [each for each in by_wildcard if not each[0].is_loopback]
+    found.update(dict.fromkeys(by_wildcard if with_loopback or not (away or found) else away))
     ordered = sorted(found, key=lambda address: address[0].is_loopback)
     return tuple(join(str(host), port) for host, port in ordered)
 

@@ -20,9 +20,10 @@ from p2prc.model.identity import NodeId, short
 from p2prc.transport import addresses as address_text
 from p2prc.transport.iroh_calls import SlowCalls, StreamCalls
 from p2prc.transport.iroh_connection import IrohConnection
+from p2prc.transport.iroh_dialling import Dialler
 from p2prc.transport.iroh_errors import errors_of_binding, text_of
 from p2prc.transport.iroh_fastpath import FastCalls
-from p2prc.transport.iroh_relays import IrohRelays, dial
+from p2prc.transport.iroh_relays import IrohRelays
 from p2prc.transport.port import Channel, Endpoint, RelayAccess
 
 HANDSHAKE_TIMEOUT_S = 10.0
@@ -135,7 +136,9 @@ class IrohEndpoint:
         try:
             async with asyncio.timeout(timeout_s):
                 known = address_text.dialable(await address_text.resolved(addresses))
-                connection = await dial(self._endpoint, peer, known, channel, relays=relays)
+                dialler = Dialler(self._endpoint, peer, channel)
+                own = address_text.of_sockets(self._endpoint.bound_sockets(), with_loopback=True)
+                connection = await dialler.dial(known, relays, own)
         except TimeoutError as error:
             reason = f"{short(peer)} did not answer within {timeout_s:g} s"
             raise PeerUnreachable(reason) from error
