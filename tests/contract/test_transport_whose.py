@@ -22,6 +22,10 @@ async def local(port: int = 0) -> Endpoint:
     return await open_iroh_endpoint(os.urandom(32), bind_addr=f"127.0.0.1:{port}")
 
 
+async def where(endpoint: Endpoint) -> str:
+    return next(text for text in await endpoint.addresses() if text.startswith("127."))
+
+
 @asynccontextmanager
 async def doorplate(address: str, node: NodeId) -> AsyncIterator[None]:
     """Say on the TCP port of an endpoint's address who is there."""
@@ -41,8 +45,7 @@ async def doorplate(address: str, node: NodeId) -> AsyncIterator[None]:
 def test_addresses_are_parted_by_whether_they_mean_the_same_everywhere() -> None:
     own = ("192.168.1.2:8088", "127.0.0.1:8088")
     found = sort_out(
-        ["192.168.1.2:8088", "192.168.1.2:8089", "5.6.7.8:1", "100.64.0.1:1", "[2a0b::1]:1"]
-        + ["[fd00::1]:1", "127.0.0.1:8088"],
+        [*own, "192.168.1.2:8089", "5.6.7.8:1", "100.64.0.1:1", "[2a0b::1]:1", "[fd00::1]:1"],
         own,
     )
     assert found.wide == ("5.6.7.8:1", "[2a0b::1]:1")
@@ -61,7 +64,7 @@ def test_a_wildcard_is_no_loopback_to_others() -> None:
 
 async def test_who_answers_is_told_apart_from_nobody_and_from_something_else() -> None:
     alice, bob = await local(), await local()
-    [at_alice], [at_bob] = await alice.addresses(), await bob.addresses()
+    at_alice, at_bob = await where(alice), await where(bob)
     try:
         async with doorplate(at_alice, alice.node), doorplate(at_bob, bob.node):
             looked = await look_at(alice.node, [at_alice, at_bob, "127.0.0.1:1"])
@@ -74,7 +77,7 @@ async def test_who_answers_is_told_apart_from_nobody_and_from_something_else() -
 
 async def test_another_node_at_a_peers_address_does_not_keep_us_from_the_peer() -> None:
     alice, bob, neighbour = await local(), await local(), await local()
-    [own], [at_bob], [at_neighbour] = [await each.addresses() for each in (alice, bob, neighbour)]
+    own, at_bob, at_neighbour = [await where(each) for each in (alice, bob, neighbour)]
     try:
         async with doorplate(at_bob, bob.node), doorplate(at_neighbour, neighbour.node):
             connection = await alice.connect(
