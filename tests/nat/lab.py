@@ -68,11 +68,10 @@ class Place:
         """Run a program here and return what it printed."""
         return _run(*self.within, *argv, stdin=stdin)
 
-    def start(self, *argv: str) -> subprocess.Popen[str]:
+    def start(self, *argv: str, log: Path | None = None) -> subprocess.Popen[bytes]:
         """Start a program here that goes on; it ends with the lab at the latest."""
-        return subprocess.Popen(
-            [*self.within, *argv], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+        with (log or Path(os.devnull)).open("wb") as output:
+            return subprocess.Popen([*self.within, *argv], stdout=output, stderr=subprocess.STDOUT)
 
     def sysctl(self, *settings: str) -> None:
         """Set kernel variables of this namespace."""

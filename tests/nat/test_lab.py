@@ -5,15 +5,18 @@ from __future__ import annotations
 import ipaddress
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
-from tests.nat.lab import Host, Lab, Line, leftovers, sweep
+from tests.nat.lab import Host, Lab, Line, leftovers, sweep, why_not
 from tests.nat.rules import Nat
+from tests.nat.services import iroh_relay, mapping_service, running_iroh_relay
 from tests.system.nodes import wait_until
 
 
@@ -182,6 +185,40 @@ def test_an_address_changes_and_a_cable_is_pulled(lab: Lab, strangers: tuple[Hos
             inner.sendto(b"hello", (alpha.address, 1))
         host.link(is_up=True)
         assert seen_from(server, alpha, inner)[0].endswith(".77")
+
+
+def test_a_router_opens_a_port_when_it_is_asked(
+    lab: Lab, strangers: tuple[Host, Host], tmp_path: Path
+) -> None:
+    if reason := why_not("miniupnpd"):
+        pytest.skip(reason)
+    alpha, _ = strangers
+    router = lab.router("kind", Nat.SYMMETRIC)
+    host = lab.host("kind-host", behind=router)
+    with mapping_service(router, tmp_path), host.udp() as inner, alpha.udp() as outside:
+        port = inner.getsockname()[1]
+        with host.udp() as asking:
+            # NAT-PMP (RFC 6886, 3.3): map UDP, for a minute.
+            asking.sendto(struct.pack("!BBHHHI", 0, 1, 0, port, port, 60), ("192.168.1.1", 5351))
+            _, _, code, _, _, shown, _ = struct.unpack("!BBHIHHI", asking.recvfrom(100)[0])
+        assert code == 0
+        outside.sendto(b"stranger", (router.address, shown))
+        assert arrives(inner, b"stranger")
+
+
+def test_the_relay_of_iroh_runs_in_the_lab(lab: Lab) -> None:
+    if not (program := iroh_relay()):
+        pytest.skip("no program `iroh-relay` (variable P2PRC_IROH_RELAY)")
+    host = lab.host("relay")
+    asking = lab.host("relay-asking", behind=lab.router("relay-home", Nat.SYMMETRIC))
+    with (
+        running_iroh_relay(host, program) as relay,
+        asking.socket(socket.AF_INET, socket.SOCK_STREAM) as client,
+    ):
+        client.settimeout(2)
+        client.connect((host.address, int(relay.url.rpartition(":")[2])))
+        client.sendall(b"GET /ping HTTP/1.1\r\nhost: relay\r\n\r\n")
+        assert client.recv(100).startswith(b"HTTP/1.1 200")
 
 
 _OTHER_PROCESS = """
