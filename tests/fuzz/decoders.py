@@ -15,6 +15,7 @@ import msgspec
 from p2prc.authority import admit, found_network, read_ticket, verify_chain, write_ticket
 from p2prc.authority.chains import Rights
 from p2prc.model.identity import AttemptId, BlobId, LeaseId, NodeId
+from p2prc.model.notice import Revocation, open_notice, sign_notice
 from p2prc.model.record import NodeRecord, open_record, sign_record
 from p2prc.model.ticket import NONCE_BYTES, Ticket
 from p2prc.model.tree import FileEntry, Tree, decode_tree
@@ -22,6 +23,8 @@ from p2prc.model.workload import Command
 from p2prc.protocol import messages
 from p2prc.protocol.jobs.check import job_codec
 from p2prc.protocol.messages import bulk_codec, letter_codec, opening_codec, session_codec
+from p2prc.protocol.relay_frames import Datagrams, ping, read_auth, read_frame, received
+from p2prc.relay.admission import Household, RelayAdmission, member_bearer
 from p2prc.wire.codec import Codec, encode
 from p2prc.wire.framing import FrameReader, frame
 from p2prc.wire.signed import Envelope, public_key_of
@@ -59,6 +62,14 @@ def _record(content: bytes) -> object:
     return open_record(_envelope.decode(content))
 
 
+def _notice(content: bytes) -> object:
+    return open_notice(_envelope.decode(content))
+
+
+def _bearer(content: bytes) -> object:
+    return _admission(PEER, content.decode("latin-1"))
+
+
 def _ticket(content: bytes) -> object:
     return read_ticket(content.decode("utf-8", "replace"))
 
@@ -88,6 +99,16 @@ _RECORD = NodeRecord(
     node=NODE, network=NODE, version=1, name="ada", membership=CHAIN, metadata={"a": "b"}
 )
 _SIGNED = sign_record(_RECORD, SECRET)
+_NOTICE = sign_notice(Revocation(network=NODE, node=PEER, membership=CHAIN), SECRET)
+_DATAGRAMS = Datagrams(b"\1" * 32, is_batch=False, rest=memoryview(b"\0payload"))
+_admission = RelayAdmission(
+    Household(
+        network=lambda: NODE,
+        issuer=lambda node: None,
+        is_revoked=lambda node: False,
+        now=lambda: 0.0,
+    )
+)
 
 DECODERS = (
     Decoder("frames", _frames, (frame(b"abc") * 3, b"\xff" * 9)),
@@ -134,6 +155,10 @@ DECODERS = (
         ("bulk_codec",),
     ),
     Decoder("record", _record, (encode(_SIGNED.envelope),), ("_codec", "_envelopes")),
+    Decoder("notice", _notice, (encode(_NOTICE.envelope),), ("_codec",)),
+    Decoder("relay client", read_frame, (received(b"\1" * 32, _DATAGRAMS), ping(b"12345678"))),
+    Decoder("relay proof", read_auth, (b"\1" + b"\2" * 32 + b"\x40" + b"\3" * 64,)),
+    Decoder("relay bearer", _bearer, (member_bearer(CHAIN).encode(), _example_ticket())),
     Decoder("chain", _chain, (CHAIN, found_network(SECRET))),
     Decoder("ticket", _ticket, (_example_ticket(),)),
     Decoder("tree", decode_tree, (encode(Tree((FileEntry("a/b", BLOB, 3),))),), ("_codec",)),

@@ -16,9 +16,10 @@ from tests.fuzz.decoders import DECODERS, Decoder
 from tests.fuzz.mutation import mutated
 
 OUR_OWN_BYTES = {
-    # What only this node itself wrote: its ledger and its shelf of outcomes.
+    # What only this node itself wrote: its ledger, its shelf of outcomes, what it tells.
     "protocol/jobs/facts.py",
     "node/shelf.py",
+    "node/network.py",
 }
 
 
