@@ -36,7 +36,7 @@ from p2prc.transport.port import READ_SIZE_BYTES, Channel, Endpoint
 REQUEST_BYTES = 104
 REQUESTS = 1000
 BULK_BYTES = 512 << 20
-ROUNDS = 5
+ROUNDS = 7
 TARGET_BULK_RATIO = 0.35
 _ECHO, _SINK = b"E", b"S"
 _HEADER_BYTES = 9
@@ -265,13 +265,18 @@ async def _push(pipe: Pipe, size_bytes: int) -> None:
 async def measure(rounds: int = ROUNDS) -> dict[str, object]:
     """Return medians over the rounds, and the median of what ours was of TCP+TLS in each.
 
-    The contenders take turns at every figure, so both sides of a ratio saw the same machine.
+    The contenders take turns at every figure, so both sides of a ratio saw the same machine, and
+    take turns at being first, so what the one leaves behind is as often in the other's way.
     """
     found: dict[str, list[tuple[float, float]]] = {figure: [] for figure in _FIGURES}
     async with _iroh() as ours, _tls() as tls:
-        for _ in range(rounds):
+        for number in range(rounds):
             for figure, probe in _FIGURES.items():
-                found[figure].append((await probe(ours), await probe(tls)))
+                if number % 2:
+                    of_tls = await probe(tls)
+                    found[figure].append((await probe(ours), of_tls))
+                else:
+                    found[figure].append((await probe(ours), await probe(tls)))
     return {
         "p2prc": {figure: _median(ours for ours, _ in pairs) for figure, pairs in found.items()},
         "tcp_tls": {figure: _median(tls for _, tls in pairs) for figure, pairs in found.items()},
