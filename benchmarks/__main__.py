@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import idle, rivals, transport, work
+from benchmarks import idle, relay, relays, rivals, transport, work
 from benchmarks.network import MeasuredNode, open_network
 from benchmarks.report import FIGURES, Figure, Record
 
@@ -20,11 +20,12 @@ TRANSPORT_ROUNDS = 7
 
 def measure_all(rounds: int) -> Record:
     """Measure everything, showing figures as they come."""
-    missing = rivals.missing()
+    missing = rivals.missing() + ([] if relays.rival_program() else [relays.TOLD])
     for line in missing:
         print(line, flush=True)
     details: dict[str, Any] = {"load_before": [round(load, 2) for load in os.getloadavg()]}
     figures = _shown(transport_figures(details))
+    figures += _shown(relay_figures(details))
     with (
         tempfile.TemporaryDirectory(prefix="p2prc-bench-") as folder,
         open_network(Path(folder)) as nodes,
@@ -47,6 +48,12 @@ def transport_figures(details: dict[str, Any]) -> list[Figure]:
         Figure("bulk rate: ours / TCP+TLS", ratio["bulk_mb_per_s"], "x", at_least=target),
         Figure("bulk rate, four streams: ours / TCP+TLS", ratio[four], "x"),
     ]
+
+
+def relay_figures(details: dict[str, Any]) -> list[Figure]:
+    """Return the relay's ratios, none without iroh's own."""
+    details["relay"] = relay.measure()
+    return relay.figures(details["relay"])
 
 
 def _work_figures(node: MeasuredNode, rounds: int, details: dict[str, Any]) -> list[Figure]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Protocol
 
 from blake3 import blake3
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -43,23 +44,27 @@ async def relay(
         await server.close()
 
 
-class Client:
-    """A key with a connection to a relay, just far enough to be told the challenge."""
+class Prover:
+    """A key, and how it is proved to a relay."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret = Ed25519PrivateKey.from_private_bytes(secret)
+        self.key = self._secret.public_key().public_bytes_raw()
+        self.node = NodeId(self.key.hex())
+
+    def proof(self, challenge: bytes) -> bytes:
+        """Return the frame that proves the key."""
+        text = blake3(challenge, derive_key_context=frames.CHALLENGE_CONTEXT).digest()
+        return b"\x01" + self.key + b"\x40" + self._secret.sign(text)
+
+
+class Client(Prover):
+    """A key with a connection to a relay that has been told the challenge."""
 
     def __init__(self, secret: bytes, connection: ClientConnection) -> None:
-        self.secret = Ed25519PrivateKey.from_private_bytes(secret)
-        self.key = self.secret.public_key().public_bytes_raw()
-        self.node = NodeId(self.key.hex())
+        super().__init__(secret)
         self.connection = connection
         self.challenge = b""
-
-    def proof(self, challenge: bytes | None = None) -> bytes:
-        """Return the frame that proves the key."""
-        text = blake3(
-            self.challenge if challenge is None else challenge,
-            derive_key_context=frames.CHALLENGE_CONTEXT,
-        ).digest()
-        return b"\x01" + self.key + b"\x40" + self.secret.sign(text)
 
     async def hear(self) -> bytes:
         """Return the next frame."""
@@ -70,7 +75,7 @@ class Client:
 
     async def prove(self) -> bytes:
         """Prove the key; return the relay's verdict."""
-        await self.connection.send(self.proof())
+        await self.connection.send(self.proof(self.challenge))
         return await self.hear()
 
     async def send(self, to: bytes, payload: bytes) -> None:
@@ -78,10 +83,17 @@ class Client:
         await self.connection.send(b"\x04" + to + b"\x00" + payload)
 
 
+class OnPort(Protocol):
+    """A relay, wherever it runs."""
+
+    @property
+    def port(self) -> int: ...
+
+
 @asynccontextmanager
 async def client(
-    server: RelayServer,
-    seed: int,
+    server: OnPort,
+    seed: int | bytes,
     *,
     bearer: str = "",
     version: str = frames.VERSION_2,
@@ -96,7 +108,8 @@ async def client(
         ping_interval=None,
         close_timeout=1.0,
     ) as connection:
-        found = Client(bytes([seed]) * 32, connection)
+        secret = seed if isinstance(seed, bytes) else bytes([seed]) * 32
+        found = Client(secret, connection)
         challenge = await found.hear()
         assert challenge[:1] == b"\x00"
         found.challenge = challenge[1:]
@@ -104,7 +117,7 @@ async def client(
 
 
 @asynccontextmanager
-async def admitted(server: RelayServer, seed: int, *, bearer: str = "") -> AsyncIterator[Client]:
+async def admitted(server: OnPort, seed: int | bytes, *, bearer: str = "") -> AsyncIterator[Client]:
     """Connect and be admitted."""
     async with client(server, seed, bearer=bearer) as found:
         assert await found.prove() == frames.confirm()

@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from websockets.exceptions import ConnectionClosed
 
 from p2prc.errors import NotMember, PortTaken
@@ -18,7 +20,16 @@ from p2prc.protocol import relay_frames as frames
 from p2prc.protocol.relay_events import RelayConfig, RelayTerms
 from p2prc.relay import connection as door
 from p2prc.relay.server import ConnectionLimits, RelayServer, open_relay
-from tests.unit.relay_clients import IDENTITY, PATIENCE_S, admitted, client, everybody, relay
+from tests.fuzz.mutation import mutated
+from tests.unit.relay_clients import (
+    IDENTITY,
+    PATIENCE_S,
+    Prover,
+    admitted,
+    client,
+    everybody,
+    relay,
+)
 
 
 async def ask(server: RelayServer, request: bytes) -> bytes:
@@ -190,7 +201,7 @@ async def test_a_taken_port_is_said() -> None:
 
 async def test_another_s_proof_is_worth_nothing_on_another_line() -> None:
     async with relay() as server, client(server, 1) as anna, client(server, 1) as thief:
-        await thief.connection.send(anna.proof())
+        await thief.connection.send(anna.proof(anna.challenge))
         assert (await thief.hear())[:1] == bytes([frames.FrameType.DENY])
         assert await anna.prove() == frames.confirm()
         assert server.stats.refusals == {"bad-signature": 1}
@@ -334,13 +345,77 @@ async def test_a_flood_is_slowed_to_its_rate_and_harms_nobody() -> None:
         assert server.stats.refusals == {"rate-limited": 1}
 
 
+class Wire(asyncio.Transport):
+    """A transport that leads nowhere."""
+
+    def __init__(self) -> None:
+        super().__init__({"peername": ("192.0.2.1", 4)})
+        self.written = 0
+        self.is_closed = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        assert not self.is_closed
+        self.written += len(data)
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+    def is_closing(self) -> bool:
+        return self.is_closed
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    def abort(self) -> None:
+        self.is_closed = True
+
+
+_UPGRADED = get("/relay", *UPGRADE, f"Sec-WebSocket-Protocol: {frames.VERSION_2}")
+_REQUESTS = (
+    get("/ping"),
+    get("/generate_204", "X-Iroh-Challenge: abc"),
+    _UPGRADED,
+    _UPGRADED + b"\x82\xe2" + bytes(4) + b"\x01" + bytes(32) + b"\x40" + bytes(64),
+    _UPGRADED + b"\x89\x80" + bytes(4) + b"\x88\x82" + bytes(4) + b"\x03\xe8",
+)
+
+
+@given(st.binary(max_size=300) | mutated(_REQUESTS), st.integers(1, 200))
+def test_any_bytes_on_the_port_are_answered_or_refused(content: bytes, step: int) -> None:
+    async def take() -> None:
+        server = RelayServer(IDENTITY, everybody, ConnectionLimits(), None)
+        await server.listen("127.0.0.1", 0)
+        wire, connection = Wire(), door.RelayConnection(server)
+        try:
+            connection.connection_made(wire)
+            for start in range(0, min(len(content), 2000), step):
+                if not wire.is_closed:
+                    connection.data_received(content[start : start + step])
+            connection.connection_lost(None)
+            assert (server.connections, server.stats.clients) == (0, 0)
+            assert wire.written < 5000
+        finally:
+            await server.close()
+
+    asyncio.run(take())
+
+
 class LazyClient:
     """A raw client that reads nothing after its admission."""
 
     def __init__(self, server: RelayServer, seed: int) -> None:
         self._server = server
-        self._seed = seed
-        self.key = b""
+        self._prover = Prover(bytes([seed]) * 32)
+        self.key = self._prover.key
         self.writer: asyncio.StreamWriter
 
     async def join(self) -> None:
@@ -352,18 +427,11 @@ class LazyClient:
         self.writer.write(get("/relay", *UPGRADE, f"Sec-WebSocket-Protocol: {frames.VERSION_2}"))
         await reader.readuntil(b"\r\n\r\n")
         challenge = (await reader.readexactly(19))[3:]
-        proof = self._proof(challenge)
+        proof = self._prover.proof(challenge)
         self.writer.write(b"\x82\xfe" + struct.pack("!H", len(proof)) + bytes(4) + proof)
         assert await reader.readexactly(3) == b"\x82\x01\x02"
         assert isinstance(self.writer.transport, asyncio.Transport)
         self.writer.transport.pause_reading()
-
-    def _proof(self, challenge: bytes) -> bytes:
-        from tests.unit.relay_clients import Client  # noqa: PLC0415
-
-        found = Client(bytes([self._seed]) * 32, None)  # type: ignore[arg-type]
-        self.key = found.key
-        return found.proof(challenge)
 
     def close(self) -> None:
         self.writer.close()

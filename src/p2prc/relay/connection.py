@@ -120,12 +120,17 @@ class RelayConnection(asyncio.Protocol):
         self._parser.receive_data(data)
         events = self._parser.events_received()
         if events and isinstance(events[0], Request):
+            # Nobody speaks again before our answer; and the parser takes what follows for frames.
+            if len(events) > 1 or self._parser.parser_exc is not None:
+                self._refuse("bad-request")
+                return
             self._answer(events[0])
-            events = self._parser.events_received() if self._is_line else []
-        elif self._parser.handshake_exc is not None:
+            return
+        if self._parser.handshake_exc is not None:
             self._relay.refused("bad-request")
             self._write()
             self.end()
+            return
         if events:
             self._hear(events)
         self._write()
