@@ -20,7 +20,7 @@ from p2prc.model.record import NodeRecord, open_record, sign_record
 from p2prc.model.ticket import NONCE_BYTES, Ticket
 from p2prc.model.tree import FileEntry, Tree, decode_tree
 from p2prc.model.workload import Command
-from p2prc.protocol import messages, relay_frames
+from p2prc.protocol import messages
 from p2prc.protocol.jobs.check import job_codec
 from p2prc.protocol.messages import bulk_codec, letter_codec, opening_codec, session_codec
 from p2prc.protocol.relay_frames import Datagrams, ping, read_auth, read_frame, received
@@ -72,17 +72,6 @@ def _bearer(content: bytes) -> object:
 
 def _ticket(content: bytes) -> object:
     return read_ticket(content.decode("utf-8", "replace"))
-
-
-def _bearer(content: bytes) -> object:
-    issuer = verify_chain(found_network(SECRET), network=NODE)
-    household = Household(
-        network=lambda: NODE,
-        issuer=lambda node: issuer if node == NODE else None,
-        is_revoked=lambda node: False,
-        now=time.time,
-    )
-    return RelayAdmission(household)(PEER, content.decode("latin-1"))
 
 
 def _chain(content: bytes) -> object:
@@ -172,22 +161,6 @@ DECODERS = (
     Decoder("relay bearer", _bearer, (member_bearer(CHAIN).encode(), _example_ticket())),
     Decoder("chain", _chain, (CHAIN, found_network(SECRET))),
     Decoder("ticket", _ticket, (_example_ticket(),)),
-    Decoder(
-        "relay-frame",
-        relay_frames.read_frame,
-        (
-            b"\x04" + bytes.fromhex(NODE) + b"\x00datagram",
-            b"\x05" + bytes.fromhex(NODE) + b"\x02\x04\xb0" + bytes(2400),
-            b"\x09" + bytes(8),
-            b"\x40\x0a" + bytes(8),
-        ),
-    ),
-    Decoder(
-        "relay-proof",
-        relay_frames.read_auth,
-        (b"\x01" + bytes.fromhex(NODE) + b"\x40" + bytes(64),),
-    ),
-    Decoder("relay-bearer", _bearer, (member_bearer(CHAIN).encode(), _example_ticket())),
     Decoder("tree", decode_tree, (encode(Tree((FileEntry("a/b", BLOB, 3),))),), ("_codec",)),
     Decoder("job", job_codec.decode, (msgspec.msgpack.encode({"name": "x"}),), ("job_codec",)),
 )
