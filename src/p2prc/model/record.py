@@ -26,7 +26,8 @@ class NodeRecord(msgspec.Struct, frozen=True):
 
     `membership` is the node's chain (see `authority`), so that whoever holds the record can check
     that its author was admitted. `version` grows with every change; wall-clock milliseconds at
-    the node's start make it grow over a lost disk too.
+    the node's start make it grow over a lost disk too. `protocol` is the newest version that the
+    node speaks; those of version 1 did not say.
     """
 
     node: NodeIdField
@@ -50,6 +51,7 @@ class NodeRecord(msgspec.Struct, frozen=True):
     gpus: Annotated[tuple[Gpu, ...], Meta(max_length=16)] = ()
     runtimes: Annotated[tuple[RuntimeOffer, ...], Meta(max_length=8)] = ()
     metadata: dict[ShortText, ShortText] = {}
+    protocol: Annotated[int, Meta(ge=0, le=1 << 16)] = 1
 
     @property
     def is_away(self) -> bool:

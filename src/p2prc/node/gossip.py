@@ -12,9 +12,8 @@ from p2prc.model.record import NodeRecord, SignedRecord
 from p2prc.node.drive import Driver
 from p2prc.node.links import Links
 from p2prc.node.tasks import Tasks
-from p2prc.protocol import membership
+from p2prc.protocol import membership, messages
 from p2prc.protocol.membership import Membership, NodeView
-from p2prc.protocol.messages import Delta, Digest
 from p2prc.wire.signed import Envelope
 
 log = logging.getLogger(__name__)
@@ -67,15 +66,15 @@ class Gossip:
         """Tell the network our new record."""
         self._driver.feed(membership.OwnRecordChanged(record))
 
-    def link_up(self, peer: NodeId) -> None:
-        """A link to the peer exists."""
-        self._driver.feed(membership.PeerConnected(peer))
+    def link_up(self, peer: NodeId, version: int) -> None:
+        """A link to the peer exists; it speaks this version of the protocol."""
+        self._driver.feed(membership.PeerConnected(peer, version))
 
-    def link_down(self, peer: NodeId) -> None:
+    def link_down(self, peer: NodeId, *, on_purpose: bool) -> None:
         """The last link to the peer is gone."""
-        self._driver.feed(membership.PeerLost(peer))
+        self._driver.feed(membership.PeerLost(peer, on_purpose=on_purpose))
 
-    def heard(self, peer: NodeId, message: Digest | Delta) -> None:
+    def heard(self, peer: NodeId, message: messages.Gossip) -> None:
         """Take a peer's letter."""
         self._driver.feed(membership.MessageReceived(peer, message))
 
@@ -85,6 +84,15 @@ class Gossip:
                 self._links.tell(effect.peer, effect.message)
             case membership.Dial():
                 self._tasks.start(self._dial(effect.node), f"gossip dials {short(effect.node)}")
+            case membership.HangUp():
+                self._links.release(effect.peer)
+            case membership.Shun():
+                log.warning(
+                    "a peer is shunned", extra={"peer": effect.peer, "reason": effect.reason}
+                )
+                self._tasks.start(
+                    self._links.drop(effect.peer, effect.reason), f"shun {short(effect.peer)}"
+                )
             case membership.NodeChanged():
                 self._changed(effect.node)
             case membership.OwnVersionBehind():

@@ -10,18 +10,32 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 from p2prc.errors import P2prcError, PeerLost, PeerMisbehaved, WireError, from_fields
 from p2prc.errors import PeerRefused as _PeerRefused
 from p2prc.model.identity import NodeId, short
 from p2prc.node.handshake import Introduction
-from p2prc.protocol.messages import Control, Letter, Ping, Pong, Refused, letter_codec
+from p2prc.protocol.messages import (
+    Control,
+    Goodbye,
+    Gossip,
+    Letter,
+    NoticeList,
+    Notices,
+    NoticeSummary,
+    Ping,
+    Pong,
+    Refused,
+    letter_codec,
+)
 from p2prc.transport.port import Connection
 from p2prc.wire.codec import encode
 from p2prc.wire.framing import frame
 
 PULSE_S = 1.5
+MEASURE_EVERY_S = 15.0
+STALL_S = 0.5
 SILENCE_LIMIT_S = 4.0
 OUTBOX_LIMIT_BYTES = 16 << 20
 READ_LIMIT_BYTES = 32 * 1024
@@ -29,6 +43,16 @@ READ_LIMIT_BYTES = 32 * 1024
 REQUEST_TIMEOUT_S = 30.0
 FAREWELL_S = 0.5
 _LATENCY_WEIGHT = 0.2
+_UPKEEP = (
+    Ping,
+    Pong,
+    Goodbye,
+    NoticeSummary,
+    NoticeList,
+    Notices,
+    *get_args(Gossip),
+)
+"""What two nodes say when neither works for the other."""
 
 log = logging.getLogger(__name__)
 Reply = TypeVar("Reply")
@@ -49,6 +73,7 @@ class Link:
         self.version = introduction.version
         self.connection = connection
         self.latency_s: float | None = None
+        self.is_used = False
         self._stream = introduction.stream
         self._reader = introduction.reader
         self._receive = receive
@@ -138,6 +163,7 @@ class Link:
     def _post(self, letter: Letter) -> None:
         if self._lost is not None:
             return
+        self.is_used = self.is_used or not isinstance(letter.body, _UPKEEP)
         piece = frame(encode(letter))
         self._outbox_bytes += len(piece)
         if self._outbox_bytes > OUTBOX_LIMIT_BYTES:
@@ -177,6 +203,7 @@ class Link:
         if isinstance(letter.body, Ping):
             self._post(Letter(letter.number, True, Pong()))
             return
+        self.is_used = self.is_used or not isinstance(letter.body, _UPKEEP)
         answer = self._answer_to(letter.number) if letter.number else None
         self._receive(self, letter.body, answer)
 
@@ -184,19 +211,34 @@ class Link:
         return lambda body: self._post(Letter(number, True, body))
 
     async def _pulse(self) -> None:
+        """Ask when the peer has been silent for a pulse; its own pulse spares us ours."""
         loop = asyncio.get_running_loop()
+        measured_at = -MEASURE_EVERY_S
         while True:
+            quiet_s = loop.time() - self._heard_at
+            if quiet_s < PULSE_S and loop.time() - measured_at < MEASURE_EVERY_S:
+                due_at = loop.time() + PULSE_S - quiet_s + 0.01
+                await asyncio.sleep(due_at - loop.time())
+                self._forgive(loop.time() - due_at)
+                continue
             silent_s = loop.time() - self._heard_at
             if silent_s > SILENCE_LIMIT_S:
                 raise PeerLost(f"{short(self.peer)} said nothing for {silent_s:.1f} s")
+            due_at = loop.time() + PULSE_S
             try:
                 await self.measure_s(timeout_s=PULSE_S)
             except PeerLost:
                 if self._lost is not None:
                     # Asking again would fail at once, again and again, and nobody else had a turn.
                     raise self._lost from None
+                self._forgive(loop.time() - due_at)
                 continue
-            await asyncio.sleep(PULSE_S)
+            measured_at = loop.time()
+
+    def _forgive(self, late_s: float) -> None:
+        # While this process did not run, what the peer said waited to be read.
+        if late_s > STALL_S:
+            self._heard_at += late_s
 
     async def _end(self) -> None:
         # A writer that waits for a peer who does not read would never see that it is over.

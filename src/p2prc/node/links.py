@@ -192,6 +192,13 @@ class Links:
         for link in list(self._links.get(peer, ())):
             await link.close(reason)
 
+    def release(self, peer: NodeId) -> None:
+        """Hang up when the link has served for nothing but news of the network."""
+        links = self._links.get(peer, [])
+        if len(links) == 1 and not links[0].is_used and peer not in self._bulk:
+            self._departed.add(peer)
+            self._tasks.start(_take_leave(links[0], farewell=True), f"release {short(peer)}")
+
     def dismiss(self, peer: NodeId, reason: str) -> None:
         """Hear a peer no longer, and hang up on all channels once it has read what we said."""
         if peer in self._dismissed:

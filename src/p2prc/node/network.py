@@ -37,6 +37,7 @@ from p2prc.model.identity import NodeId, short
 from p2prc.model.metadata import METADATA_LIMIT_BYTES, check_metadata
 from p2prc.model.record import NodeRecord, SignedRecord, open_record, sign_record
 from p2prc.model.resources import Capacity, RuntimeOffer
+from p2prc.model.testimony import testify
 from p2prc.model.ticket import NONCE_BYTES, Bootstrap, Reach, Ticket
 from p2prc.node.gossip import Gossip
 from p2prc.node.links import Links
@@ -47,7 +48,7 @@ from p2prc.node.standing import Standing
 from p2prc.node.tasks import Tasks
 from p2prc.protocol.asking import fingerprint
 from p2prc.protocol.membership import Membership, NodeView
-from p2prc.protocol.messages import NOTICES_SINCE_VERSION, Join
+from p2prc.protocol.messages import NOTICES_SINCE_VERSION, PROTOCOL_VERSION, Join
 from p2prc.storage.schema import StoredRecord
 from p2prc.storage.state import State
 from p2prc.wire.codec import Codec, encode
@@ -265,6 +266,7 @@ class Network:
             gpus=self._gpus,
             runtimes=told.runtimes,
             metadata=self._metadata,
+            protocol=PROTOCOL_VERSION,
         )
         return sign_record(record, self._secret)
 
@@ -519,6 +521,8 @@ class Network:
         machine = Membership(
             own=self._own_record(has_left=False),
             is_member=self._is_member,
+            testify=lambda lives: testify(self._secret, lives),
+            sponsor_of=self._sponsor_of,
             rng=self._rng,
             now=asyncio.get_running_loop().time(),
             known=self._stored_records(),
@@ -536,14 +540,15 @@ class Network:
 
     def link_up(self, peer: NodeId) -> None:
         """A link to the peer exists."""
-        self.gossip.link_up(peer)
         link = self._links.get(peer)
-        if link is not None and link.version >= NOTICES_SINCE_VERSION:
+        version = PROTOCOL_VERSION if link is None else min(link.version, PROTOCOL_VERSION)
+        self.gossip.link_up(peer, version)
+        if version >= NOTICES_SINCE_VERSION:
             self.revocations.link_up(peer)
 
-    def link_down(self, peer: NodeId) -> None:
-        """The last link to the peer is gone."""
-        self.gossip.link_down(peer)
+    def link_down(self, peer: NodeId, *, on_purpose: bool) -> None:
+        """The last link to the peer is gone; `on_purpose` when one of us hung up."""
+        self.gossip.link_down(peer, on_purpose=on_purpose)
         self.revocations.link_down(peer)
 
     def _is_member(self, record: NodeRecord) -> bool:
@@ -554,6 +559,14 @@ class Network:
         if self._revocations is not None and self._revocations.revoker_of(member) is not None:
             return False
         return member.node == record.node and record.network == self.standing.network
+
+    def _sponsor_of(self, record: NodeRecord) -> NodeId | None:
+        """Return the founder's guest by whose invitations this member is here, at any remove."""
+        try:
+            line = verify_chain(record.membership, network=self.standing.network).line
+        except NotMember:
+            return None
+        return line[1] if len(line) > 2 else None
 
     # -- what is kept for the next start --
 

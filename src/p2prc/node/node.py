@@ -40,18 +40,26 @@ from p2prc.protocol.leases import LeaseBook
 from p2prc.protocol.lending import LendingPolicy
 from p2prc.protocol.membership import NodeView
 from p2prc.protocol.messages import (
+    Announce,
     AskSpecs,
+    Branches,
+    Call,
     Control,
     Delta,
     Digest,
+    Entries,
     ForwardAsk,
     Join,
     LeaseProgress,
+    Leaves,
     NoticeList,
     Notices,
     NoticeSummary,
     Refused,
+    Rumour,
     Specs,
+    Summary,
+    Want,
     WithdrawAsk,
 )
 from p2prc.protocol.placement import NodeOffer
@@ -311,7 +319,7 @@ class Node:
 
     def link_down(self, peer: NodeId, *, on_purpose: bool) -> None:
         log.info("peer gone", extra={"peer": peer, "on_purpose": on_purpose})
-        self.network.link_down(peer)
+        self.network.link_down(peer, on_purpose=on_purpose)
         self.door.door_lost(peer)
         self.provider.peer_gone(peer)
         self.jobs.node_lost(peer)
@@ -333,7 +341,18 @@ class Node:
 
     def _route(self, peer: NodeId, body: Control, answer: Answer | None) -> None:
         match body:
-            case Digest() | Delta():
+            case (
+                Digest()
+                | Delta()
+                | Rumour()
+                | Announce()
+                | Summary()
+                | Branches()
+                | Leaves()
+                | Entries()
+                | Want()
+                | Call()
+            ):
                 self.network.gossip.heard(peer, body)
             case NoticeSummary() | NoticeList() | Notices():
                 self.network.revocations.heard(peer, body)

@@ -1,32 +1,38 @@
 """Membership: who is in the network, what they say of themselves, and whether they are there.
 
-Theory of operation. Every `gossip_interval_s` a node raises its heartbeat counter and sends the
-summary of its table to one connected peer at random. The peer answers with the records that the
-sender lacks and with a partial digest of what it wants itself and knows better; the sender then
-sends the records wanted (push-pull anti-entropy: Demers and others, 1987). Single news travel
-faster: a new record is passed on to a few peers at once, a doubt about a node and its refutation
-to all. A doubt names the counter that it rests on; the doubted node, or anybody connected to it,
-answers with a newer one. How silence becomes death is told in `node_table`.
+Theory of operation. A node keeps connections to a few others (`peer_choice`). Their pulse tells
+when one is lost; its watchers doubt its present life, and the doubt, signed by the doubter, goes
+round at once. The doubted node, told by whoever still hears it, answers with a signed statement of
+a later life; without one it is dead after `confirm_s` (suspicion and refutation: Das, Gupta,
+Motivala: "SWIM", 2002; time during which we were not awake does not count: Dadgar, Phillips,
+Currey: "Lifeguard", 2018). Nobody else can say that a node is alive, whatever it sends. Nodes that
+nobody watches are called on at random; a call that fails is first repeated by others.
 
-Nothing that a peer sends is trusted but records, which their authors signed. A lie about counters
-or doubts makes a node look suspect until its next heartbeat has gone round, and no longer.
+News spread by push (`spreading`). What gets lost is found by comparing fingerprints of the tables
+with one peer at a time (`exchange`): nothing that a node does in a quiet network grows with it.
+
+Nothing that a peer sends is trusted but what its author signed. How much one peer may make us do is
+bounded (`allowance`), and one that does what honest nodes do not is shunned for a while.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from random import Random
 from typing import assert_never
 
 from p2prc.model.identity import NodeId
 from p2prc.model.record import NodeRecord, SignedRecord, open_record
-from p2prc.protocol.allowance import PeerAllowances
-from p2prc.protocol.digests import Comparison, Findings, delta_within
+from p2prc.model.testimony import Life, Rank, Testimony, open_testimony
+from p2prc.protocol import exchange
+from p2prc.protocol.allowance import Conduct, PeerAllowances
 from p2prc.protocol.membership_events import (
     Dial,
     DialFailed,
     Effect,
     Event,
+    HangUp,
     MembershipConfig,
     MessageReceived,
     NodeChanged,
@@ -35,12 +41,39 @@ from p2prc.protocol.membership_events import (
     PeerConnected,
     PeerLost,
     Send,
+    Shun,
     Tick,
 )
-from p2prc.protocol.messages import Delta, Digest, DigestEntry
-from p2prc.protocol.node_table import HEARTBEAT_JUMP_LIMIT, NodeState, NodeTable, NodeView
+from p2prc.protocol.messages import (
+    Announce,
+    Branches,
+    Call,
+    Delta,
+    Digest,
+    Entries,
+    Gossip,
+    Leaves,
+    Rumour,
+    Summary,
+    Want,
+)
+from p2prc.protocol.node_table import (
+    EMPTY_BASE,
+    Known,
+    NodeState,
+    NodeTable,
+    NodeView,
+    SharedBase,
+    TableConfig,
+)
 from p2prc.protocol.peer_choice import PeerChoice
+from p2prc.protocol.previous_version import (
+    FIRST_SIGNING_VERSION,
+    PreviousVersion,
+    signs_lives,
+)
 from p2prc.protocol.record_gate import OLD, RecordGate
+from p2prc.protocol.spreading import RECORDS_AT_ONCE, Spreading
 from p2prc.wire.signed import Envelope
 
 __all__ = [
@@ -48,6 +81,7 @@ __all__ = [
     "DialFailed",
     "Effect",
     "Event",
+    "HangUp",
     "Membership",
     "MembershipConfig",
     "MessageReceived",
@@ -59,16 +93,19 @@ __all__ = [
     "PeerConnected",
     "PeerLost",
     "Send",
+    "SharedBase",
+    "Shun",
     "Tick",
 ]
 
-TABLE_FULL = "table-full"
 TOO_MANY = "too-many"
-
-_ENTRY_BYTES = 90
-_REPLY_ENTRIES = 2_000
-_RUMOUR_RECORDS = 8
-"""More new records at once are somebody's whole table: old news, left to anti-entropy."""
+TOO_MANY_DOUBTS = "too-many-doubts"
+FALSE_CLAIM = "false-claim"
+_HEARD_LIMIT = 4_096
+_CALL_CHECKS = 25
+_CALL_TRIES = 2
+_MANY_DEAD = 3
+_PULL_AGAIN_S = 2.0
 
 
 class Membership:
@@ -79,35 +116,56 @@ class Membership:
         own: SignedRecord,
         *,
         is_member: Callable[[NodeRecord], bool],
+        testify: Callable[[tuple[Life, ...]], Envelope],
         rng: Random,
         now: float,
         config: MembershipConfig | None = None,
         known: Iterable[SignedRecord] = (),
+        base: SharedBase = EMPTY_BASE,
+        sponsor_of: Callable[[NodeRecord], NodeId | None] = lambda _: None,
         open_envelope: Callable[[Envelope], SignedRecord] = open_record,
+        open_rumour: Callable[[Envelope], Testimony] = open_testimony,
     ) -> None:
-        self._config = config if config is not None else MembershipConfig()
-        self._own = own
+        self._config = config = config if config is not None else MembershipConfig()
         self._self = own.record.node
-        self._heartbeat = 0
+        self._testify = testify
         self._rng = rng
         self._gate = RecordGate(
-            own.record.network, is_member=is_member, open_envelope=open_envelope
+            own.record.network,
+            is_member=is_member,
+            open_record=open_envelope,
+            open_testimony=open_rumour,
         )
         self._table = NodeTable(
-            limit=self._config.table_limit,
-            confirm_s=self._config.confirm_s,
-            silence_s=self._config.silence_s,
-            forget_s=self._config.forget_s,
+            TableConfig(
+                limit=config.table_limit,
+                sponsor_limit=config.sponsor_limit,
+                confirm_s=config.confirm_s,
+                silence_s=config.silence_s,
+                forget_s=config.forget_s,
+            ),
+            base=base,
+            sponsor_of=sponsor_of,
         )
-        self._choice = PeerChoice(self._config.choice, rng, now=now)
+        self._table.put(own, now)
+        self._choice = PeerChoice(config.choice, rng, self._self, now=now)
+        self._spreading = Spreading(config, rng, self._table, testify)
+        self._previous = PreviousVersion(
+            self._table, self._self, is_connected=self._choice.is_connected
+        )
+        self._conduct = Conduct(config)
         self._allowances: dict[NodeId, PeerAllowances] = {}
-        self._gossip_at = now + rng.uniform(0.0, self._config.gossip_interval_s)
-        self._refuted_at = now - self._config.refute_interval_s
-        self._news: dict[NodeId, None] = {}
+        self._heard: OrderedDict[bytes, None] = OrderedDict()
+        self._calls: dict[NodeId, int] = {}
+        self._gossip_at = now + rng.uniform(0.0, config.gossip_interval_s)
+        self._lonely_since: float | None = now
+        self._pulling_until = now
+        self._restate_at: float | None = None
+        self._restated_at = now - config.restate_interval_s
+        self._out: list[Effect] = []
         for signed in known:
             record = signed.record
-            is_ours = record.node != self._self and record.network == own.record.network
-            if is_ours and len(self._table) < self._config.table_limit and is_member(record):
+            if record.network == own.record.network and is_member(record):
                 self._table.remember(signed, now)
 
     # -- what others may ask --
@@ -115,8 +173,14 @@ class Membership:
     @property
     def deadline(self) -> float:
         """When `handle` wants to be called at the latest."""
-        verdict_at = self._table.next_verdict_at
-        return self._gossip_at if verdict_at is None else min(self._gossip_at, verdict_at)
+        at = self._gossip_at
+        if (verdict_at := self._table.next_verdict_at) is not None and verdict_at < at:
+            at = verdict_at
+        if (spread_at := self._spreading.deadline) is not None and spread_at < at:
+            at = spread_at
+        if self._restate_at is not None and self._restate_at < at:
+            at = self._restate_at
+        return at
 
     @property
     def refusals(self) -> Mapping[str, int]:
@@ -125,8 +189,10 @@ class Membership:
 
     def nodes(self, now: float) -> list[NodeView]:
         """Return every node known, ourselves first, the others by id."""
-        views = [NodeView(self._own.record, NodeState.ALIVE, now, is_self=True)]
-        for node, known in sorted(self._table):
+        views = [NodeView(self._own.signed.record, NodeState.ALIVE, now, is_self=True)]
+        for node, known in sorted(self._table, key=lambda pair: pair[0]):
+            if node == self._self:
+                continue
             is_connected = self._choice.is_connected(node)
             heard_at = now if is_connected else known.heard_at
             views.append(
@@ -138,262 +204,548 @@ class Membership:
         """Return whether the node is there; None when we have never heard of it."""
         if node == self._self:
             return NodeState.ALIVE
-        known = self._table.get(node)
+        known = self._table.peek(node)
         return known.state if known is not None else None
 
     def record_of(self, node: NodeId) -> NodeRecord | None:
         """Return the newest record of a node, our own included."""
-        signed = self._signed_of(node)
-        return signed.record if signed is not None else None
+        known = self._table.peek(node)
+        return known.signed.record if known is not None else None
+
+    def life_of(self, node: NodeId) -> Life | None:
+        """Return the life that we hold the node to lead."""
+        known = self._table.peek(node)
+        return known.life() if known is not None else None
 
     def envelope_of(self, node: NodeId) -> Envelope | None:
         """Return the newest record of a node as its author signed it."""
-        signed = self._signed_of(node)
-        return signed.envelope if signed is not None else None
+        known = self._table.peek(node)
+        return known.signed.envelope if known is not None else None
 
     # -- the one door --
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Settle what is overdue, then take the event; return what is to be done."""
-        effects = self._settle(now)
+        self._out = []
+        self._settle(now)
         match event:
             case PeerConnected():
-                effects += self._connected(event.peer, now)
+                self._connected(event.peer, event.version, now)
             case PeerLost():
-                effects += self._lost(event.peer, now)
+                self._lost(event.peer, now, on_purpose=event.on_purpose)
             case MessageReceived():
                 # What was still under way when the link broke comes again by another one.
                 if self._choice.is_connected(event.peer):
-                    effects += self._received(event.peer, event.message, now)
+                    self._received(event.peer, event.message, now)
             case OwnRecordChanged():
-                effects += self._own_changed(event.signed)
+                self._own_changed(event.signed, now)
             case DialFailed():
-                self._choice.note_failed(event.peer, now)
-                effects += self._dials(now)
+                self._dial_failed(event.peer, now)
             case Tick():
                 pass
             case _:
                 assert_never(event)
-        return effects + self._spread_news()
+        return self._flushed(now)
+
+    def _flushed(self, now: float) -> list[Effect]:
+        previous = self._previous
+        if (due_at := self._spreading.deadline) is not None and due_at <= now:
+            peers = [peer for peer in self._choice.connected if peer not in previous.peers]
+            self._out += self._spreading.flush(peers, now)
+        if previous.peers and previous.changed:
+            fresh = [found for node in previous.changed if (found := self._table.peek(node))]
+            told = exchange.telling(((known, exchange.NOTHING) for known in fresh), lambda _: True)
+            messages: list[Gossip] = [one for one in told if isinstance(one, Delta)]
+            if (digest := previous.news()) is not None:
+                messages.append(digest)
+            self._out += [Send(peer, one) for peer in previous.peers for one in messages]
+        out, self._out = self._out, []
+        return out
 
     # -- time --
 
-    def _settle(self, now: float) -> list[Effect]:
+    def _settle(self, now: float) -> None:
         if (stalled_s := now - self._gossip_at) > self._config.stall_s:
-            self._table.forgive(stalled_s)
-        effects: list[Effect] = [NodeChanged(node) for node in self._table.settle(now)]
+            self._table.postpone(stalled_s)
+            if stalled_s > self._config.silence_s:
+                self._unlearn(now)
+        self._restate_when_due(now)
+        overdue, asked = self._table.settle(now)
+        for node in overdue:
+            self._changed(node)
+        if asked:
+            # Its answer may have missed us: nobody dies before somebody else was asked.
+            for peer in self._choice.some_connected(1):
+                if peer not in self._previous.peers:
+                    self._out += [Send(peer, Want(lives)) for lives in exchange.in_batches(asked)]
         if self._gossip_at <= now:
             interval_s = self._config.gossip_interval_s
             self._gossip_at = now + interval_s * self._rng.uniform(0.9, 1.1)
-            self._heartbeat += 1
-            effects += self._doubt_silent(now)
-            for node in self._table.forget_gone(now):
-                self._choice.forget(node)
-                effects.append(NodeChanged(node))
-            effects += [Send(peer, self._summary()) for peer in self._choice.some_connected(1)]
-            effects += self._dials(now)
-        return effects
+            self._tick(now)
 
-    def _doubt_silent(self, now: float) -> list[Effect]:
-        effects: list[Effect] = []
-        for known in self._table.silent(now):
-            node = known.signed.record.node
-            if not self._choice.is_connected(node) and self._table.suspect(known, now):
-                effects += self._state_changed(node)
-        return effects
+    def _tick(self, now: float) -> None:
+        gone = self._table.forget_gone(now)
+        for node in gone:
+            self._choice.forget(node)
+            self._calls.pop(node, None)
+            self._changed(node)
+        self._previous.forget(gone)
+        self._out += [HangUp(peer) for peer in self._choice.surplus(now)]
+        self._notice_loneliness(now)
+        for peer in self._choice.some_connected(1):
+            if peer not in self._previous.peers:
+                self._out.append(Send(peer, exchange.summary_of(self._table)))
+        for peer in self._previous.due(now, self._config.previous_interval_s):
+            self._out.append(Send(peer, self._previous.whole()))
+        self._dial(now)
 
-    def _dials(self, now: float) -> list[Effect]:
-        return [
-            Dial(node, known.signed.record.addresses)
-            for node in self._choice.next_dials(self._table, now)
-            if (known := self._table.get(node)) is not None
-        ]
+    def _notice_loneliness(self, now: float) -> None:
+        """Without any link for long we know of nobody whether it is there."""
+        if self._choice.connected:
+            self._lonely_since = None
+        elif self._lonely_since is None:
+            self._lonely_since = now
+        elif now - self._lonely_since > self._config.silence_s:
+            self._lonely_since = now
+            self._unlearn(now)
+
+    def _unlearn(self, now: float) -> None:
+        spared = {self._self, *self._choice.connected}
+        for node in self._table.unlearn(now, spared):
+            self._changed(node)
+
+    def _dial(self, now: float) -> None:
+        chosen = self._choice.next_dials(
+            self._table, now, may_dial=lambda node: not self._conduct.is_shunned(node, now)
+        )
+        for node in chosen:
+            self._call(node)
+
+    def _call(self, node: NodeId) -> None:
+        if (known := self._table.peek(node)) is not None:
+            self._out.append(Dial(node, known.signed.record.addresses))
 
     # -- links --
 
-    def _connected(self, peer: NodeId, now: float) -> list[Effect]:
+    def _connected(self, peer: NodeId, version: int, now: float) -> None:
         if peer == self._self:
-            return []
-        self._choice.note_connected(peer)
+            return
+        if self._conduct.is_shunned(peer, now):
+            self._out.append(Shun(peer, TOO_MANY))
+            return
+        self._choice.note_connected(peer, now)
+        self._calls.pop(peer, None)
         if peer not in self._allowances:
             self._allowances[peer] = PeerAllowances(self._config, now)
-        effects: list[Effect] = []
-        known = self._table.get(peer)
-        if known is not None and self._table.hear(known, now):
-            effects += self._state_changed(peer)
-        effects.append(Send(peer, self._summary()))
-        return effects
+        known = self._table.peek(peer)
+        is_missed = known is not None and known.state in (NodeState.SUSPECT, NodeState.DEAD)
+        if is_missed and known is not None and signs_lives(known) and not known.is_unverified:
+            # Others may hold it dead: it alone can tell them otherwise.
+            self._out.append(Send(peer, Rumour((self._testify((known.life(),)),))))
+        if self._table.hear(peer, now):
+            self._changed(peer)
+        if version < FIRST_SIGNING_VERSION:
+            self._previous.peers[peer] = now + self._config.previous_interval_s
+            self._out.append(Send(peer, self._previous.whole()))
+        else:
+            self._previous.peers.pop(peer, None)
+            self._out.append(Send(peer, exchange.summary_of(self._table)))
 
-    def _lost(self, peer: NodeId, now: float) -> list[Effect]:
+    def _lost(self, peer: NodeId, now: float, *, on_purpose: bool) -> None:
         if not self._choice.is_connected(peer):
-            return []
+            return
         self._choice.note_lost(peer, now)
+        self._previous.peers.pop(peer, None)
         del self._allowances[peer]
-        effects: list[Effect] = []
-        if (known := self._table.get(peer)) is not None:
-            known.heard_at = now
-            if self._table.suspect(known, now):
-                effects += self._state_changed(peer)
-        return effects + self._dials(now)
+        self._table.touch(peer, now)
+        if not on_purpose and not self._conduct.is_shunned(peer, now):
+            self._missed(peer, now, tries=0)
+        self._dial(now)
+
+    def _dial_failed(self, peer: NodeId, now: float) -> None:
+        self._choice.note_failed(peer, now)
+        if not self._choice.is_connected(peer):
+            self._missed(peer, now, tries=self._calls.pop(peer, _CALL_TRIES))
+        self._dial(now)
+
+    def _missed(self, node: NodeId, now: float, *, tries: int) -> None:
+        """We do not get through: ask others to try as well, or doubt that it is there."""
+        known = self._table.peek(node)
+        if known is None or known.state is not NodeState.ALIVE:
+            return
+        others = [
+            peer
+            for peer in self._choice.some_connected(2, besides=node)
+            if peer not in self._previous.peers
+        ]
+        if tries and others and len(self._table.dead) < _MANY_DEAD and signs_lives(known):
+            self._out.append(Send(others[0], Call(known.life(), tries - 1)))
+            return
+        is_news = not known.is_doubted
+        if self._table.suspect(node, now):
+            self._changed(node)
+            if is_news:
+                self._spreading.doubt(known.life(), now)
+            self._choice.call_more()
 
     # -- messages --
 
-    def _received(self, peer: NodeId, message: Digest | Delta, now: float) -> list[Effect]:
-        effects: list[Effect] = []
-        known = self._table.get(peer)
-        if known is not None and self._table.hear(known, now):
-            effects += self._state_changed(peer)
+    def _received(self, peer: NodeId, message: Gossip, now: float) -> None:
+        if not self._allowances[peer].messages.take(1, now):
+            self._refuse(peer, TOO_MANY, 1.0, now)
+            return
+        if self._table.hear(peer, now):
+            self._changed(peer)
         match message:
-            case Digest():
-                effects += self._take_digest(peer, message, now)
+            case Rumour():
+                self._take_rumour(peer, message, now)
+            case Announce():
+                self._take_announcement(peer, message, now)
             case Delta():
-                effects += self._take_delta(peer, message, now)
+                self._take_delta(peer, message, now)
+            case Summary() | Branches() | Leaves() | Entries():
+                self._compare(peer, message, now)
+            case Want():
+                self._tell(peer, {life.node: life.rank for life in message.lives}, now)
+            case Call():
+                self._take_call(peer, message, now)
+            case Digest():
+                self._take_digest(peer, message, now)
             case _:
                 assert_never(message)
-        return effects
+        if (faults := self._gate.take_faults()) > 0.0:
+            self._blame(peer, faults, now)
 
-    def _take_digest(self, peer: NodeId, digest: Digest, now: float) -> list[Effect]:
-        comparison = Comparison(self._table, self._choice, now)
-        found = comparison.found
-        doubts = self._allowances[peer].doubts
-        for entry in digest.entries:
-            if entry.node == self._self:
-                self._weigh_own(entry, found, now)
-            else:
-                comparison.weigh(entry, doubts)
-        if not digest.is_reply:
-            comparison.add_unlisted(digest, self._self)
-        if found.refused:
-            self._gate.refusals[TOO_MANY] += found.refused
-        effects: list[Effect] = []
-        for node in found.changed:
-            effects += self._state_changed(node)
-        self._news.update(dict.fromkeys(found.spread))
-        effects += [Send(entry.node, Digest((entry,), is_reply=True)) for entry in found.warnings]
-        return effects + self._answer(peer, found, now, is_whole=not digest.is_reply)
+    def _refuse(self, peer: NodeId, reason: str, weight: float, now: float) -> None:
+        self._gate.refusals[reason] += 1
+        self._blame(peer, weight, now)
 
-    def _answer(self, peer: NodeId, found: Findings, now: float, *, is_whole: bool) -> list[Effect]:
-        """Tell the peer what it lacks and ask for what we lack, as far as it may make us."""
+    def _blame(self, peer: NodeId, weight: float, now: float) -> None:
+        if self._conduct.blame(peer, weight, now):
+            self._gate.refusals["shunned"] += 1
+            self._out.append(Shun(peer, "it sends what no honest node sends"))
+
+    # -- comparing --
+
+    def _compare(
+        self, peer: NodeId, message: Summary | Branches | Leaves | Entries, now: float
+    ) -> None:
+        answer: Gossip | None = None
+        match message:
+            case Summary():
+                answer = exchange.answer_summary(self._table, message)
+            case Branches():
+                answer = exchange.answer_branches(self._table, message)
+            case Leaves():
+                answer, nodes = exchange.answer_leaves(self._table, message)
+                self._rng.shuffle(nodes)
+                self._tell(peer, dict.fromkeys(nodes, exchange.NOTHING), now)
+            case Entries():
+                self._weigh(peer, message, now)
+            case _:
+                assert_never(message)
+        if isinstance(answer, Leaves) and len(answer.branches) == exchange.ALL_BRANCHES:
+            if now < self._pulling_until:
+                return
+            self._pulling_until = now + _PULL_AGAIN_S
+        self._answer(peer, answer, now)
+
+    def _answer(self, peer: NodeId, answer: Gossip | None, now: float) -> None:
+        if answer is None:
+            return
+        if self._allowances[peer].answers.take(exchange.size_of(answer), now):
+            self._out.append(Send(peer, answer))
+        else:
+            self._refuse(peer, TOO_MANY, 1.0, now)
+
+    def _weigh(self, peer: NodeId, entries: Entries, now: float) -> None:
+        found = exchange.compare(self._table, entries.lives)
+        if not entries.is_reply:
+            exchange.add_unlisted(found, self._table, entries)
+        for node in found.confirmed:
+            self._hear_of(node, now)
+        if found.wanted:
+            self._answer(peer, Want(tuple(found.wanted)), now)
+        if found.unlisted:
+            lives = tuple(found.unlisted[: exchange.ENTRIES_LIMIT])
+            self._answer(peer, Entries((), lives, is_reply=True), now)
+        theirs = {life.node: life.rank for life in entries.lives}
+        self._tell(peer, {node: theirs[node] for node in found.newer}, now)
+        self._tell_gone(peer, found.gone, now)
+
+    def _tell(self, peer: NodeId, ranks: Mapping[NodeId, Rank], now: float) -> None:
+        """Tell the peer what is newer than these lives, as far as it may make us."""
+        if not ranks:
+            return
         answers = self._allowances[peer].answers
-        entries = found.refutations + (found.wanted + found.newer if is_whole else [])
-        effects: list[Effect] = []
-        entries = entries[:_REPLY_ENTRIES]
-        if entries and answers.take(len(entries) * _ENTRY_BYTES, now):
-            effects.append(Send(peer, Digest(tuple(entries), is_reply=True)))
-        lacking = list(dict.fromkeys(found.lacking))
-        # A peer that refuses some records must still get the others, whatever their order.
-        self._rng.shuffle(lacking)
-        signed = filter(None, map(self._signed_of, lacking))
-        delta = delta_within(signed, lambda size_bytes: answers.take(size_bytes, now))
-        if delta is not None:
-            effects.append(Send(peer, delta))
-        elif lacking:
-            self._gate.refusals[TOO_MANY] += 1
-        return effects
+        known = [
+            (found, rank)
+            for node, rank in ranks.items()
+            if (found := self._table.peek(node)) is not None and found.rank > rank
+        ]
+        messages = exchange.telling(known, lambda size_bytes: answers.take(size_bytes, now))
+        if known and not messages:
+            self._refuse(peer, TOO_MANY, 1.0, now)
+        self._out += [Send(peer, message) for message in messages]
 
-    def _weigh_own(self, entry: DigestEntry, found: Findings, now: float) -> None:
-        """What others say of us: where they doubt or lag, say that we are here."""
-        version = self._own.record.version
-        if entry.version > version:
-            # A claim to know more makes us ask for the record; only that proves it.
-            found.wanted.append(self._own_entry())
-        elif entry.version < version:
-            found.lacking.append(self._self)
-        elif entry.heartbeat > self._heartbeat or entry.is_suspect:
-            if now - self._refuted_at < self._config.refute_interval_s:
-                found.refutations.append(self._own_entry())
-            else:
-                self._refuted_at = now
-                highest = min(entry.heartbeat, self._heartbeat + HEARTBEAT_JUMP_LIMIT)
-                self._heartbeat = max(self._heartbeat, highest) + 1
-                self._news[self._self] = None
-        elif entry.heartbeat < self._heartbeat:
-            found.newer.append(self._own_entry())
+    def _tell_gone(self, peer: NodeId, nodes: Iterable[NodeId], now: float) -> None:
+        """The peer holds them present in the life in which they died here: doubt that."""
+        lives = []
+        for node in nodes:
+            known = self._table.peek(node)
+            if known is None:
+                continue
+            if signs_lives(known):
+                lives.append(known.life())
+            elif self._choice.call_on(node, now):
+                self._call(node)
+        doubts = [self._testify(batch) for batch in exchange.in_batches(lives)]
+        if doubts:
+            self._answer(peer, Rumour(tuple(doubts)), now)
 
-    def _take_delta(self, peer: NodeId, delta: Delta, now: float) -> list[Effect]:
-        effects: list[Effect] = []
-        fresh: list[Envelope] = []
-        records = self._allowances[peer].records
+    def _hear_of(self, node: NodeId, now: float) -> None:
+        if self._table.hear(node, now):
+            self._changed(node)
+
+    # -- records --
+
+    def _take_delta(self, peer: NodeId, delta: Delta, now: float) -> None:
+        fresh: list[NodeId] = []
+        gone: list[NodeId] = []
+        checks = self._allowances[peer].checks
         for envelope in delta.records:
             node = NodeId(envelope.author.hex())
-            held = self._signed_of(node)
-            if held is not None and held.envelope == envelope:
+            known = self._table.peek(node)
+            if known is not None and known.signed.envelope == envelope:
+                if known.is_unverified:
+                    self._hear_of(node, now)
+                elif known.is_confirmed_dead:
+                    gone.append(node)
                 continue
             # Checking a signature costs a tenth of a millisecond of ours.
-            if not records.take(1, now):
-                self._gate.refusals[TOO_MANY] += 1
+            if not checks.take(1, now):
+                self._refuse(peer, TOO_MANY, 1.0, now)
                 break
             if node == self._self:
-                effects += self._own_came_back(envelope)
+                self._own_came_back(envelope)
+            elif self._take_record(node, envelope, known, now):
+                fresh.append(node)
+        if peer not in self._previous.peers:
+            self._tell_gone(peer, gone, now)
+        if len(fresh) <= RECORDS_AT_ONCE:
+            for node in fresh:
+                self._spreading.record(node, peer)
+        elif now < self._pulling_until:
+            # A part of a whole table: ask for the rest.
+            self._pulling_until = now + _PULL_AGAIN_S
+            self._out.append(Send(peer, exchange.all_leaves(self._table)))
+        if fresh and len(self._choice.connected) < self._config.choice.wanted:
+            self._dial(now)
+
+    def _take_record(
+        self, node: NodeId, envelope: Envelope, known: Known | None, now: float
+    ) -> bool:
+        signed = self._gate.examine(envelope, known.signed if known is not None else None)
+        if signed is None:
+            return False
+        if (reason := self._table.put(signed, now)) is not None:
+            self._gate.refusals[reason] += 1
+            return False
+        self._changed(node)
+        return True
+
+    def _take_announcement(self, peer: NodeId, announce: Announce, now: float) -> None:
+        for life in announce.lives:
+            known = self._table.peek(life.node)
+            if known is None or known.rank < life.rank:
+                self._spreading.promised(life, peer, now)
+
+    # -- testimonies --
+
+    def _take_rumour(self, peer: NodeId, rumour: Rumour, now: float) -> None:
+        checks = self._allowances[peer].checks
+        for envelope in rumour.testimonies:
+            if envelope.signature in self._heard:
                 continue
-            signed = self._gate.examine(envelope, held)
-            if signed is None:
+            if not checks.take(1, now):
+                self._refuse(peer, TOO_MANY, 1.0, now)
+                return
+            testimony = self._gate.hear(envelope)
+            if testimony is None:
                 continue
-            if self._table.put(signed, now):
-                fresh.append(envelope)
-                effects.append(NodeChanged(node))
+            author = self._table.peek(testimony.author)
+            if author is None:
+                self._answer(peer, Want((Life(envelope.author, -1),)), now)
+                continue
+            if testimony.is_statement:
+                is_news = self._take_statement(peer, testimony, author, now)
             else:
-                self._gate.refusals[TABLE_FULL] += 1
-        if 0 < len(fresh) <= _RUMOUR_RECORDS:
-            rumour = Delta(tuple(fresh))
-            fanout = self._config.rumour_fanout
-            effects += [
-                Send(other, rumour) for other in self._choice.some_connected(fanout, besides=peer)
-            ]
-        return effects + (self._dials(now) if fresh else [])
+                is_news = self._take_doubts(peer, testimony, now)
+            if is_news:
+                self._heard[envelope.signature] = None
+                if len(self._heard) > _HEARD_LIMIT:
+                    self._heard.popitem(last=False)
+                self._spreading.testimony(envelope, peer)
+
+    def _take_statement(
+        self, peer: NodeId, statement: Testimony, author: Known, now: float
+    ) -> bool:
+        """The author says that it is here; whether that is news."""
+        life, node = statement.lives[0], statement.author
+        if life.rank <= author.rank:
+            return False
+        if life.version != author.version:
+            if node == self._self:
+                self._out.append(OwnVersionBehind(life.version))
+            elif life.version > author.version:
+                self._answer(peer, Want((author.life(),)), now)
+            return False
+        if node == self._self:
+            # Ours, though we do not remember: our key ran elsewhere, or a life ended untimely.
+            self._restate(life.incarnation, now)
+            return False
+        if author.state is not NodeState.ALIVE:
+            self._choice.note_refuted(node, now)
+        if self._table.advance(node, life.incarnation, statement.envelope, now):
+            self._changed(node)
+        return True
+
+    def _take_doubts(self, peer: NodeId, doubts: Testimony, now: float) -> bool:
+        """Somebody doubts lives; whether any of it is news to be passed on."""
+        is_news = False
+        newer: dict[NodeId, Rank] = {}
+        is_direct = peer == doubts.author
+        for life in doubts.lives:
+            node = life.node
+            known = self._table.peek(node)
+            if known is None:
+                continue
+            if life.rank > known.rank:
+                # It must know better than we; of ourselves nobody can.
+                if node == self._self and life.version == known.version:
+                    self._refuse(peer, FALSE_CLAIM, 2.0, now)
+                else:
+                    self._answer(peer, Want((known.life(),)), now)
+            elif life.rank < known.rank:
+                # Who only passes it on will hear the answer as we did.
+                if known.is_present and is_direct:
+                    newer[node] = life.rank
+            elif node == self._self:
+                self._restate_soon(now)
+            elif self._choice.is_connected(node) and signs_lives(known):
+                # We hear it, so it hears us: let it speak for itself.
+                if not known.is_doubted:
+                    self._table.note_doubted(node)
+                    self._out.append(Send(node, Rumour((doubts.envelope,))))
+            elif known.state is NodeState.ALIVE:
+                nodes = len(self._table)
+                if self._conduct.may_doubt(doubts.author, nodes, now, is_direct=is_direct):
+                    self._doubted(node, known, now)
+                    is_news = True
+                else:
+                    self._refuse(peer, TOO_MANY_DOUBTS, 3.0 if is_direct else 0.0, now)
+        self._tell(peer, newer, now)
+        return is_news
+
+    def _doubted(self, node: NodeId, known: Known, now: float) -> None:
+        """The life that we hold it to lead is doubted, and we do not hear it."""
+        if signs_lives(known):
+            if self._table.suspect(node, now):
+                self._changed(node)
+        elif not self._choice.is_connected(node) and self._choice.call_on(node, now):
+            # It cannot answer: only what we find ourselves counts.
+            self._calls[node] = 0
+            self._call(node)
+
+    def _restate_soon(self, now: float) -> None:
+        """Answer a doubt about our present life, but not a hundred liars one by one."""
+        if self._restate_at is None:
+            self._restate_at = max(now, self._restated_at + self._config.restate_interval_s)
+            self._restate_when_due(now)
+
+    def _restate_when_due(self, now: float) -> None:
+        if self._restate_at is not None and self._restate_at <= now:
+            self._restate_at = None
+            self._restated_at = now
+            self._restate(self._own.incarnation, now)
+
+    def _restate(self, incarnation: int, now: float) -> None:
+        """Say that we are here, in a life after this one."""
+        own = self._own
+        life = Life(own.signed.envelope.author, own.version, incarnation + 1)
+        statement = self._testify((life,))
+        self._table.advance(self._self, life.incarnation, statement, now)
+        self._spreading.testimony(statement, None)
+
+    def _take_call(self, peer: NodeId, call: Call, now: float) -> None:
+        """A peer does not get through to a node: see whether we do."""
+        node = call.life.node
+        known = self._table.peek(node)
+        if known is None or call.life.rank != known.rank or node == self._self:
+            return
+        if known.is_confirmed_dead:
+            self._tell_gone(peer, (node,), now)
+        elif known.state is NodeState.ALIVE and not self._choice.is_connected(node):
+            if not self._allowances[peer].checks.take(_CALL_CHECKS, now):
+                self._refuse(peer, TOO_MANY, 1.0, now)
+            elif self._choice.call_on(node, now):
+                self._calls[node] = call.tries
+                self._call(node)
+
+    # -- the previous version --
+
+    def _take_digest(self, peer: NodeId, digest: Digest, now: float) -> None:
+        if peer not in self._previous.peers:
+            self._refuse(peer, TOO_MANY, 1.0, now)
+            return
+        found = self._previous.take(digest)
+        for node in found.confirmed:
+            self._hear_of(node, now)
+        for node in found.doubted:
+            if self._choice.call_on(node, now):
+                self._calls[node] = 0
+                self._call(node)
+        if found.answers:
+            self._answer(peer, Digest(tuple(found.answers), is_reply=True), now)
+        answers = self._allowances[peer].answers
+        known = [
+            (held, (version, 0))
+            for node, version in found.lacking.items()
+            if (held := self._table.peek(node)) is not None
+        ]
+        for message in exchange.telling(known, lambda size_bytes: answers.take(size_bytes, now)):
+            if isinstance(message, Delta):
+                self._out.append(Send(peer, message))
 
     # -- ourselves --
 
-    def _own_changed(self, signed: SignedRecord) -> list[Effect]:
-        if signed.record.node != self._self or signed.record.version <= self._own.record.version:
-            return []
-        self._own = signed
-        effects: list[Effect] = [NodeChanged(self._self)]
-        effects += [Send(peer, Delta((signed.envelope,))) for peer in self._audience()]
-        return effects
+    @property
+    def _own(self) -> Known:
+        known = self._table.peek(self._self)
+        assert known is not None, "we are in our own table from the start"
+        return known
 
-    def _own_came_back(self, envelope: Envelope) -> list[Effect]:
+    def _own_changed(self, signed: SignedRecord, now: float) -> None:
+        if signed.record.node != self._self or signed.record.version <= self._own.version:
+            return
+        self._table.put(signed, now)
+        self._changed(self._self)
+        self._spreading.record(self._self, None)
+
+    def _own_came_back(self, envelope: Envelope) -> None:
         """A record of ours that we do not hold: we lost our disk, or our key runs twice."""
         signed = self._gate.examine(envelope, None)
         if signed is None:
-            return []
-        if signed.record.version < self._own.record.version:
+            return
+        if signed.record.version < self._own.version:
             self._gate.refusals[OLD] += 1
-            return []
-        return [OwnVersionBehind(signed.record.version)]
-
-    def _own_entry(self) -> DigestEntry:
-        return DigestEntry(self._self, self._own.record.version, self._heartbeat)
+            return
+        self._out.append(OwnVersionBehind(signed.record.version))
 
     # -- telling others --
 
-    def _state_changed(self, node: NodeId) -> list[Effect]:
-        """Somebody seems gone, or is back: others want to know at once."""
-        self._news[node] = None
-        return [NodeChanged(node)]
-
-    def _spread_news(self) -> list[Effect]:
-        entries = []
-        for node in self._news:
-            if node == self._self:
-                entries.append(self._own_entry())
-            elif (known := self._table.get(node)) is not None:
-                entries.append(known.entry())
-        self._news.clear()
-        if not entries:
-            return []
-        digest = Digest(tuple(entries[:_REPLY_ENTRIES]), is_reply=True)
-        return [Send(peer, digest) for peer in self._audience()]
-
-    def _audience(self) -> list[NodeId]:
-        """All our connections, unless very many others have connected to us."""
-        return self._choice.some_connected(2 * self._config.choice.connections)
-
-    def _summary(self) -> Digest:
-        return Digest((self._own_entry(), *(known.entry() for _, known in self._table)))
-
-    def _signed_of(self, node: NodeId) -> SignedRecord | None:
-        if node == self._self:
-            return self._own
-        known = self._table.get(node)
-        return known.signed if known is not None else None
+    def _changed(self, node: NodeId) -> None:
+        """Its record or state is another one: whoever drives us wants to know."""
+        self._out.append(NodeChanged(node))
+        if self._previous.peers:
+            self._previous.changed[node] = None

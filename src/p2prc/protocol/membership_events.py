@@ -6,32 +6,45 @@ from dataclasses import dataclass, field
 
 from p2prc.model.identity import NodeId
 from p2prc.model.record import SignedRecord
-from p2prc.protocol.messages import Delta, Digest
+from p2prc.protocol.messages import PROTOCOL_VERSION, Gossip
 from p2prc.protocol.peer_choice import ChoiceConfig
 
 
 @dataclass(frozen=True, slots=True)
 class MembershipConfig:
-    """The machine's own settings. The defaults suit a few hundred nodes.
+    """The machine's own settings. The defaults suit ten thousand nodes.
 
-    A node whose last link broke is dead after `confirm_s` unless somebody speaks for it; one that
-    we know by hearsay becomes suspect after `silence_s` without a newer heartbeat.
+    A node that is doubted is dead after `confirm_s` unless it answers. What was read from the disk
+    is dead after `silence_s` unless somebody lists it, and so is everybody when we have had no
+    link for that long. A record goes at once to `rumour_fanout` peers and is announced to the
+    others, who ask for it when it has not come after `announce_patience_s`. What is to be passed
+    on is gathered for `gather_s` after the last time. `sponsor_limit` bounds the members that owe
+    their membership to one node other than the founder.
     """
 
     gossip_interval_s: float = 1.0
-    confirm_s: float = 1.5
+    gather_s: float = 0.05
+    confirm_s: float = 3.0
+    restate_interval_s: float = 0.3
     silence_s: float = 20.0
     forget_s: float = 86_400.0
-    table_limit: int = 9_999
+    table_limit: int = 20_000
+    sponsor_limit: int = 1_000
     rumour_fanout: int = 3
-    refute_interval_s: float = 0.3
-    stall_s: float = 3.0
-    answer_bytes_per_s: float = 128 * 1024
-    answer_burst_bytes: float = 1024 * 1024
-    records_per_s: float = 500.0
-    records_burst: float = 2_000.0
-    doubts_per_s: float = 2.0
-    doubts_burst: float = 64.0
+    announce_patience_s: float = 0.15
+    stall_s: float = 1.0
+    answer_bytes_per_s: float = 512 * 1024
+    answer_burst_bytes: float = 4 * 1024 * 1024
+    checks_per_s: float = 500.0
+    checks_burst: float = 4_000.0
+    messages_per_s: float = 100.0
+    messages_burst: float = 1_000.0
+    doubts_per_s: float = 0.1
+    doubts_burst: float = 32.0
+    faults_per_s: float = 0.5
+    faults_burst: float = 300.0
+    shun_s: float = 600.0
+    previous_interval_s: float = 5.0
     choice: ChoiceConfig = field(default_factory=ChoiceConfig)
 
 
@@ -40,16 +53,21 @@ class MembershipConfig:
 
 @dataclass(frozen=True, slots=True)
 class PeerConnected:
-    """A connection to a member exists, whoever dialled; telling twice does no harm."""
+    """A connection to a member exists, whoever dialled; telling twice does no harm.
+
+    `version` is the protocol version in which both understand each other.
+    """
 
     peer: NodeId
+    version: int = PROTOCOL_VERSION
 
 
 @dataclass(frozen=True, slots=True)
 class PeerLost:
-    """The last connection to the peer is gone."""
+    """The last connection to the peer is gone; `on_purpose`: one of us hung up."""
 
     peer: NodeId
+    on_purpose: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +75,7 @@ class MessageReceived:
     """A peer told us something about the network."""
 
     peer: NodeId
-    message: Digest | Delta
+    message: Gossip
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +102,7 @@ class Send:
     """Send the message to a connected peer; losing it does little harm."""
 
     peer: NodeId
-    message: Digest | Delta
+    message: Gossip
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +111,21 @@ class Dial:
 
     node: NodeId
     addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HangUp:
+    """We need the connection no longer: close it when nobody else does; then PeerLost follows."""
+
+    peer: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class Shun:
+    """The peer misbehaves: close every connection to it, now and whenever it comes back soon."""
+
+    peer: NodeId
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,4 +143,4 @@ class OwnVersionBehind:
 
 
 Event = PeerConnected | PeerLost | MessageReceived | OwnRecordChanged | DialFailed | Tick
-Effect = Send | Dial | NodeChanged | OwnVersionBehind
+Effect = Send | Dial | HangUp | Shun | NodeChanged | OwnVersionBehind

@@ -20,6 +20,7 @@ from p2prc.model.identity import (
     ShortText,
 )
 from p2prc.model.resources import Bytes, Gpu, RuntimeOffer
+from p2prc.model.testimony import Life
 from p2prc.model.workload import Command, Outcome, Workload
 from p2prc.wire.codec import Codec
 from p2prc.wire.signed import Envelope
@@ -91,7 +92,7 @@ class Refused(_Message, frozen=True, tag="refused"):
 
 
 class DigestEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
-    """What the sender holds about one node: its newest version and heartbeat counter.
+    """Version 1: what the sender holds about one node: newest version and heartbeat counter.
 
     `is_suspect`: the sender has heard nothing newer, and doubts that the node is still there.
     Version -1 asks for a record that the sender lacks.
@@ -104,7 +105,7 @@ class DigestEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array
 
 
 class Digest(_Message, frozen=True, tag="digest"):
-    """The sender's whole summary; with `is_reply` only some entries, and no digest answers it."""
+    """Version 1: the sender's whole summary; with `is_reply` only some, and nothing answers it."""
 
     entries: Annotated[tuple[DigestEntry, ...], Meta(max_length=10_000)]
     is_reply: bool = False
@@ -114,6 +115,73 @@ class Delta(_Message, frozen=True, tag="delta"):
     """Records that the receiver lacks or has only in an older version, as their authors signed."""
 
     records: Annotated[tuple[Envelope, ...], Meta(max_length=500)]
+
+
+Lives = Annotated[tuple[Life, ...], Meta(max_length=2_000)]
+
+
+class Rumour(_Message, frozen=True, tag="rumour"):
+    """Testimonies (`model.testimony`): who says that it is here, who doubts whom."""
+
+    testimonies: Annotated[tuple[Envelope, ...], Meta(max_length=500)]
+
+
+class Announce(_Message, frozen=True, tag="announce"):
+    """Lives that the sender has news of: whoever hears nothing of them soon asks."""
+
+    lives: Lives
+
+
+class Summary(_Message, frozen=True, tag="summary"):
+    """The fingerprint of all present nodes that the sender knows, and how many it knows at all.
+
+    Equal fingerprints end the exchange; else follow `Branches`, `Leaves` and `Entries`.
+    """
+
+    root: Annotated[bytes, Meta(min_length=8, max_length=8)]
+    known: Annotated[int, Meta(ge=0, le=1 << 32)]
+
+
+class Branches(_Message, frozen=True, tag="branches"):
+    """The fingerprints of the 32 branches, eight bytes each."""
+
+    marks: Annotated[bytes, Meta(min_length=256, max_length=256)]
+
+
+class Leaves(_Message, frozen=True, tag="leaves"):
+    """The fingerprints of the 32 leaves of each branch that differs."""
+
+    branches: Annotated[tuple[Annotated[int, Meta(ge=0, le=31)], ...], Meta(max_length=32)]
+    marks: Annotated[bytes, Meta(max_length=8 * 1024)]
+    known: Annotated[int, Meta(ge=0, le=1 << 32)]
+
+
+class Entries(_Message, frozen=True, tag="entries"):
+    """The lives of all present nodes in these leaves; without leaves, of all.
+
+    With `is_reply` only those that the receiver did not list.
+    """
+
+    leaves: Annotated[tuple[Annotated[int, Meta(ge=0, le=1023)], ...], Meta(max_length=1024)]
+    lives: Lives
+    is_reply: bool = False
+
+
+class Want(_Message, frozen=True, tag="want"):
+    """Tell me what is newer than these lives."""
+
+    lives: Lives
+
+
+class Call(_Message, frozen=True, tag="call"):
+    """I did not get through to this node: do you? `tries` more may look before it is doubted."""
+
+    life: Life
+    tries: Annotated[int, Meta(ge=0, le=3)]
+
+
+Gossip = Digest | Delta | Rumour | Announce | Summary | Branches | Leaves | Entries | Want | Call
+"""Everything that the membership machine takes and sends."""
 
 
 # -- notices: signed facts that are never taken back ------------------------------------------
@@ -349,6 +417,14 @@ Control = (
     | ForwardAsk
     | AskAnswered
     | WithdrawAsk
+    | Rumour
+    | Announce
+    | Summary
+    | Branches
+    | Leaves
+    | Entries
+    | Want
+    | Call
     | Ping
     | Pong
     | Goodbye

@@ -1,11 +1,13 @@
-"""Which peers we keep connections to: a few at random, lost ones replaced, dead ones probed.
+"""Which peers we keep connections to, and whom we call on to see whether they are there.
 
-Random choices make a graph that stays in one piece when many nodes vanish. The probes of dead
-nodes are what joins two halves again after a network was cut.
+A small random view makes a graph that stays in one piece when many nodes vanish (Leitao, Pereira,
+Rodrigues: "HyParView", 2007). Random calls find the dead whom nobody watches (SWIM's probes), and
+calls to the dead join two halves again after a network was cut.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
@@ -15,13 +17,23 @@ from p2prc.protocol.node_table import Known, NodeState, NodeTable
 
 @dataclass(frozen=True, slots=True)
 class ChoiceConfig:
-    """How many connections we ask for, and how patiently. Others may connect to us beyond that."""
+    """How many connections we ask for and keep, and how patiently.
 
-    connections: int = 8
+    We dial while there are fewer than `wanted`; whoever dials us is welcome, but above `kept` one
+    that nobody uses is hung up. A call on a node that we are not connected with is made every
+    `probe_interval_s`, and another one on a dead node every `retry_dead_s`.
+    """
+
+    wanted: int = 5
+    kept: int = 8
     retry_first_s: float = 1.0
     retry_longest_s: float = 15.0
     dial_timeout_s: float = 30.0
-    probe_interval_s: float = 10.0
+    probe_interval_s: float = 30.0
+    probe_patience_s: float = 600.0
+    probes_at_once: int = 8
+    retry_dead_s: float = 10.0
+    visit_s: float = 3.0
 
 
 @dataclass(slots=True)
@@ -32,16 +44,24 @@ class _Failing:
     retry_at: float
 
 
+_DRAWS = 24
+"""So many random draws find somebody, or there is hardly anybody to be found."""
+
+
 class PeerChoice:
     """Who is connected, who is being dialled, and whom to dial next."""
 
-    def __init__(self, config: ChoiceConfig, rng: Random, *, now: float) -> None:
+    def __init__(self, config: ChoiceConfig, rng: Random, own: NodeId, *, now: float) -> None:
         self._config = config
         self._rng = rng
-        self._connected: dict[NodeId, None] = {}
+        self._own = own
+        self._connected: dict[NodeId, float] = {}
         self._dialling: dict[NodeId, float] = {}
+        self._visits: dict[NodeId, float] = {}
         self._failing: dict[NodeId, _Failing] = {}
         self._probe_at = now + self._jittered(config.probe_interval_s)
+        self._retry_dead_at = now + self._jittered(config.retry_dead_s)
+        self._probes_due = 0
 
     @property
     def connected(self) -> list[NodeId]:
@@ -51,22 +71,35 @@ class PeerChoice:
     def is_connected(self, peer: NodeId) -> bool:
         return peer in self._connected
 
-    def note_connected(self, peer: NodeId) -> None:
+    def note_connected(self, peer: NodeId, now: float) -> None:
         """A connection exists, whoever dialled."""
-        self._connected[peer] = None
+        self._connected.setdefault(peer, now)
         self._dialling.pop(peer, None)
         self._failing.pop(peer, None)
+        if peer in self._visits:
+            self._visits[peer] = now + self._config.visit_s
 
     def note_lost(self, peer: NodeId, now: float) -> None:
         """The last connection is gone: try again, but not all of us at the same moment."""
         self._connected.pop(peer, None)
+        self._visits.pop(peer, None)
         self._note_failure(peer, now)
 
     def note_failed(self, peer: NodeId, now: float) -> None:
         """A dial did not get through."""
         self._dialling.pop(peer, None)
         if peer not in self._connected:
+            self._visits.pop(peer, None)
             self._note_failure(peer, now)
+
+    def call_more(self) -> None:
+        """One was found gone that nobody missed: there may be more, so look at once."""
+        self._probes_due = min(self._probes_due + 2, self._config.probes_at_once)
+
+    def note_refuted(self, node: NodeId, now: float) -> None:
+        """It is there, but not for us: leave it alone for long."""
+        if (failing := self._failing.get(node)) is not None:
+            failing.retry_at = max(failing.retry_at, now + self._config.probe_patience_s)
 
     def forget(self, node: NodeId) -> None:
         """The node has left our table."""
@@ -77,43 +110,140 @@ class PeerChoice:
         peers = [peer for peer in self._connected if peer != besides]
         return peers if len(peers) <= count else self._rng.sample(peers, count)
 
-    def next_dials(self, table: NodeTable, now: float) -> list[NodeId]:
+    def surplus(self, now: float) -> list[NodeId]:
+        """Return whose connections are no longer needed: visits that are over, one too many."""
+        over = [peer for peer, ends_at in self._visits.items() if 0.0 < ends_at <= now]
+        for peer in over:
+            del self._visits[peer]
+        spare = len(self._connected) - self._config.wanted
+        over = over[: max(0, spare)]
+        if not over and len(self._connected) > self._config.kept:
+            settled = [peer for peer, at in self._connected.items() if at < now - 10.0]
+            over = [self._rng.choice(settled)] if settled else []
+        return over
+
+    def call_on(self, node: NodeId, now: float) -> bool:
+        """Ask for one call on this node, soon; False when it is being dialled or rests."""
+        if node in self._connected or node in self._dialling or node in self._visits:
+            return False
+        failing = self._failing.get(node)
+        if failing is not None and failing.retry_at > now:
+            return False
+        self._start(node, now, is_visit=True)
+        return True
+
+    def next_dials(
+        self, table: NodeTable, now: float, *, may_dial: Callable[[NodeId], bool]
+    ) -> list[NodeId]:
         """Return whom to dial now; they count as being dialled."""
         for peer, gives_up_at in list(self._dialling.items()):
             if gives_up_at <= now:
                 self.note_failed(peer, now)
-        missing = self._config.connections - len(self._connected) - len(self._dialling)
-        chosen = self._draw(table, now, missing) if missing > 0 else []
-        if self._probe_at <= now:
-            self._probe_at = now + self._jittered(self._config.probe_interval_s)
-            chosen += self._probe(table, now)
-        for peer in chosen:
-            self._dialling[peer] = now + self._config.dial_timeout_s
+
+        def suits(node: NodeId, known: Known) -> bool:
+            return self._may_dial(node, known, now) and may_dial(node)
+
+        kept = len(self._connected) + len(self._dialling) - len(self._visits)
+        chosen: list[NodeId] = []
+        for node in self._draw(table, self._config.wanted - kept, suits):
+            self._start(node, now)
+            chosen.append(node)
+        for node in self._calls(table, now, suits):
+            self._start(node, now, is_visit=True)
+            chosen.append(node)
         return chosen
 
-    def _draw(self, table: NodeTable, now: float, count: int) -> list[NodeId]:
-        """Draw among those that may be there; only then among those that seem gone."""
-        present: list[NodeId] = []
-        gone: list[NodeId] = []
-        for node, known in table:
-            if self._may_dial(node, known, now):
-                (present if known.is_present else gone).append(node)
-        chosen = self._rng.sample(present, min(count, len(present)))
-        return chosen + self._rng.sample(gone, min(count - len(chosen), len(gone)))
+    def _start(self, node: NodeId, now: float, *, is_visit: bool = False) -> None:
+        self._dialling[node] = now + self._config.dial_timeout_s
+        if is_visit:
+            self._visits[node] = 0.0
 
-    def _probe(self, table: NodeTable, now: float) -> list[NodeId]:
-        dead = [
+    def _draw(
+        self, table: NodeTable, count: int, suits: Callable[[NodeId, Known], bool]
+    ) -> list[NodeId]:
+        """Draw among those that may be there; only then among those that seem gone."""
+        if count <= 0:
+            return []
+        if len(table) <= 2 * _DRAWS:
+            present: list[NodeId] = []
+            gone: list[NodeId] = []
+            for node, known in table:
+                if suits(node, known):
+                    (present if known.is_present else gone).append(node)
+            chosen = self._rng.sample(present, min(count, len(present)))
+            return chosen + self._rng.sample(gone, min(count - len(chosen), len(gone)))
+        found: dict[NodeId, None] = {}
+        for _ in range(_DRAWS * count):
+            drawn = self._draw_one(table, lambda _, known: known.is_present, suits, found)
+            if drawn is not None:
+                found[drawn] = None
+            if len(found) == count:
+                return list(found)
+        for node in self._lately_dead(table, count - len(found), suits):
+            found[node] = None
+        return list(found)
+
+    def _draw_one(
+        self,
+        table: NodeTable,
+        wanted: Callable[[NodeId, Known], bool],
+        suits: Callable[[NodeId, Known], bool],
+        found: dict[NodeId, None],
+    ) -> NodeId | None:
+        node = table.draw(self._rng)
+        if node is None or node in found or (known := table.peek(node)) is None:
+            return None
+        return node if wanted(node, known) and suits(node, known) else None
+
+    def _calls(
+        self, table: NodeTable, now: float, suits: Callable[[NodeId, Known], bool]
+    ) -> list[NodeId]:
+        chosen: dict[NodeId, None] = {}
+        if self._probe_at <= now:
+            self._probe_at = now + self._jittered(self._config.probe_interval_s)
+            self._probes_due = max(self._probes_due, 1)
+        room = self._config.probes_at_once - len(self._visits)
+        if self._probes_due and room > 0 and len(table) - 1 > len(self._connected):
+            heard_before = now - self._config.probe_interval_s
+
+            def is_long_unheard(_: NodeId, known: Known) -> bool:
+                return known.state is NodeState.ALIVE and known.heard_at <= heard_before
+
+            for _ in range(_DRAWS):
+                node = self._draw_one(table, is_long_unheard, suits, chosen)
+                if node is not None:
+                    chosen[node] = None
+                if len(chosen) >= min(self._probes_due, room):
+                    break
+        self._probes_due = 0
+        if self._retry_dead_at <= now:
+            self._retry_dead_at = now + self._jittered(self._config.retry_dead_s)
+            for node in self._lately_dead(table, 1, suits):
+                chosen[node] = None
+        return list(chosen)
+
+    def _lately_dead(
+        self, table: NodeTable, count: int, suits: Callable[[NodeId, Known], bool]
+    ) -> list[NodeId]:
+        """Draw among the dead, of whom there may be half a network."""
+        dead = list(table.dead)
+        if len(dead) > 4 * _DRAWS:
+            dead = [self._rng.choice(dead) for _ in range(_DRAWS)]
+        fitting = list(dict.fromkeys(dead))
+        fitting = [
             node
-            for node, known in table
-            if known.state is NodeState.DEAD and self._may_dial(node, known, now)
+            for node in fitting
+            if (known := table.peek(node)) is not None and suits(node, known)
         ]
-        return [self._rng.choice(dead)] if dead else []
+        return self._rng.sample(fitting, min(count, len(fitting)))
 
     def _may_dial(self, node: NodeId, known: Known, now: float) -> bool:
-        if node in self._connected or node in self._dialling or known.state is NodeState.LEFT:
+        if node == self._own or node in self._connected or node in self._dialling:
+            return False
+        if known.state is NodeState.LEFT or not known.signed.record.addresses:
             return False
         failing = self._failing.get(node)
-        return bool(known.signed.record.addresses) and (failing is None or failing.retry_at <= now)
+        return failing is None or failing.retry_at <= now
 
     def _note_failure(self, peer: NodeId, now: float) -> None:
         before = self._failing.get(peer)

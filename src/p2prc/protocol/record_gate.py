@@ -1,4 +1,4 @@
-"""Which records from peers are believed: signed by their node, of a member, newer than ours."""
+"""Which records and testimonies are believed: signed by their author, a member, newer than ours."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from blake3 import blake3
 from p2prc.errors import WireError
 from p2prc.model.identity import NodeId
 from p2prc.model.record import NodeRecord, SignedRecord
+from p2prc.model.testimony import Testimony
 from p2prc.wire.codec import encode
 from p2prc.wire.signed import Envelope
 
@@ -18,29 +19,38 @@ FOREIGN = "foreign-network"
 NOT_MEMBER = "not-member"
 OLD = "old"
 CLASH = "clash"
+FAULT_WEIGHTS = {FORGED: 10.0, FOREIGN: 10.0, NOT_MEMBER: 3.0, OLD: 0.5}
+"""How much a refused item speaks against the peer that passed it on: honest ones check first, but
+may have heard of a revocation later than we, or of a newer record."""
 
 
 class RecordGate:
-    """Checks records and counts what it refuses, by reason."""
+    """Checks what was signed and counts what it refuses, by reason."""
 
     def __init__(
         self,
         network: NodeId,
         *,
         is_member: Callable[[NodeRecord], bool],
-        open_envelope: Callable[[Envelope], SignedRecord],
+        open_record: Callable[[Envelope], SignedRecord],
+        open_testimony: Callable[[Envelope], Testimony],
     ) -> None:
         self._network = network
         self._is_member = is_member
-        self._open_envelope = open_envelope
+        self._open_record = open_record
+        self._open_testimony = open_testimony
         self.refusals: Counter[str] = Counter()
+        self.faults = 0.0
+
+    def take_faults(self) -> float:
+        """Return the weight of what was refused since the last time."""
+        faults, self.faults = self.faults, 0.0
+        return faults
 
     def examine(self, envelope: Envelope, held: SignedRecord | None) -> SignedRecord | None:
         """Return the record when it should replace the one that is held."""
-        if held is not None and held.envelope == envelope:
-            return None
         try:
-            signed = self._open_envelope(envelope)
+            signed = self._open_record(envelope)
         except WireError:
             return self._refuse(FORGED)
         record = signed.record
@@ -57,8 +67,17 @@ class RecordGate:
                 return None
         return signed
 
+    def hear(self, envelope: Envelope) -> Testimony | None:
+        """Return the testimony when its author signed it."""
+        try:
+            return self._open_testimony(envelope)
+        except WireError:
+            self._refuse(FORGED)
+            return None
+
     def _refuse(self, reason: str) -> SignedRecord | None:
         self.refusals[reason] += 1
+        self.faults += FAULT_WEIGHTS[reason]
         return None
 
 

@@ -8,7 +8,20 @@ import msgspec
 
 from p2prc.model.identity import NodeId
 from p2prc.model.record import NodeRecord, sign_record
-from p2prc.protocol.messages import Delta, Digest, DigestEntry
+from p2prc.model.testimony import Life, testify
+from p2prc.protocol.exchange import in_batches
+from p2prc.protocol.messages import (
+    Announce,
+    Call,
+    Delta,
+    Digest,
+    DigestEntry,
+    Entries,
+    Gossip,
+    Rumour,
+    Summary,
+    Want,
+)
 from p2prc.simulation.clock import VirtualClock
 from p2prc.simulation.network import SimulatedNetwork
 from p2prc.simulation.node import ADMITTED, SimulatedNode
@@ -41,10 +54,14 @@ class Liar:
             self._forged_records,
             self._records_of_strangers,
             self._old_records,
-            self._absurd_heartbeats,
+            self._previous_digests,
             self._doubts,
+            self._absurd_doubts,
+            self._forged_statements,
+            self._resurrections,
             self._unknown_versions,
             self._unknown_nodes,
+            self._calls,
             self._greed,
         )
         for peer in self._network.links_of(self._node.index):
@@ -61,7 +78,7 @@ class Liar:
             if (envelope := self._node.machine.envelope_of(record.node)) is not None:
                 self._seen.setdefault(record.node, envelope)
 
-    def _forged_records(self) -> list[Digest | Delta]:
+    def _forged_records(self) -> list[Gossip]:
         forged = []
         for record in self._others()[:50]:
             changed = msgspec.structs.replace(record, version=record.version + 1, name="owned")
@@ -70,7 +87,7 @@ class Liar:
             forged += [msgspec.structs.replace(envelope, author=author), envelope]
         return [Delta(tuple(forged))]
 
-    def _records_of_strangers(self) -> list[Digest | Delta]:
+    def _records_of_strangers(self) -> list[Gossip]:
         if self._node.own is None:
             return []
         secret = self._rng.randbytes(32)
@@ -82,30 +99,53 @@ class Liar:
         records = (sign_record(outsider, secret), sign_record(foreigner, secret))
         return [Delta(tuple(signed.envelope for signed in records))]
 
-    def _old_records(self) -> list[Digest | Delta]:
+    def _old_records(self) -> list[Gossip]:
         return [Delta(tuple(self._seen.values())[:500])]
 
-    def _absurd_heartbeats(self) -> list[Digest | Delta]:
+    def _previous_digests(self) -> list[Gossip]:
         size = self._rng.choice((1 << 40, 1 << 62, -5))
-        return [
-            Digest(
-                tuple(DigestEntry(record.node, record.version, size) for record in self._others())
-            )
+        entries = (DigestEntry(record.node, record.version, size) for record in self._others())
+        return [Digest(tuple(entries))]
+
+    def _doubts(self) -> list[Gossip]:
+        machine = self._node.machine
+        lives = [life for record in self._others() if (life := machine.life_of(record.node))]
+        return [Rumour(tuple(map(self._sign, in_batches(lives))))]
+
+    def _absurd_doubts(self) -> list[Gossip]:
+        lives = [
+            Life(bytes.fromhex(record.node), record.version, 1 << 40) for record in self._others()
         ]
+        return [Rumour(tuple(map(self._sign, in_batches(lives))))]
 
-    def _doubts(self) -> list[Digest | Delta]:
-        entries = tuple(
-            DigestEntry(record.node, record.version, self._rng.randrange(10_000), is_suspect=True)
-            for record in self._others()
-        )
-        return [Digest(entries, is_reply=True)]
+    def _forged_statements(self) -> list[Gossip]:
+        found = []
+        for record in self._others()[:50]:
+            key = bytes.fromhex(record.node)
+            envelope = self._sign((Life(key, record.version, 7),))
+            found.append(msgspec.structs.replace(envelope, author=key))
+        return [Rumour(tuple(found))]
 
-    def _unknown_versions(self) -> list[Digest | Delta]:
-        return [Digest(tuple(DigestEntry(record.node, 1 << 61, 1) for record in self._others()))]
+    def _resurrections(self) -> list[Gossip]:
+        """Everybody is alive, it says; also who is not."""
+        lives = tuple(Life(bytes.fromhex(node), 1 << 61) for node in self._seen)
+        return [Entries((), lives, is_reply=True), Delta(tuple(self._seen.values())[:500])]
 
-    def _unknown_nodes(self) -> list[Digest | Delta]:
-        names = (NodeId(self._rng.randbytes(32).hex()) for _ in range(200))
-        return [Digest(tuple(DigestEntry(name, 1, 1) for name in names), is_reply=True)]
+    def _unknown_versions(self) -> list[Gossip]:
+        lives = (Life(bytes.fromhex(record.node), 1 << 61) for record in self._others())
+        return [Announce(tuple(lives))]
 
-    def _greed(self) -> list[Digest | Delta]:
-        return [Digest(())] * 20
+    def _unknown_nodes(self) -> list[Gossip]:
+        lives = tuple(Life(self._rng.randbytes(32), 1) for _ in range(200))
+        return [Announce(lives), Entries((), lives), Want(lives)]
+
+    def _calls(self) -> list[Gossip]:
+        lives = [Life(bytes.fromhex(one.node), one.version) for one in self._others()]
+        return [Call(life, 3) for life in lives[:30]]
+
+    def _greed(self) -> list[Gossip]:
+        everything = tuple(Life(bytes.fromhex(record.node), -1) for record in self._others())
+        return [Summary(b"12345678", 0), Want(everything)] * 20
+
+    def _sign(self, lives: tuple[Life, ...]) -> Envelope:
+        return testify(self._node.secret, lives)

@@ -1,7 +1,7 @@
 """The network between simulated nodes: latency, loss, cuts, and links that break when nobody hears.
 
-A link is what the transport calls a connection. A message on it can be lost, which a real stream
-does not do: the protocol is held to more than it needs.
+A link is what the transport calls a connection: a reliable stream, on which a lost packet is a
+message that comes later.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from math import log
 from random import Random
 from typing import Protocol
 
-from p2prc.protocol.messages import Delta, Digest
+from p2prc.protocol.messages import Gossip
 from p2prc.simulation.clock import VirtualClock
 from p2prc.simulation.scenario import Scenario
 from p2prc.wire.codec import encode
 
 _DIAL_TIMEOUT_S = 3.0
+_RETRANSMISSION_S = 0.2
 _LETTER_OVERHEAD_BYTES = 12
 """The frame's length and the letter around a message."""
 
@@ -33,9 +34,9 @@ class Host(Protocol):
 
     def link_up(self, other: int) -> None: ...
 
-    def link_down(self, other: int) -> None: ...
+    def link_down(self, other: int, *, on_purpose: bool = False) -> None: ...
 
-    def receive(self, other: int, message: Digest | Delta) -> None: ...
+    def receive(self, other: int, message: Gossip) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,22 +91,24 @@ class SimulatedNetwork:
         else:
             self._clock.call_later(_DIAL_TIMEOUT_S, give_up)
 
-    def send(self, sender: int, receiver: int, message: Digest | Delta) -> None:
+    def send(self, sender: int, receiver: int, message: Gossip) -> None:
         """Send on the link between the two; without a link nothing is sent."""
         link = self._links.get(_ends(sender, receiver))
         if link is None:
             return
         self.messages_sent += 1
         self.bytes_sent += len(encode(message)) + _LETTER_OVERHEAD_BYTES
-        if self._rng.random() < self._loss:
-            return
+        delay_s = self._latency_s()
+        # A link is a reliable stream: what is lost is sent again, and comes later.
+        while self._rng.random() < self._loss:
+            delay_s += _RETRANSMISSION_S
 
         def arrive() -> None:
             is_same_link = self._links.get(link.ends) is link and self._is_sound(link)
             if is_same_link and self.can_talk(sender, receiver):
                 self.hosts[receiver].receive(sender, message)
 
-        self._clock.call_later(self._latency_s(), arrive)
+        self._clock.call_later(delay_s, arrive)
 
     def cut(self, first_side: int | None) -> None:
         """Separate the first so many hosts from the others; None heals."""
@@ -124,6 +127,16 @@ class SimulatedNetwork:
         for link in list(self._links.values()):
             if host in link.ends:
                 self._break(link)
+
+    def hang_up(self, one: int, other: int, *, on_purpose: bool) -> None:
+        """Close the link between the two; the other end knows whether it was meant kindly."""
+        link = self._links.get(_ends(one, other))
+        if link is not None:
+            self._clock.call_later(0.0, lambda: self._close(link, on_purpose=on_purpose))
+
+    def _close(self, link: _Link, *, on_purpose: bool) -> None:
+        if self._links.get(link.ends) is link:
+            self._break(link, on_purpose=on_purpose)
 
     def _watch(self, link: _Link) -> None:
         """Break the link when its ends still cannot talk after the time it takes to notice."""
@@ -145,11 +158,11 @@ class SimulatedNetwork:
         self.hosts[one].link_up(other)
         self.hosts[other].link_up(one)
 
-    def _break(self, link: _Link) -> None:
+    def _break(self, link: _Link, *, on_purpose: bool = False) -> None:
         del self._links[link.ends]
         for end, life, other in zip(link.ends, link.lives, reversed(link.ends), strict=True):
             if self.hosts[end].is_up and self.hosts[end].life == life:
-                self.hosts[end].link_down(other)
+                self.hosts[end].link_down(other, on_purpose=on_purpose)
 
     def _is_sound(self, link: _Link) -> bool:
         return all(

@@ -10,9 +10,10 @@ import msgspec
 
 from p2prc.model.identity import NodeId
 from p2prc.model.record import NodeRecord, SignedRecord, sign_record
+from p2prc.model.testimony import Testimony, testify
 from p2prc.protocol import membership
 from p2prc.protocol.membership import Membership, MembershipConfig, NodeState
-from p2prc.protocol.messages import Delta, Digest
+from p2prc.protocol.messages import PROTOCOL_VERSION, Gossip
 from p2prc.simulation.clock import VirtualClock
 from p2prc.simulation.network import SimulatedNetwork
 from p2prc.wire.signed import Envelope, public_key_of
@@ -30,6 +31,7 @@ class Surroundings:
     config: MembershipConfig
     index_of: dict[NodeId, int]
     open_envelope: Callable[[Envelope], SignedRecord]
+    open_rumour: Callable[[Envelope], Testimony]
     believes: Callable[[int, int], None]
     says: Callable[[int], None]
 
@@ -88,6 +90,7 @@ class SimulatedNode:
             name=f"node-{self.index}",
             membership=ADMITTED,
             addresses=(f"simulated:{self.index}",),
+            protocol=PROTOCOL_VERSION,
         )
         self.own = sign_record(record, self.secret)
         self.life += 1
@@ -95,11 +98,13 @@ class SimulatedNode:
         self._machine = Membership(
             self.own,
             is_member=lambda record: record.membership == ADMITTED,
+            testify=lambda lives: testify(self.secret, lives),
             rng=self._rng,
             now=now,
             config=self._around.config,
             known=known,
             open_envelope=self._around.open_envelope,
+            open_rumour=self._around.open_rumour,
         )
         self._alarm_at = None
         self.feed(membership.Tick())
@@ -124,10 +129,10 @@ class SimulatedNode:
     def link_up(self, other: int) -> None:
         self.feed(membership.PeerConnected(self._id_of(other)))
 
-    def link_down(self, other: int) -> None:
-        self.feed(membership.PeerLost(self._id_of(other)))
+    def link_down(self, other: int, *, on_purpose: bool = False) -> None:
+        self.feed(membership.PeerLost(self._id_of(other), on_purpose=on_purpose))
 
-    def receive(self, other: int, message: Digest | Delta) -> None:
+    def receive(self, other: int, message: Gossip) -> None:
         self.feed(membership.MessageReceived(self._id_of(other), message))
 
     # -- driving the machine --
@@ -150,6 +155,10 @@ class SimulatedNode:
                     around.index_of[node],
                     lambda: self.feed(membership.DialFailed(node)),
                 )
+            case membership.HangUp():
+                around.network.hang_up(self.index, around.index_of[effect.peer], on_purpose=True)
+            case membership.Shun():
+                around.network.hang_up(self.index, around.index_of[effect.peer], on_purpose=False)
             case membership.NodeChanged():
                 around.believes(self.index, around.index_of[effect.node])
             case membership.OwnVersionBehind():

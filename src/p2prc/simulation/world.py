@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from random import Random
-from typing import assert_never
+from typing import Generic, TypeVar, assert_never
 
 from p2prc.errors import WireError
-from p2prc.model.record import SignedRecord, open_record
+from p2prc.model.record import open_record
+from p2prc.model.testimony import open_testimony
 from p2prc.protocol.membership import MembershipConfig
 from p2prc.simulation.clock import VirtualClock
 from p2prc.simulation.judge import Judge
@@ -29,6 +31,8 @@ from p2prc.simulation.scenario import (
 )
 from p2prc.wire.signed import Envelope
 
+Value = TypeVar("Value")
+
 
 def run_scenario(
     scenario: Scenario, seed: int | None = None, *, config: MembershipConfig | None = None
@@ -38,13 +42,14 @@ def run_scenario(
     return world.run()
 
 
-class _OpenedRecords:
+class _Opened(Generic[Value]):
     """Verifies each envelope once for all nodes: a hundred nodes then cost what one does."""
 
-    def __init__(self) -> None:
-        self._opened: dict[Envelope, SignedRecord | str] = {}
+    def __init__(self, verify: Callable[[Envelope], Value]) -> None:
+        self._verify_one = verify
+        self._opened: dict[Envelope, Value | str] = {}
 
-    def open(self, envelope: Envelope) -> SignedRecord:
+    def open(self, envelope: Envelope) -> Value:
         found = self._opened.get(envelope)
         if found is None:
             found = self._opened[envelope] = self._verify(envelope)
@@ -52,9 +57,9 @@ class _OpenedRecords:
             raise WireError(found)
         return found
 
-    def _verify(self, envelope: Envelope) -> SignedRecord | str:
+    def _verify(self, envelope: Envelope) -> Value | str:
         try:
-            return open_record(envelope)
+            return self._verify_one(envelope)
         except WireError as error:
             return error.message
 
@@ -73,7 +78,8 @@ class _World:
             network=self._network,
             config=config,
             index_of={},
-            open_envelope=_OpenedRecords().open,
+            open_envelope=_Opened(open_record).open,
+            open_rumour=_Opened(open_testimony).open,
             believes=lambda observer, node: self._judge.belief_changed(
                 observer, node, self._clock.now
             ),

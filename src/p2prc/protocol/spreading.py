@@ -1,0 +1,146 @@
+"""Passing news on: records to a few at once and announced to the rest, testimonies to all.
+
+Eager push to some and lazy announcements to the others reach everybody at the speed of a flood for
+a fraction of its bytes (Leitao, Pereira, Rodrigues: "Epidemic Broadcast Trees", Plumtree, 2007);
+who is pushed to is drawn anew each time, so that nobody can make itself a needed branch of a tree.
+A testimony is as small as its announcement would be, so all are told. What comes in quick
+succession leaves together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from random import Random
+
+from p2prc.model.identity import NodeId
+from p2prc.model.testimony import Life
+from p2prc.protocol.exchange import in_batches
+from p2prc.protocol.membership_events import MembershipConfig, Send
+from p2prc.protocol.messages import Announce, Delta, Rumour, Want
+from p2prc.protocol.node_table import NodeTable
+from p2prc.wire.signed import Envelope
+
+RECORDS_AT_ONCE = 32
+TESTIMONIES_AT_ONCE = 100
+DOUBTS_LIMIT = 256
+PROMISES_LIMIT = 4_096
+
+
+class Spreading:
+    """What is to be passed on, and what others promised us."""
+
+    def __init__(
+        self,
+        config: MembershipConfig,
+        rng: Random,
+        table: NodeTable,
+        testify: Callable[[tuple[Life, ...]], Envelope],
+    ) -> None:
+        self._config = config
+        self._rng = rng
+        self._table = table
+        self._testify = testify
+        self._records: dict[NodeId, NodeId | None] = {}
+        self._testimonies: list[tuple[Envelope, NodeId | None]] = []
+        self._doubts: list[Life] = []
+        self._promises: dict[NodeId, tuple[float, NodeId, Life]] = {}
+        self._next_at = 0.0
+
+    @property
+    def deadline(self) -> float | None:
+        """When something is to be sent at the latest."""
+        waiting = self._next_at if self._records or self._testimonies or self._doubts else None
+        promised = next(iter(self._promises.values()), None)
+        if promised is None:
+            return waiting
+        return promised[0] if waiting is None else min(waiting, promised[0])
+
+    def record(self, node: NodeId, source: NodeId | None) -> None:
+        """Pass on the node's newest record, though not to whom we have it from."""
+        self._records[node] = source
+
+    def testimony(self, envelope: Envelope, source: NodeId | None) -> None:
+        """Pass on what somebody signed."""
+        self._testimonies.append((envelope, source))
+
+    def doubt(self, life: Life, now: float) -> None:
+        """Tell all that we doubt this life.
+
+        Not at once: when all our links break together, it must not be said on the last of them.
+        """
+        if not self._doubts:
+            self._next_at = max(self._next_at, now + self._config.gather_s)
+        self._doubts.append(life)
+
+    def promised(self, life: Life, peer: NodeId, now: float) -> None:
+        """A peer announced news: ask for it when nobody brings it soon."""
+        node = life.node
+        waiting = self._promises.get(node)
+        if waiting is not None and waiting[2].rank >= life.rank:
+            return
+        if len(self._promises) < PROMISES_LIMIT:
+            self._promises.pop(node, None)
+            self._promises[node] = (now + self._config.announce_patience_s, peer, life)
+
+    def flush(self, peers: Sequence[NodeId], now: float) -> list[Send]:
+        """Return what is to be sent now."""
+        sends = self._overdue(peers, now)
+        if self._next_at > now or not (self._records or self._testimonies or self._doubts):
+            return sends
+        self._next_at = now + self._config.gather_s
+        if not peers:
+            # Cut off: what we doubt may be our own fault, and is told to whom we meet next.
+            del self._doubts[:-DOUBTS_LIMIT]
+            self._records.clear()
+            self._testimonies.clear()
+            self._next_at = now + self._config.gossip_interval_s
+            return sends
+        self._testimonies += [(self._testify(lives), None) for lives in in_batches(self._doubts)]
+        self._doubts.clear()
+        sends += self._send_testimonies(peers)
+        sends += self._send_records(peers)
+        return sends
+
+    def _send_testimonies(self, peers: Sequence[NodeId]) -> list[Send]:
+        pending, self._testimonies = self._testimonies, []
+        sends: list[Send] = []
+        for at in range(0, len(pending), TESTIMONIES_AT_ONCE):
+            batch = pending[at : at + TESTIMONIES_AT_ONCE]
+            rumour = Rumour(tuple(envelope for envelope, _ in batch))
+            source = _only([source for _, source in batch])
+            sends += [Send(peer, rumour) for peer in peers if peer != source]
+        return sends
+
+    def _send_records(self, peers: Sequence[NodeId]) -> list[Send]:
+        pending, self._records = list(self._records.items()), {}
+        sends: list[Send] = []
+        for at in range(0, len(pending), RECORDS_AT_ONCE):
+            batch = pending[at : at + RECORDS_AT_ONCE]
+            known = [found for node, _ in batch if (found := self._table.peek(node)) is not None]
+            source = _only([source for _, source in batch])
+            audience = [peer for peer in peers if peer != source]
+            fanout = self._config.rumour_fanout
+            eager = self._rng.sample(audience, min(fanout, len(audience)))
+            delta = Delta(tuple(one.signed.envelope for one in known))
+            announce = Announce(tuple(one.life() for one in known))
+            sends += [Send(peer, delta if peer in eager else announce) for peer in audience]
+        return sends
+
+    def _overdue(self, peers: Sequence[NodeId], now: float) -> list[Send]:
+        wanted: dict[NodeId, list[Life]] = {}
+        while self._promises:
+            node, (due_at, peer, life) = next(iter(self._promises.items()))
+            if due_at > now:
+                break
+            del self._promises[node]
+            known = self._table.peek(node)
+            if known is None:
+                wanted.setdefault(peer, []).append(Life(life.key, -1))
+            elif known.rank < life.rank:
+                wanted.setdefault(peer, []).append(known.life())
+        return [Send(peer, Want(tuple(lives))) for peer, lives in wanted.items() if peer in peers]
+
+
+def _only(sources: list[NodeId | None]) -> NodeId | None:
+    """Return the source of all, when there is a single one."""
+    return sources[0] if len(set(sources)) == 1 else None
