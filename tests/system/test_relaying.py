@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from websockets.exceptions import ConnectionClosed
 
 from p2prc.authority import Rights, admit, found_network
 from p2prc.model.identity import NodeId
@@ -62,6 +63,11 @@ async def test_a_node_relays_for_members_of_its_network_alone(make_nodes: MakeNo
         assert told["clients"] == 3
         assert told["forwarded_bytes"] > 0
         assert told["refusals"] == {"not-member": 2, "guest-elsewhere": 1}
+        assert "3 clients, 3 refused" in node.p2prc("status").out
+        node.p2prc("leave")
+        for former in (founder, member, newcomer):
+            with pytest.raises(ConnectionClosed):
+                await former.hear()
 
 
 def test_a_relay_can_be_switched_off(tmp_path: Path) -> None:

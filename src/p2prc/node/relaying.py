@@ -55,9 +55,12 @@ async def open_relaying(
         yield Relaying(None, error.message)
         return
     log.info("relay ready", extra={"port": server.port})
+    # Whom we admitted was a member of the network that we left.
+    network.entered.append(server.drop_all)
     try:
         yield Relaying(server)
     finally:
+        network.entered.remove(server.drop_all)
         await server.close()
 
 

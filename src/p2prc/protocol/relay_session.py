@@ -106,6 +106,10 @@ class RelaySession:
             refusals=dict(self._refusals),
         )
 
+    def clients(self) -> list[NodeId]:
+        """Return who is served."""
+        return [NodeId(key.hex()) for key in self._clients]
+
     def refused(self, code: str) -> None:
         """Count what was turned away before it became a line."""
         self._refusals[code] += 1

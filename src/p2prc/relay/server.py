@@ -160,6 +160,11 @@ class RelayServer:
         """End every line of a node at once; asking `admit` again is its way back."""
         self.feed(NodeBarred(node, "barred"))
 
+    def drop_all(self) -> None:
+        """End every client's lines: what they were admitted by no longer holds."""
+        for node in self._session.clients():
+            self.drop(node)
+
     async def close(self) -> None:
         """Tell the clients to come back later, and stop listening. Calling twice is safe."""
         servers, self._servers = self._servers, []

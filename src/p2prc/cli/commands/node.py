@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from p2prc.api.schema import Lending, Setting, Status
+from p2prc.api.schema import Lending, RelayServing, Setting, Status
 from p2prc.cli import launch
 from p2prc.cli.failures import note
 from p2prc.cli.invocation import Command, Invocation, command, shared_options
@@ -181,6 +181,7 @@ def _described(status: Status) -> str:
             ("addresses", ", ".join(status.addresses) or "none"),
             ("reachable", "yes" if status.is_public else "not known to be, from the internet"),
             ("relays", ", ".join(status.relays) or "none"),
+            ("relays others", _relaying(status.relay)),
             ("lending", lending.removeprefix("lends ")),
             ("leases", str(status.leases)),
             ("up for", duration(status.uptime_s)),
@@ -190,6 +191,13 @@ def _described(status: Status) -> str:
             *(("note", plain(notice)) for notice in status.notices),
         ]
     )
+
+
+def _relaying(relay: RelayServing | None) -> str:
+    if relay is None or relay.port is None:
+        return "no" if relay is None else f"no: {relay.reason}"
+    refused = sum(relay.refusals.values())
+    return f"on TCP port {relay.port}; {counted(relay.clients, 'client')}, {refused} refused"
 
 
 def _setting_row(setting: Setting) -> tuple[str, str, str]:
