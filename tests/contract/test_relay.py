@@ -212,7 +212,7 @@ async def test_members_get_in_by_their_chain_and_a_newcomer_reaches_its_inviter_
         Household(
             network=lambda: NETWORK,
             issuer=lambda node: verify_chain(chain[node], network=NETWORK),
-            is_revoked=lambda node: False,
+            judge=lambda member: None,
             now=lambda: now,
         )
     )

@@ -105,7 +105,7 @@ _admission = RelayAdmission(
     Household(
         network=lambda: NODE,
         issuer=lambda node: None,
-        is_revoked=lambda node: False,
+        judge=lambda member: None,
         now=lambda: 0.0,
     )
 )

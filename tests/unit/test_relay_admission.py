@@ -11,6 +11,7 @@ from p2prc.errors import (
     NotMember,
     P2prcError,
     PeerBusy,
+    Revoked,
     TicketExpired,
     TicketForeign,
     TicketInvalid,
@@ -51,7 +52,7 @@ class Home:
             Household(
                 network=lambda: NETWORK,
                 issuer=self.issuer,
-                is_revoked=self.revoked.__contains__,
+                judge=self.judge,
                 now=lambda: self.now,
             )
         )
@@ -60,6 +61,10 @@ class Home:
         known = {node_of(FOUNDER): FOUNDERS, node_of(MEMBER): MEMBERS}
         chain = known.get(node)
         return None if chain is None else verify_chain(chain, network=NETWORK)
+
+    def judge(self, member: Member) -> None:
+        if member.node in self.revoked:
+            raise Revoked
 
     def refuses(self, key: bytes, bearer: str, error: type[P2prcError]) -> None:
         with pytest.raises(error):
@@ -114,7 +119,7 @@ def test_anything_else_is_refused(bearer: str) -> None:
 def test_a_revoked_member_is_refused() -> None:
     home = Home()
     home.revoked.add(node_of(MEMBER))
-    home.refuses(MEMBER, member_bearer(MEMBERS), NotMember)
+    home.refuses(MEMBER, member_bearer(MEMBERS), Revoked)
 
 
 def test_a_ticket_opens_a_short_slow_way_to_its_issuer_alone() -> None:
@@ -147,7 +152,7 @@ def test_a_ticket_of_one_who_may_not_invite_or_was_revoked_opens_nothing() -> No
     home = Home()
     home.refuses(STRANGER, ticket(MEMBER), P2prcError)
     home.revoked.add(NETWORK)
-    home.refuses(STRANGER, ticket(), NotMember)
+    home.refuses(STRANGER, ticket(), Revoked)
 
 
 def test_a_ticket_shown_by_many_serves_few_at_once() -> None:

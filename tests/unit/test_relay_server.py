@@ -173,7 +173,7 @@ UPGRADE = (
 
 async def test_a_dropped_node_is_off_at_once() -> None:
     async with relay() as server, admitted(server, 1) as anna:
-        server.drop(anna.node)
+        server.drop(server.clients())
         with pytest.raises(ConnectionClosed):
             await anna.hear()
         assert server.stats.clients == 0

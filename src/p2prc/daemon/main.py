@@ -243,7 +243,7 @@ async def _relaying(
         return Relaying(None)
     port = int(addresses[0].rpartition(":")[2])
     return await stack.enter_async_context(
-        open_relaying(node.network, host=settings.listen.host, port=port)
+        open_relaying(node, host=settings.listen.host, port=port)
     )
 
 

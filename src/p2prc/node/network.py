@@ -146,8 +146,6 @@ class Network:
         self._unsaved: set[NodeId] = set()
         self._kept: set[NodeId] = set()
         self._news = asyncio.Event()
-        self.entered: list[Callable[[], None]] = []
-        """Called when our network is another one than before."""
 
     # -- where we stand --
 
@@ -537,8 +535,6 @@ class Network:
             own_version_behind=self._outnumbered,
         )
         self._gossip.start()
-        for tell in self.entered:
-            tell()
         self._revocations.start()
         self._entered()
 

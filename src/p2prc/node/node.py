@@ -63,6 +63,7 @@ from p2prc.protocol.messages import (
     WithdrawAsk,
 )
 from p2prc.protocol.placement import NodeOffer
+from p2prc.relay.server import RelayServer
 from p2prc.runtime.environments import EnvironmentStore
 from p2prc.runtime.port import Runtime
 from p2prc.storage.blobs import BlobStore
@@ -108,6 +109,8 @@ class Node:
         self.environments = adapters.environments
         self._adapters = adapters
         self._tasks = tasks
+        self.relay: RelayServer | None = None
+        """What we serve to others, when we do."""
         self._specs_wanted: list[Answer | None] = []
         self.grants = Grants()
         self.links = Links(adapters.endpoint, self, tasks)
@@ -271,6 +274,9 @@ class Node:
 
     def _entered(self) -> None:
         self._apply_terms()
+        if self.relay is not None:
+            # Whom we admitted was a member of another network.
+            self.relay.drop(self.relay.clients())
 
     def _put_out(self) -> None:
         """Somebody was put out: end what it and those it let in have here."""
@@ -281,7 +287,13 @@ class Node:
         for view in self.provider.leases():
             if view.peer != self.id and self.network.is_put_out(view.peer):
                 self.provider.evict(view.peer, "put out of the network")
+        if self.relay is not None:
+            self.relay.drop([who for who in self.relay.clients() if not self._is_known(who)])
         self.jobs.offers_changed()
+
+    def _is_known(self, node: NodeId) -> bool:
+        """Whether we know it for a member; a relay's client that we do not know may ask again."""
+        return self.network.member_of(node) is not None and not self.network.is_put_out(node)
 
     def _dismiss(self, peer: NodeId) -> None:
         self.provider.evict(peer, "put out of the network")

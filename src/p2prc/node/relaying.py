@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from p2prc.authority import Member, verify_chain
-from p2prc.errors import MachineCannot, NotMember, PortTaken
-from p2prc.model.identity import NodeId
-from p2prc.node.network import Network
+from p2prc.errors import MachineCannot, PortTaken
+from p2prc.node.node import Node
 from p2prc.protocol.messages import PROTOCOL_VERSION
 from p2prc.relay.admission import Household, RelayAdmission
 from p2prc.relay.server import RelayServer, WellKnown, open_relay
@@ -28,22 +26,17 @@ class Relaying:
 
 
 @asynccontextmanager
-async def open_relaying(
-    network: Network,
-    *,
-    host: str,
-    port: int,
-    is_revoked: Callable[[NodeId], bool] = lambda node: False,
-) -> AsyncIterator[Relaying]:
+async def open_relaying(node: Node, *, host: str, port: int) -> AsyncIterator[Relaying]:
     """Serve as a relay on the port, where it is taken on any other.
 
     A machine that cannot listen at all is a node without a relay: the reason is kept.
     """
+    network = node.network
     admit = RelayAdmission(
         Household(
             network=lambda: network.standing.network,
-            issuer=lambda node: _member(network, node),
-            is_revoked=is_revoked,
+            issuer=network.member_of,
+            judge=node.judge,
             now=time.time,
         )
     )
@@ -55,12 +48,11 @@ async def open_relaying(
         yield Relaying(None, error.message)
         return
     log.info("relay ready", extra={"port": server.port})
-    # Whom we admitted was a member of the network that we left.
-    network.entered.append(server.drop_all)
+    node.relay = server
     try:
         yield Relaying(server)
     finally:
-        network.entered.remove(server.drop_all)
+        node.relay = None
         await server.close()
 
 
@@ -71,16 +63,3 @@ async def _open(identity: WellKnown, admit: RelayAdmission, host: str, port: int
         # The port that a router forwards is best, any other still serves those who can reach it.
         log.info("the relay's usual port is taken", extra={"port": port})
         return await open_relay(host, 0, identity=identity, admit=admit)
-
-
-def _member(network: Network, node: NodeId) -> Member | None:
-    """Return what this node knows of a member, from its own chain or that of its record."""
-    if node == network.own:
-        return network.standing.member
-    record = network.gossip.record_of(node)
-    if record is None:
-        return None
-    try:
-        return verify_chain(record.membership, network=network.standing.network)
-    except NotMember:
-        return None

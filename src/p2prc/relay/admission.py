@@ -40,12 +40,12 @@ class Household:
     """What admission asks of the node; each call gives the state of the moment.
 
     `network` may raise NotMember. `issuer` is what is known of a member, None when it is not one.
-    `is_revoked` tells whose membership has been taken away. `now` is in unix seconds.
+    `judge` raises Revoked for a member that was put out. `now` is in unix seconds.
     """
 
     network: Callable[[], NodeId]
     issuer: Callable[[NodeId], Member | None]
-    is_revoked: Callable[[NodeId], bool]
+    judge: Callable[[Member], None]
     now: Callable[[], float]
 
 
@@ -60,10 +60,8 @@ class RelayAdmission:
     def __call__(self, key: NodeId, bearer: str) -> RelayTerms:
         """Return on which terms the holder of the key is served.
 
-        Raises NotMember, RightMissing, TicketInvalid and its kin, PeerBusy.
+        Raises NotMember, Revoked, RightMissing, TicketInvalid and its kin, PeerBusy.
         """
-        if self.household.is_revoked(key):
-            raise NotMember("this node's membership was revoked")
         if not bearer:
             raise NotMember("this relay serves the members of its network alone")
         if bearer.lower().startswith(_TICKET_PREFIX):
@@ -74,6 +72,7 @@ class RelayAdmission:
         member = verify_chain(_from_base64(bearer), network=self.household.network())
         if member.node != key:
             raise NotMember(f"the chain was made for another node than {short(key)}")
+        self.household.judge(member)
         return RelayTerms(bytes_per_s=MEMBER_BYTES_PER_S)
 
     def _admit_joiner(self, key: NodeId, text: str) -> RelayTerms:
@@ -81,8 +80,8 @@ class RelayAdmission:
         now = home.now()
         issuer = home.issuer(ticket.issuer)
         check_ticket(ticket, network=home.network(), issuer=issuer, now=now)
-        if home.is_revoked(ticket.issuer):
-            raise NotMember("the ticket's issuer was revoked")
+        if issuer is not None:
+            home.judge(issuer)
         ends_at = self._place(blake3(text.lower().encode()).digest(), key, now)
         return RelayTerms(
             expires_in_s=ends_at - now, only_to=ticket.issuer, bytes_per_s=JOINER_BYTES_PER_S

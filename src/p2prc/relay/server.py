@@ -15,7 +15,7 @@ import itertools
 import logging
 import socket
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from random import SystemRandom
 
@@ -156,14 +156,14 @@ class RelayServer:
         """How many TCP connections are open."""
         return sum(self._per_address.values())
 
-    def drop(self, node: NodeId) -> None:
-        """End every line of a node at once; asking `admit` again is its way back."""
-        self.feed(NodeBarred(node, "barred"))
+    def clients(self) -> list[NodeId]:
+        """Return who is served."""
+        return self._session.clients()
 
-    def drop_all(self) -> None:
-        """End every client's lines: what they were admitted by no longer holds."""
-        for node in self._session.clients():
-            self.drop(node)
+    def drop(self, nodes: Iterable[NodeId]) -> None:
+        """End every line of these nodes at once; asking `admit` again is their way back."""
+        for node in nodes:
+            self.feed(NodeBarred(node, "barred"))
 
     async def close(self) -> None:
         """Tell the clients to come back later, and stop listening. Calling twice is safe."""
