@@ -72,9 +72,19 @@ def open_network(folder: Path) -> Iterator[list[MeasuredNode]]:
     started = []
     try:
         for node in nodes:
-            node.p2prc("up", "--detach", "--name", node.name, "--listen", "127.0.0.1:0", *_one())
+            node.p2prc(
+                "up",
+                "--detach",
+                "--name",
+                node.name,
+                "--listen",
+                "127.0.0.1:0",
+                "--relay",
+                "none",
+                *_one(),
+            )
             started.append(node)
-        ticket = nodes[0].p2prc("invite").strip()
+        ticket = nodes[0].p2prc("invite", "--lan").strip()
         for node in nodes[1:]:
             node.p2prc("join", ticket)
         for node in nodes:

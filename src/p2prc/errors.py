@@ -228,6 +228,17 @@ class PeerUnreachable(PeerError):
     retryable = True
 
 
+class NoWayIn(PeerError):
+    """Nobody outside could reach this node: it has no public address and no relay."""
+
+    code = "no-way-in"
+    hint = (
+        "forward a port of the router to this node and say so: `p2prc up --public HOST:PORT`; "
+        "or name a relay: `p2prc up --relay URL`; "
+        "or invite from the same local network alone: `p2prc invite --lan`"
+    )
+
+
 class PeerLost(PeerError):
     """The peer went away."""
 

@@ -43,7 +43,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Full]:
             (disk.outside / "home" / "config.toml").write_text('[cache]\nbytes = "1G"\n')
         try:
             at_once([lambda n=n: n.up("--cpus", "2", "--disk", "1G") for n in world.nodes])  # type: ignore[misc]
-            ticket = world.submitter.p2prc("invite").out.strip()
+            ticket = world.submitter.p2prc("invite", "--lan").out.strip()
             at_once(
                 [lambda n=n: n.p2prc("join", ticket) for n in (world.provider, world.usual)]  # type: ignore[misc]
             )

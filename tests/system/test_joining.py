@@ -34,7 +34,7 @@ class World:
         self.knocking = alone.start("--json", "join", write_ticket(deaf, secret=nobody))
 
     def ticket(self) -> str:
-        return self.founder.p2prc("invite").out.strip()
+        return self.founder.p2prc("invite", "--lan").out.strip()
 
     def refused(self, ticket: str, *, code: str) -> str:
         """See that the lonely node gets the refusal and stays what it was; return the sentence."""
@@ -53,7 +53,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     nodes = [NodeUnderTest(folder / name, name) for name in ("founder", "member", "alone")]
     try:
         up_all(nodes)
-        ticket = nodes[0].p2prc("invite").out.strip()
+        ticket = nodes[0].p2prc("invite", "--lan").out.strip()
         nodes[1].p2prc("join", ticket)
         yield World(*nodes)
     finally:
@@ -61,12 +61,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 def test_a_ticket_is_one_word_and_says_from_where_it_can_be_used(world: World) -> None:
-    said = world.founder.p2prc("invite")
+    said = world.founder.p2prc("invite", "--lan")
     assert said.out.count("\n") == 1
     assert said.out.strip().isalnum()
     assert len(said.out.strip()) <= 512
     assert any(f"for {left}" in said.err for left in ("1 d", "24 h", "23 h"))
-    told = world.founder.json("invite")
+    told = world.founder.json("invite", "--lan")
     assert set(told) >= {"ticket", "network", "expires_at", "reach"}
 
 
@@ -114,13 +114,13 @@ def test_a_member_that_may_not_invite_cannot_write_a_ticket_by_hand(world: World
 
 
 def test_a_plain_member_may_not_invite(world: World) -> None:
-    said = world.member.p2prc("--json", "invite", status=5)
+    said = world.member.p2prc("--json", "invite", "--lan", status=5)
     assert said.error["code"] == "right-missing"
     assert "--admin" in said.error["hint"]
 
 
 def test_a_member_of_a_network_with_others_is_told_to_leave_it_first(world: World) -> None:
-    ticket = world.alone.p2prc("invite").out.strip()
+    ticket = world.alone.p2prc("invite", "--lan").out.strip()
     said = world.member.p2prc("--json", "join", ticket, status=3)
     assert said.error["code"] == "already-in-network"
     assert "leave" in said.error["hint"]
@@ -154,7 +154,7 @@ def test_an_unknown_node_and_a_short_prefix_are_exit_4(world: World) -> None:
 def test_three_newcomers_find_each_other_and_find_each_other_again(make_nodes: MakeNodes) -> None:
     """The newcomer's path, with a ticket from standard input; then two at once are restarted."""
     nodes = make_nodes(3, joined=False)
-    ticket = nodes[0].p2prc("invite").out
+    ticket = nodes[0].p2prc("invite", "--lan").out
     at_once([lambda node=node: node.p2prc("join", "-", stdin=ticket) for node in nodes[1:]])  # type: ignore[misc]
     for node in nodes:
         wait_until(lambda node=node: _all_alive(node, 3), f"{node.name} sees three")  # type: ignore[misc]
@@ -167,9 +167,9 @@ def test_three_newcomers_find_each_other_and_find_each_other_again(make_nodes: M
 
 def test_an_admin_admits_others_after_the_founder_is_gone(make_nodes: MakeNodes) -> None:
     founder, second, third = make_nodes(3, joined=False)
-    second.p2prc("join", founder.p2prc("invite", "--admin").out.strip())
+    second.p2prc("join", founder.p2prc("invite", "--lan", "--admin").out.strip())
     founder.kill_9()
-    ticket = second.p2prc("invite").out.strip()
+    ticket = second.p2prc("invite", "--lan").out.strip()
     third.p2prc("join", ticket)
     assert third.json("status")["network"] == second.json("status")["network"]
     wait_until(lambda: third.states().get(second.name) == "alive", "they see each other")
@@ -181,7 +181,7 @@ def test_a_name_given_twice_is_ambiguous_and_lists_both_ids(make_nodes: MakeNode
     twins = [NodeUnderTest(ada.home.parent / f"twin{number}", "twin") for number in (1, 2)]
     try:
         up_all(twins)
-        ticket = ada.p2prc("invite").out.strip()
+        ticket = ada.p2prc("invite", "--lan").out.strip()
         at_once([lambda node=node: node.p2prc("join", ticket) for node in twins])  # type: ignore[misc]
         wait_until(lambda: _all_alive(ada, 3), "ada sees both")
         ids = [twin.id for twin in twins]

@@ -53,7 +53,7 @@ def owned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Owned]:
     users = [NodeUnderTest(folder / name, name) for name in ("ada", "bob")]
     try:
         at_once([lambda: owner.up(*OWNED), *(lambda u=user: u.up("--no-lend") for user in users)])
-        ticket = owner.p2prc("invite").out.strip()
+        ticket = owner.p2prc("invite", "--lan").out.strip()
         at_once([lambda u=user: u.p2prc("join", ticket) for user in users])  # type: ignore[misc]
         for user in users:
             wait_until(

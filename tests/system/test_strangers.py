@@ -59,7 +59,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[NodeUnderTes
     nodes = [NodeUnderTest(folder / name, name) for name in ("target", "victim")]
     try:
         up_all(nodes, "--cpus", "2")
-        nodes[1].p2prc("join", nodes[0].p2prc("invite").out.strip())
+        nodes[1].p2prc("join", nodes[0].p2prc("invite", "--lan").out.strip())
         wait_until(lambda: nodes[0].states().get("victim") == "alive", "they see each other")
         yield nodes
     finally:
@@ -92,7 +92,7 @@ async def stranger(target: NodeUnderTest) -> AsyncIterator[RawPeer]:
 @pytest.fixture
 async def standing(target: NodeUnderTest, stranger: RawPeer) -> Standing:
     """The stranger's place after it joined by a ticket."""
-    return await stranger.join(target.p2prc("invite").out.strip())
+    return await stranger.join(target.p2prc("invite", "--lan").out.strip())
 
 
 def refusals(node: NodeUnderTest) -> dict[str, int]:
@@ -161,7 +161,7 @@ async def test_silence_costs_a_stranger_its_connection_and_members_nothing(
     said = await asyncio.to_thread(pair[1].p2prc, "run", "target", "--", "echo", "through")
     assert said.out == "through\n"
     async with raw_peer(target) as newcomer:
-        ticket = (await asyncio.to_thread(target.p2prc, "invite")).out.strip()
+        ticket = (await asyncio.to_thread(target.p2prc, "invite", "--lan")).out.strip()
         async with asyncio.timeout(5):
             await newcomer.join(ticket)
     assert max(await asyncio.gather(*waiting)) < HANDSHAKE_LIMIT_S
@@ -183,8 +183,10 @@ async def test_a_stranger_gets_no_bytes(target: NodeUnderTest, stranger: RawPeer
 async def test_an_expired_or_made_up_ticket_is_no_way_in(
     target: NodeUnderTest, stranger: RawPeer
 ) -> None:
-    ticket = target.p2prc("invite", "--expires", "1s").out.strip()
-    wait_until(lambda: target.json("invite", "--expires", "1s")["ticket"] != ticket, "time passes")
+    ticket = target.p2prc("invite", "--lan", "--expires", "1s").out.strip()
+    wait_until(
+        lambda: target.json("invite", "--lan", "--expires", "1s")["ticket"] != ticket, "time passes"
+    )
     with pytest.raises(P2prcError) as refused:
         await stranger.join(ticket[:-8] + "aaaaaaaa")
     assert refused.value.code == "ticket-invalid"
@@ -411,7 +413,7 @@ def _is_lending(node: NodeUnderTest, name: str) -> bool:
 async def _record_of(node: NodeUnderTest, seen_from: NodeUnderTest) -> Envelope:
     """Ask for a node's record as a member would, and return it as it was signed."""
     async with raw_peer(seen_from) as peer:
-        ticket = (await asyncio.to_thread(seen_from.p2prc, "invite")).out.strip()
+        ticket = (await asyncio.to_thread(seen_from.p2prc, "invite", "--lan")).out.strip()
         standing = await peer.join(ticket)
         wanted = NodeId(await asyncio.to_thread(lambda: node.id))
         async with peer.link(standing) as link:

@@ -11,7 +11,6 @@ import pytest
 
 from p2prc.daemon.log import FieldFormatter, last_lines
 from p2prc.daemon.names import find_job, find_lease, find_node
-from p2prc.daemon.reach import reach_of
 from p2prc.errors import JobUnknown, LeaseUnknown, NameAmbiguous, NodeUnknown, PeerLost
 from p2prc.model.identity import BlobId, JobId, LeaseId, NodeId
 from p2prc.node.drive import Driver
@@ -141,13 +140,6 @@ def test_leases_and_jobs_are_found_by_prefix_and_jobs_by_key() -> None:
     assert find_job("1" * 20 + "secret", keys) == "1" * 20
     with pytest.raises(JobUnknown):
         find_job("1" * 20 + "guess", keys)
-
-
-def test_reach_is_what_the_addresses_tell() -> None:
-    assert reach_of(["192.168.1.5:8088", "127.0.0.1:8088"], is_lan=False) == "lan"
-    assert reach_of(["192.168.1.5:8088", "8.8.8.8:8088"], is_lan=False) == "internet"
-    assert reach_of(["node.example.org:8088"], is_lan=False) == "internet"
-    assert reach_of(["8.8.8.8:8088"], is_lan=True) == "lan"
 
 
 def test_a_log_line_cannot_be_forged_by_a_field() -> None:

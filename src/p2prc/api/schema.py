@@ -83,6 +83,7 @@ class Status(Answer, frozen=True):
     addresses: list[str]
     is_public: bool = field(name="public")
     relays: list[str] = []
+    reachability: str = ""
     leases: int = 0
     uptime_s: float = 0.0
     version: str = ""

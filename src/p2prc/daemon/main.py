@@ -34,6 +34,7 @@ from p2prc.model.resources import Capacity
 from p2prc.node.machine import core_count, memory_bytes
 from p2prc.node.network import SelfDescription
 from p2prc.node.node import Adapters, Node, open_node
+from p2prc.node.reachability import ReachConfig
 from p2prc.node.relaying import Relaying, open_relaying
 from p2prc.protocol.diagnosis import diagnose_machine
 from p2prc.protocol.lending import LendingPolicy
@@ -44,7 +45,10 @@ from p2prc.storage.blobs import BlobStore
 from p2prc.storage.home import Home, node_secret, open_home
 from p2prc.storage.state import State, open_state
 from p2prc.transport.iroh_endpoint import open_iroh_endpoint
+from p2prc.transport.iroh_probe import reaches
+from p2prc.transport.iroh_relays import relays_of_iroh
 from p2prc.transport.port import Endpoint
+from p2prc.transport.relay_ping import ping_relay
 
 FOREVER_S = 366 * 86400.0
 GIVE_BACK_EVERY_S = 30.0
@@ -179,6 +183,13 @@ async def _open(
         state=state,
         leases_folder=home.leases,
         rng=SystemRandom(),
+        reach=ReachConfig(
+            relay=settings.relay,
+            foreign=relays_of_iroh(),
+            public=() if settings.public is None else (str(settings.public),),
+            probe=reaches,
+            ping=ping_relay,
+        ),
     )
     node = await stack.enter_async_context(open_node(secret, description, policy, adapters))
     relaying = await _relaying(stack, node, settings, await endpoint.addresses())
@@ -242,9 +253,11 @@ async def _relaying(
     if settings.relay_serve == "off":
         return Relaying(None)
     port = int(addresses[0].rpartition(":")[2])
-    return await stack.enter_async_context(
+    relaying = await stack.enter_async_context(
         open_relaying(node, host=settings.listen.host, port=port)
     )
+    node.reach.relay_opened(None if relaying.server is None else relaying.server.port)
+    return relaying
 
 
 def _name(settings: Settings, state: State) -> str:

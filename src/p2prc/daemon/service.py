@@ -15,7 +15,6 @@ from p2prc.daemon.jobs import JobDesk
 from p2prc.daemon.log import last_lines
 from p2prc.daemon.names import find_lease, find_node
 from p2prc.daemon.orders import absolute_folder
-from p2prc.daemon.reach import reach_of
 from p2prc.daemon.rows import instant, lease_row, node_row, relay_of, runtimes_of, specs_of
 from p2prc.daemon.running import Running
 from p2prc.errors import InvalidInput, PeerError
@@ -81,7 +80,8 @@ class DaemonService:
             ),
             relay=relay_of(self._relaying),
             refusals=dict(node.links.refusals + Counter(node.network.gossip.refusals())),
-            notices=list(self._notices),
+            reachability=node.reach.sentence(),
+            notices=[*self._notices, *node.reach.notices()],
         )
 
     def _state(self) -> str:
@@ -106,9 +106,12 @@ class DaemonService:
     # -- the network --
 
     async def invite(self, request: schema.InviteRequest) -> schema.Invitation:
-        reach = reach_of(self._node.network.whereabouts.addresses, is_lan=request.is_lan)
+        reach = await self._node.reach.way_in(is_lan=request.is_lan)
         ticket, expires_at = self._node.network.invite(
-            expires_s=request.expires_s, may_invite=request.is_admin, reach=reach
+            expires_s=request.expires_s,
+            may_invite=request.is_admin,
+            reach=reach,
+            relays=() if reach == "lan" else self._node.reach.ticket_relays(),
         )
         network = self._node.network.standing.network
         return schema.Invitation(
@@ -170,13 +173,19 @@ class DaemonService:
         ]
 
     def _reach_facts(self) -> ReachFacts:
-        told, server = self._node.network.description, self._relaying.server
+        server, reach = self._relaying.server, self._node.reach
+        machine = reach.machine
         return ReachFacts(
-            listening=told.addresses,
+            listening=self._node.network.description.addresses,
             relay_port=None if server is None else server.port,
             relay_port_trouble=self._relaying.reason,
-            is_public=told.is_public,
+            nat="blocked" if reach.is_udp_blocked else machine.nat,
+            is_public=machine.is_public,
+            external=machine.external,
+            mapping=machine.mapping.method,
+            mapping_trouble=machine.mapping.trouble,
             relay_setting=self._settings.relay,
+            relays=reach.relays.facts(),
         )
 
     # -- work --

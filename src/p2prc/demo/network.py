@@ -119,7 +119,7 @@ def _up_all(nodes: Sequence[DemoNode], cpus: int) -> list[Status]:
 
     def starting(node: DemoNode) -> Callable[[], Status]:
         def start() -> Status:
-            node.p2prc("up", "--detach", "--name", node.name, *options)
+            node.p2prc("up", "--detach", "--name", node.name, "--relay", "none", *options)
             return node.client.status()
 
         return start

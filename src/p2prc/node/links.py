@@ -36,6 +36,9 @@ from p2prc.transport.port import Channel, Connection, Endpoint, Stream
 DIAL_TIMEOUT_S = 10.0
 JOIN_DIAL_TIMEOUT_S = 4.0
 """A person waits, and nobody may be there."""
+NEWS_PATIENCE_S = 2.0
+"""A dial that knows no relay of the peer begins anew after this long: it may know one by then."""
+NEWS_PAUSE_S = 0.2
 HANDSHAKES_LIMIT = 64
 STREAMS_LIMIT = 512
 CONNECTIONS_PER_PEER = 4
@@ -242,16 +245,35 @@ class Links:
     async def _connect(self, peer: NodeId, channel: Channel) -> tuple[Connection, Introduction]:
         if peer == self._endpoint.node:
             raise PeerUnreachable("a node does not dial itself")
-        addresses, relays = self._board.addresses_of(peer), self._board.relays_of(peer)
-        if not addresses and not relays:
-            raise NodeUnknown(f"no address of {short(peer)} is known")
-        return await self._connect_at(peer, channel, addresses, relays)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + DIAL_TIMEOUT_S
+        while True:
+            addresses, relays = self._board.addresses_of(peer), self._board.relays_of(peer)
+            if not addresses and not relays:
+                raise NodeUnknown(f"no address of {short(peer)} is known")
+            # Who has just come tells within a second or two by which relay it is reached.
+            may_hear = not relays and loop.time() + NEWS_PATIENCE_S < until
+            patience_s = NEWS_PATIENCE_S if may_hear else max(1.0, until - loop.time())
+            try:
+                return await self._connect_at(
+                    peer, channel, addresses, relays, timeout_s=patience_s
+                )
+            except PeerUnreachable:
+                if not may_hear:
+                    raise
+            await asyncio.sleep(NEWS_PAUSE_S)
 
     async def _connect_at(
-        self, peer: NodeId, channel: Channel, addresses: Sequence[str], relays: Sequence[str]
+        self,
+        peer: NodeId,
+        channel: Channel,
+        addresses: Sequence[str],
+        relays: Sequence[str],
+        *,
+        timeout_s: float = DIAL_TIMEOUT_S,
     ) -> tuple[Connection, Introduction]:
         connection = await self._endpoint.connect(
-            peer, addresses, channel, timeout_s=DIAL_TIMEOUT_S, relays=relays
+            peer, addresses, channel, timeout_s=timeout_s, relays=relays
         )
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -49,6 +49,7 @@ from p2prc.node.tasks import Tasks
 from p2prc.protocol.asking import fingerprint
 from p2prc.protocol.membership import Membership, NodeView
 from p2prc.protocol.messages import NOTICES_SINCE_VERSION, PROTOCOL_VERSION, Join
+from p2prc.protocol.reachability_events import is_address_outside
 from p2prc.storage.schema import StoredRecord
 from p2prc.storage.state import State
 from p2prc.wire.codec import Codec, encode
@@ -62,9 +63,13 @@ SAVE_NEWCOMER_DELAY_S = 0.1
 ADDRESSES_IN_RECORD = 8
 RELAYS_IN_RECORD = 4
 ADDRESSES_IN_TICKET = 4
+RELAYS_IN_TICKET = 2
 ADDRESSES_OF_ADMIN = 2
 ADMINS_IN_TICKET = 2
 HEARSAY_PATIENCE_S = 5.0
+
+BorrowRelays = Callable[[Ticket, str], Awaitable[tuple[str, ...]]]
+"""Make ready to dial through a ticket's relays; return their URLs."""
 
 log = logging.getLogger(__name__)
 METADATA = "metadata"
@@ -103,6 +108,10 @@ class Lent:
     free: Capacity
 
 
+async def _borrow_none(_: Ticket, __: str) -> tuple[str, ...]:
+    return ()
+
+
 class Network:
     """Our place in the network and our picture of it."""
 
@@ -125,6 +134,7 @@ class Network:
         self.own = own
         self.description = description
         self.whereabouts = Whereabouts(description.addresses, is_public=description.is_public)
+        self.borrow_relays: BorrowRelays = _borrow_none
         self._secret = secret
         self._links = links
         self._state = state
@@ -303,7 +313,9 @@ class Network:
 
     # -- tickets --
 
-    def invite(self, *, expires_s: float, may_invite: bool, reach: Reach) -> tuple[str, float]:
+    def invite(
+        self, *, expires_s: float, may_invite: bool, reach: Reach, relays: Sequence[str] = ()
+    ) -> tuple[str, float]:
         """Write a ticket; return it and when it expires (UTC seconds). Raises RightMissing."""
         standing = self.standing
         if not standing.member.rights.may_invite:
@@ -313,7 +325,8 @@ class Network:
         ticket = Ticket(
             network=standing.network,
             issuer=self.own,
-            addresses=self.whereabouts.addresses[:ADDRESSES_IN_TICKET],
+            addresses=tuple(self._addresses_for(reach))[:ADDRESSES_IN_TICKET],
+            relays=tuple(relays)[:RELAYS_IN_TICKET],
             expires_at=int(expires_at),
             admins=self._other_admins(),
             may_invite=may_invite,
@@ -321,6 +334,11 @@ class Network:
             reach=reach,
         )
         return write_ticket(ticket, secret=self._secret), expires_at
+
+    def _addresses_for(self, reach: Reach) -> list[str]:
+        """Return where we are reached; for the same local network, first what is only there."""
+        found = list(self.whereabouts.addresses)
+        return sorted(found, key=is_address_outside) if reach == "lan" else found
 
     def _other_admins(self) -> tuple[Bootstrap, ...]:
         """Return members that may admit too, for when we are away."""
@@ -388,16 +406,17 @@ class Network:
         check_fresh(ticket, now=time.time())
         if ticket.network == self.standing.network:
             # A member of it already: the ticket's addresses may be newer than what we know.
-            await self._meet(ticket)
+            await self._meet(ticket, await self.borrow_relays(ticket, text))
             return self.standing
         self._refuse_second_network()
-        host, chain = await self._ask_in(ticket, text)
+        relays = await self.borrow_relays(ticket, text)
+        host, chain = await self._ask_in(ticket, text, relays)
         member = verify_chain(chain, network=ticket.network)
         if member.node != self.own:
             raise NotMember("the chain that we were given names another node")
         await self._change_network(Standing(ticket.network, chain, member))
         addresses = dict(ticket.bootstraps)[host]
-        await self._links.reach_at(host, addresses)
+        await self._links.reach_at(host, addresses, relays)
         await self._hear_of(host)
         # Whoever reads "joined" may pull the plug: a restart must find the others again.
         self._save()
@@ -444,23 +463,25 @@ class Network:
                 found.append(view)
         return [view.record.node for view in sorted(found, key=lambda each: not each.is_connected)]
 
-    async def _meet(self, ticket: Ticket) -> None:
+    async def _meet(self, ticket: Ticket, relays: Sequence[str]) -> None:
         for node, addresses in ticket.bootstraps:
-            if node == self.own or not addresses:
+            if node == self.own or not (addresses or relays):
                 continue
             try:
-                await self._links.reach_at(node, addresses)
+                await self._links.reach_at(node, addresses, relays)
             except PeerError as error:
                 log.info("a member does not answer", extra={"peer": node, "why": error.message})
             else:
                 return await self._hear_of(node)
         return None
 
-    async def _ask_in(self, ticket: Ticket, text: str) -> tuple[NodeId, bytes]:
+    async def _ask_in(
+        self, ticket: Ticket, text: str, relays: Sequence[str]
+    ) -> tuple[NodeId, bytes]:
         """Knock at the ticket's members in turn; return who opened, and our chain."""
         unreachable: P2prcError = PeerUnreachable("the ticket names no address")
         for node, addresses in ticket.bootstraps:
-            if node == self.own or not addresses:
+            if node == self.own or not (addresses or relays):
                 continue
             try:
                 chain = await self._links.join(
@@ -468,6 +489,7 @@ class Network:
                     text,
                     network=ticket.network,
                     name=self.description.name,
+                    relays=relays,
                 )
             except PeerError as error:
                 unreachable = error

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 
@@ -31,6 +31,7 @@ from p2prc.node.network import Lent, Network, SelfDescription
 from p2prc.node.places import Places
 from p2prc.node.post import Post
 from p2prc.node.provider import Provider
+from p2prc.node.reachability import ReachConfig, ReachDriver
 from p2prc.node.runs import Runs
 from p2prc.node.session import serve_session
 from p2prc.node.shelf import AttemptShelf
@@ -55,8 +56,10 @@ from p2prc.protocol.messages import (
     NoticeList,
     Notices,
     NoticeSummary,
+    ProbeMe,
     Refused,
     Rumour,
+    SeenAt,
     Specs,
     Summary,
     Want,
@@ -86,6 +89,7 @@ class Adapters:
     state: State
     leases_folder: Path
     rng: Random
+    reach: ReachConfig = field(default_factory=ReachConfig)
 
 
 class Node:
@@ -130,6 +134,14 @@ class Node:
             put_out=self._put_out,
             is_open=founds_open,
         )
+        self.reach = ReachDriver(
+            adapters.reach,
+            endpoint=adapters.endpoint,
+            links=self.links,
+            network=self.network,
+            tasks=tasks,
+        )
+        self.network.borrow_relays = self.reach.borrow
         self.door = Door(
             links=self.links,
             tasks=tasks,
@@ -183,6 +195,7 @@ class Node:
         if self._adapters.state.value(PAUSED) is not None:
             self.provider.pause()
         self.network.start()
+        self.reach.start()
         self._tasks.start(self.links.run(), "accept")
         self.jobs.start()
 
@@ -191,6 +204,7 @@ class Node:
         try:
             self.jobs.stop()
             await self.provider.close()
+            self.reach.stop()
             self.network.stop()
             await self.links.leave_all(farewell=True)
             await self._adapters.endpoint.close()
@@ -244,6 +258,7 @@ class Node:
 
     def _node_changed(self, node: NodeId) -> None:
         self.jobs.offers_changed()
+        self.reach.table_changed()
         record = self.network.gossip.record_of(node)
         if record is not None and record.has_left and node != self.id:
             self.provider.evict(node, "left the network")
@@ -325,6 +340,7 @@ class Node:
 
     def link_up(self, peer: NodeId) -> None:
         self.network.link_up(peer)
+        self.reach.link_up(peer)
         self.provider.peer_back(peer)
         self.runs.node_back(peer)
         self.jobs.node_back(peer)
@@ -332,11 +348,13 @@ class Node:
     def link_down(self, peer: NodeId, *, on_purpose: bool) -> None:
         log.info("peer gone", extra={"peer": peer, "on_purpose": on_purpose})
         self.network.link_down(peer, on_purpose=on_purpose)
+        self.reach.link_down(peer)
         self.door.door_lost(peer)
         self.provider.peer_gone(peer)
         self.jobs.node_lost(peer)
 
     def link_renewed(self, peer: NodeId) -> None:
+        self.reach.link_up(peer)
         # What was said over the old link may be lost, and the peer may have forgotten everything.
         self.runs.node_back(peer)
         self.jobs.node_lost(peer)
@@ -376,6 +394,11 @@ class Node:
             case LeaseProgress():
                 if not self.runs.progress(body.lease, body.text):
                     self.jobs.progress(peer, body.lease, body.text)
+            case SeenAt():
+                self.reach.seen_at(peer, body)
+            case ProbeMe():
+                if answer is not None:
+                    self.reach.probe_asked(peer, body, answer)
             case AskSpecs():
                 self._ask_for_specs(answer)
             case _:

@@ -9,10 +9,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from p2prc.errors import MachineCannot, PortTaken
+from p2prc.model.identity import NodeId
 from p2prc.node.node import Node
 from p2prc.protocol.messages import PROTOCOL_VERSION
-from p2prc.relay.admission import Household, RelayAdmission
-from p2prc.relay.server import RelayServer, WellKnown, open_relay
+from p2prc.protocol.relay_events import RelayTerms
+from p2prc.relay.admission import Household, RelayAdmission, member_bearer
+from p2prc.relay.server import Admit, RelayServer, WellKnown, open_relay
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +34,7 @@ async def open_relaying(node: Node, *, host: str, port: int) -> AsyncIterator[Re
     A machine that cannot listen at all is a node without a relay: the reason is kept.
     """
     network = node.network
-    admit = RelayAdmission(
+    judge = RelayAdmission(
         Household(
             network=lambda: network.standing.network,
             issuer=network.member_of,
@@ -40,6 +42,13 @@ async def open_relaying(node: Node, *, host: str, port: int) -> AsyncIterator[Re
             now=time.time,
         )
     )
+
+    def admit(key: NodeId, bearer: str) -> RelayTerms:
+        # A member on its way to another by a relay that it does not use otherwise shows nothing:
+        # its key is proved, and its chain is known from its record.
+        record = None if bearer else network.gossip.record_of(key)
+        return judge(key, bearer if record is None else member_bearer(record.membership))
+
     identity = WellKnown(network.own, PROTOCOL_VERSION)
     try:
         server = await _open(identity, admit, host, port)
@@ -56,7 +65,7 @@ async def open_relaying(node: Node, *, host: str, port: int) -> AsyncIterator[Re
         await server.close()
 
 
-async def _open(identity: WellKnown, admit: RelayAdmission, host: str, port: int) -> RelayServer:
+async def _open(identity: WellKnown, admit: Admit, host: str, port: int) -> RelayServer:
     try:
         return await open_relay(host, port, identity=identity, admit=admit)
     except PortTaken:

@@ -27,6 +27,7 @@ from p2prc.wire.signed import Envelope
 
 PROTOCOL_VERSION = 2
 NOTICES_SINCE_VERSION = 2
+PROBES_SINCE_VERSION = 2
 """Peers of older versions take an unknown message for misbehaviour: they are sent none."""
 OLDEST_PROTOCOL_VERSION = 1
 CONTROL_FRAME_LIMIT_BYTES = 1 << 20
@@ -246,6 +247,25 @@ class Goodbye(_Message, frozen=True, tag="goodbye"):
     """The sender stops now, on purpose."""
 
 
+class SeenAt(_Message, frozen=True, tag="seen-at"):
+    """The sender sees the receiver at this address; "" when through a relay."""
+
+    address: ShortText
+
+
+class ProbeMe(_Message, frozen=True, tag="probe-me"):
+    """Dial me afresh at the host where you see me, at this port: by TCP, and by UDP."""
+
+    port: Annotated[int, Meta(ge=1, lt=1 << 16)]
+
+
+class Probed(_Message, frozen=True, tag="probed"):
+    """What came of it."""
+
+    by_tcp: bool
+    by_udp: bool
+
+
 class AskSpecs(_Message, frozen=True, tag="ask-specs"):
     """Tell what machine you are."""
 
@@ -428,6 +448,9 @@ Control = (
     | Ping
     | Pong
     | Goodbye
+    | SeenAt
+    | ProbeMe
+    | Probed
     | AskSpecs
     | Specs
     | RequestLease

@@ -59,7 +59,10 @@ class IrohConnection:
         return selected.remote_addr if selected is not None and selected.is_ip else ""
 
     def _selected(self) -> iroh.iroh_ffi.PathSnapshot | None:
-        return next((path for path in self._connection.paths() if path.is_selected), None)
+        paths = self._connection.paths()
+        selected = next((path for path in paths if path.is_selected), None)
+        # The first moments of a connection know no selected path, but the one that it came by.
+        return paths[0] if selected is None and len(paths) == 1 else selected
 
     async def close(self, reason: str = "") -> None:
         text = reason.encode()[:_REASON_LIMIT_BYTES]

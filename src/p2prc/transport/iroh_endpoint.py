@@ -69,16 +69,21 @@ async def open_iroh_endpoint(
 class _OnlyWhatWasAsked(iroh.Preset):
     """iroh without the services of its makers, listening on no interface beyond the chosen one.
 
-    Left alone, iroh also binds the IPv6 wildcard when told to listen on one IPv4 address.
+    Left alone, iroh also binds the IPv6 wildcard when told to listen on one IPv4 address. Told to
+    listen on all of IPv4, it is told the same port of all of IPv6, so that one port serves both.
     """
 
     def __init__(self, bind_address: str) -> None:
-        host, _ = address_text.parse(bind_address)
-        other = "127.0.0.1" if host.version == 6 else "::1"
+        host, port = address_text.parse(bind_address)
+        if host.is_unspecified:
+            other = "0.0.0.0" if host.version == 6 else "::"  # noqa: S104 - as we were told
+            is_bound = port != 0 and address_text.can_bind(other)
+        else:
+            other, port = "127.0.0.1" if host.version == 6 else "::1", 0
+            is_bound = address_text.can_bind(other)
         # What iroh binds by itself may fail, what it is told to bind may not: it is told only
         # where there is such an address.
-        is_bound = not host.is_unspecified and address_text.can_bind(other)
-        self._other = address_text.join(other, 0) if is_bound else None
+        self._other = address_text.join(other, port) if is_bound else None
 
     def apply(self, builder: iroh.EndpointBuilder) -> None:
         builder.apply_minimal()
@@ -154,7 +159,10 @@ class IrohEndpoint:
         return connection
 
     async def close(self) -> None:
-        endpoint, self._endpoint, self._relays = self._endpoint, None, None
+        endpoint, self._endpoint = self._endpoint, None
+        relays, self._relays = self._relays, None
+        if relays is not None:
+            await relays.close()
         welcoming, self._welcoming = self._welcoming, None
         if endpoint is None or welcoming is None:
             return

@@ -1,4 +1,14 @@
-"""The relays through which an endpoint can be reached, with iroh."""
+"""The relays through which an endpoint can be reached, with iroh.
+
+What iroh 1.2.0 does, seen by experiment. A relay map that is disabled takes no relay later; an
+empty one does, and the relay is used 0.2 s after `insert_relay`. Plain `http://` is accepted. Of
+several relays the one that answers `/ping` soonest becomes home. When the home relay dies, iroh
+goes on naming it for 27 s, until its next report; a change of the map makes a report at once, so
+whoever notices earlier takes the dead one out. The token of `RelayConfig` is shown to that relay
+alone; a relay that is dialled through without being in the map is shown none. To any relay but
+home iroh hangs up 60 s after the last packet: `IrohRelays` sends one now and then, so that peers
+can come in by every relay that is used, and go on by the second when the first dies.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +19,14 @@ from urllib.parse import urlsplit
 
 import iroh
 
-from p2prc.transport.port import RelayAccess
+from p2prc.transport.port import Channel, RelayAccess
 
+RELAYS_HELD = 4
+TOUCH_EVERY_S = 25.0
+TOUCH_SOON_S = 1.5
+TOUCH_S = 0.25
+_QUIC_PORT = 7842
+"""Where relays with a certificate tell clients the address that they see (iroh's default)."""
 _URL_LIMIT = 200
 
 
@@ -21,6 +37,14 @@ class IrohRelays:
         self._endpoint = endpoint
         self._used: dict[str, RelayAccess] = {}
         self._changing = asyncio.Lock()
+        self._nobody = iroh.SecretKey.generate().public()
+        self._has_changed = asyncio.Event()
+        self._holding = asyncio.create_task(self._hold(), name="hold relays")
+
+    async def close(self) -> None:
+        """Hold none any more."""
+        self._holding.cancel()
+        await asyncio.wait({self._holding})
 
     async def use(self, relays: Sequence[RelayAccess]) -> None:
         """Replace the whole set; a URL that iroh cannot read is left out."""
@@ -33,18 +57,48 @@ class IrohRelays:
                     del self._used[url]
             for url, access in wanted.items():
                 if url not in self._used:
-                    config = iroh.RelayConfig(url=access.url, auth_token=access.token or None)
+                    config = iroh.RelayConfig(
+                        url=access.url,
+                        quic_port=_QUIC_PORT if url.startswith("https:") else None,
+                        auth_token=access.token or None,
+                    )
                     with suppress(iroh.IrohError):
                         await self._endpoint.insert_relay(config)
                         self._used[url] = access
+            self._has_changed.set()
 
     def home(self) -> tuple[str, ...]:
-        """Return the relay that iroh keeps a connection to, by the name that we know it by."""
+        """Return the relays that we are connected to, iroh's own choice first."""
         url = self._endpoint.addr().relay_url()
-        if url is None:
+        if url is None or _plain(url) not in self._used:
             return ()
-        known = self._used.get(_plain(url))
-        return () if known is None else (known.url,)
+        others = [access.url for known, access in self._used.items() if known != _plain(url)]
+        return (self._used[_plain(url)].url, *others)
+
+    async def _hold(self) -> None:
+        """Keep the connections to relays that are not home."""
+        while True:
+            for access in list(self._used.values())[:RELAYS_HELD]:
+                if _plain(access.url) != _plain(self._endpoint.addr().relay_url() or ""):
+                    await self._touch(access.url)
+            # A relay that is home now may not be so a second later: iroh measures them first.
+            patience_s = TOUCH_SOON_S if self._has_changed.is_set() else TOUCH_EVERY_S
+            self._has_changed.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(patience_s):
+                    await self._has_changed.wait()
+
+    async def _touch(self, url: str) -> None:
+        """Send something through a relay: to a key that nobody has."""
+        with suppress(TimeoutError, iroh.IrohError):
+            async with asyncio.timeout(TOUCH_S):
+                nobody = iroh.EndpointAddr(self._nobody, url, [])
+                await self._endpoint.connect(nobody, Channel.PROBE.value)
+
+
+def relays_of_iroh() -> tuple[str, ...]:
+    """Return the URLs of the public relays of iroh's makers."""
+    return tuple(sorted(iroh.RelayMode.default_mode().relay_map().urls()))
 
 
 def is_relay_url(url: str) -> bool:

@@ -1,0 +1,325 @@
+"""Drives where we can be reached: watches interfaces and paths, asks peers, tells the network."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+
+from p2prc.errors import NoWayIn, P2prcError
+from p2prc.model.identity import NodeId
+from p2prc.model.ticket import Reach, Ticket
+from p2prc.node.dial_back import DialBack, Probe
+from p2prc.node.drive import Driver
+from p2prc.node.link import Answer, Link
+from p2prc.node.links import Links
+from p2prc.node.network import Network, Whereabouts
+from p2prc.node.relays import FOREIGN_NOTICE, Ping, Relays, from_ticket, in_ticket, served_url
+from p2prc.node.tasks import Tasks
+from p2prc.protocol.diagnosis import NatKind
+from p2prc.protocol.messages import PROBES_SINCE_VERSION, Probed, ProbeMe, Refused, SeenAt
+from p2prc.protocol.reachability import Reachability
+from p2prc.protocol.reachability_events import (
+    AddExternal,
+    AskProbe,
+    LocalChanged,
+    Mapped,
+    Moved,
+    Observed,
+    PathSeen,
+    PeerGone,
+    ProbeEnded,
+    ProbeFailed,
+    ReachEffect,
+    RemoveExternal,
+    Tick,
+    host_of,
+    is_outside,
+)
+from p2prc.transport.port import Endpoint
+
+WATCH_S = 2.0
+REFRESH_WITHIN_S = 0.2
+INTERFACES_EVERY = 3
+"""Interfaces are looked at in every third round."""
+FRESH_S = (0.0, 0.3, 0.7, 1.5)
+"""A new link is looked at this often at first: its path changes within the first second or two."""
+PROBE_TIMEOUT_S = 10.0
+WAY_IN_PATIENCE_S = 6.0
+
+_NATS: dict[NatKind, str] = {
+    "cone": "behind a NAT",
+    "symmetric": "behind a NAT that shows every peer another port",
+    "double": "behind two NATs",
+    "carrier": "behind the provider's NAT",
+}
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ReachConfig:
+    """What our owner said, and what touches the world for it.
+
+    `public` are addresses given by hand. Without `probe` nobody is dialled for others, without
+    `ping` no relay is chosen.
+    """
+
+    relay: str = "none"
+    foreign: tuple[str, ...] = ()
+    public: tuple[str, ...] = ()
+    probe: Probe | None = None
+    ping: Ping | None = None
+
+
+class ReachDriver:
+    """How others reach us: our part of it."""
+
+    def __init__(
+        self,
+        config: ReachConfig,
+        *,
+        endpoint: Endpoint,
+        links: Links,
+        network: Network,
+        tasks: Tasks,
+    ) -> None:
+        self._endpoint = endpoint
+        self._links = links
+        self._network = network
+        self._tasks = tasks
+        self._machine = Reachability(given=config.public)
+        self._driver = Driver(self._machine, self._perform, tick=Tick)
+        self._dial_back = DialBack(config.probe)
+        self._told: dict[NodeId, tuple[Link, str]] = {}
+        self._relay_port: int | None = None
+        self._is_invited = False
+        self._is_stopped = False
+        self._refreshing: asyncio.TimerHandle | None = None
+        self.relays = Relays(
+            config.relay,
+            config.foreign,
+            endpoint=endpoint,
+            network=network,
+            tasks=tasks,
+            ping=config.ping,
+            measured=self._publish_soon,
+        )
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._tasks.start(self._watch(), "watch paths")
+
+    def stop(self) -> None:
+        """Tell nothing more."""
+        self._is_stopped = True
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+        self._driver.stop()
+        self.relays.stop()
+
+    def relay_opened(self, port: int | None) -> None:
+        """Our own relay listens on this TCP port; None: there is none."""
+        self._relay_port = port
+        self._publish()
+
+    def mapped(self, mapped: Mapped) -> None:
+        """The router has opened our port, or would not."""
+        self._driver.feed(mapped)
+
+    # -- what people are told --
+
+    @property
+    def machine(self) -> Reachability:
+        """What was decided, for those who show it."""
+        return self._machine
+
+    @property
+    def is_udp_blocked(self) -> bool:
+        """Whether UDP does not get out."""
+        return self._machine.is_udp_blocked(asyncio.get_running_loop().time())
+
+    def sentence(self) -> str:
+        """Say in one sentence from where we can be reached."""
+        if self._machine.is_public:
+            return "reachable from outside: others may use this node as a relay"
+        if self.is_udp_blocked:
+            return "UDP is blocked here: everything goes through a relay"
+        relays = self.relays.used
+        where = _NATS.get(self._machine.nat, "not known to be reachable from outside")
+        if not relays:
+            return where
+        return f"{where}; through {len(relays)} relay{'s' if len(relays) > 1 else ''}"
+
+    def notices(self) -> list[str]:
+        """Say what a person should know of how packets go."""
+        return [FOREIGN_NOTICE] if self.relays.is_foreign_used else []
+
+    async def way_in(self, *, is_lan: bool) -> Reach:
+        """Return from where a ticket written now can be used. Raises NoWayIn."""
+        if is_lan:
+            return "lan"
+        self._is_invited = True
+        until = asyncio.get_running_loop().time() + WAY_IN_PATIENCE_S
+        while (reach := self._way_in_now()) is None:
+            self._refresh()
+            if not self.relays.is_hopeful or asyncio.get_running_loop().time() > until:
+                raise NoWayIn
+            await asyncio.sleep(0.2)
+        return reach
+
+    def _way_in_now(self) -> Reach | None:
+        if self._machine.is_public or self._has_public_interface():
+            return "internet"
+        return "relay" if self.relays.used else None
+
+    def _has_public_interface(self) -> bool:
+        # Nobody has tried it yet; an IPv4 address of our own with a firewall before it is rare.
+        hosts = [host_of(each) for each in self._network.whereabouts.addresses]
+        return any(":" not in host and is_outside(host) for host in hosts)
+
+    def ticket_relays(self) -> tuple[str, ...]:
+        """Return the relays that a newcomer finds us at."""
+        return tuple(in_ticket(each) for each in self.relays.used)
+
+    async def borrow(self, ticket: Ticket, text: str) -> tuple[str, ...]:
+        """Make ready to dial through the ticket's relays; return their URLs."""
+        relays = from_ticket(ticket, text)
+        if relays:
+            await self.relays.borrow(relays)
+        return tuple(each.url for each in relays)
+
+    # -- what the links tell --
+
+    def link_up(self, peer: NodeId) -> None:
+        """There is a link to the peer."""
+        self._tasks.start(self._look_at_fresh(peer), "look at a fresh path")
+
+    def link_down(self, peer: NodeId) -> None:
+        """The last link to the peer is gone."""
+        self._told.pop(peer, None)
+        self._driver.feed(PeerGone(peer))
+
+    def seen_at(self, peer: NodeId, body: SeenAt) -> None:
+        """A peer says where it sees us."""
+        self._driver.feed(Observed(peer, body.address))
+
+    def probe_asked(self, peer: NodeId, body: ProbeMe, answer: Answer) -> None:
+        """A peer asks to be dialled afresh."""
+        link = self._links.get(peer)
+        if link is not None:
+            self._tasks.start(self._try_out(link, body.port, answer), "dial back")
+
+    async def _try_out(self, link: Link, port: int, answer: Answer) -> None:
+        try:
+            answer(await self._dial_back.try_out(link, port))
+        except P2prcError as error:
+            answer(Refused(error.code, error.message[:500], error.hint[:500]))
+
+    def table_changed(self) -> None:
+        """Some node tells something new: perhaps that it serves as a relay."""
+        if self._refreshing is None:
+            loop = asyncio.get_running_loop()
+            self._refreshing = loop.call_later(REFRESH_WITHIN_S, self._refresh)
+
+    # -- watching --
+
+    async def _watch(self) -> None:
+        rounds = 0
+        while True:
+            if rounds % INTERFACES_EVERY == 0:
+                self._driver.feed(LocalChanged(await self._endpoint.addresses()))
+            for peer in self._links.peers():
+                await self._look_at(peer)
+            self._refresh()
+            self._publish()
+            rounds += 1
+            await asyncio.sleep(WATCH_S)
+
+    async def _look_at_fresh(self, peer: NodeId) -> None:
+        for pause_s in FRESH_S:
+            await asyncio.sleep(pause_s)
+            await self._look_at(peer)
+
+    async def _look_at(self, peer: NodeId) -> None:
+        link = self._links.get(peer)
+        if link is None:
+            return
+        path = await link.connection.path()
+        is_direct = path.kind == "direct"
+        seen = path.remote if is_direct else ""
+        record = self._network.gossip.record_of(peer)
+        is_public = record is not None and record.is_public
+        self._driver.feed(PathSeen(peer, is_direct, seen, is_public))
+        if link.version >= PROBES_SINCE_VERSION and self._told.get(peer) != (link, seen):
+            self._told[peer] = (link, seen)
+            link.tell(SeenAt(seen))
+
+    def _refresh(self) -> None:
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+            self._refreshing = None
+        others = any(not view.is_self for view in self._network.nodes())
+        self.relays.refresh(
+            is_public=self._machine.is_public,
+            is_foreign_wanted=not self._machine.is_public and (others or self._is_invited),
+        )
+
+    # -- consequences --
+
+    def _perform(self, effect: ReachEffect) -> None:
+        match effect:
+            case AddExternal():
+                log.info("seen from outside", extra={"address": effect.address})
+                self._tasks.start(
+                    self._endpoint.add_external_address(effect.address), "tell an address"
+                )
+            case RemoveExternal():
+                self._tasks.start(
+                    self._endpoint.remove_external_address(effect.address), "forget an address"
+                )
+            case AskProbe():
+                self._tasks.start(self._ask_probe(effect.peer, effect.address), "ask to be dialled")
+            case Moved():
+                self._publish()
+
+    async def _ask_probe(self, peer: NodeId, address: str) -> None:
+        link = self._links.get(peer)
+        port = int(address.rpartition(":")[2])
+        try:
+            if link is None or link.version < PROBES_SINCE_VERSION:
+                raise NoWayIn
+            said = await link.ask(ProbeMe(port), Probed, timeout_s=PROBE_TIMEOUT_S)
+        except P2prcError as error:
+            log.debug("a peer did not dial us", extra={"peer": peer, "why": error.message})
+            self._driver.feed(ProbeFailed(peer, address))
+        else:
+            log.info(
+                "a peer dialled us",
+                extra={"address": address, "by_tcp": said.by_tcp, "by_udp": said.by_udp},
+            )
+            self._driver.feed(ProbeEnded(peer, address, said.by_tcp, said.by_udp))
+
+    def _publish_soon(self) -> None:
+        # A relay that was chosen just now knows us a moment later.
+        asyncio.get_running_loop().call_later(REFRESH_WITHIN_S, self._publish)
+        self._publish()
+
+    def _publish(self) -> None:
+        if self._is_stopped:
+            return
+        machine = self._machine
+        is_serving = machine.is_public and self._relay_port is not None
+        self.relays.serve(self._relay_port if is_serving else None)
+        relays = tuple(each.url for each in self.relays.used)
+        if is_serving:
+            relays = (*self._served(), *relays)
+        if machine.addresses:
+            self._network.moved(
+                Whereabouts(machine.addresses, tuple(dict.fromkeys(relays)), machine.is_public)
+            )
+
+    def _served(self) -> tuple[str, ...]:
+        """Return the URLs of our own relay, which listens at the port of our public address."""
+        public = (*self._machine.given, *self._machine.verified)
+        return tuple(served_url(address) for address in public[:2])

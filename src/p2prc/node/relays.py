@@ -1,0 +1,223 @@
+"""Drives the choice of relays: which exist, how far each is, and those that the transport uses."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from urllib.parse import urlsplit
+
+from p2prc.model.record import NodeRecord
+from p2prc.model.ticket import Ticket
+from p2prc.node.drive import Driver
+from p2prc.node.network import Network
+from p2prc.node.tasks import Tasks
+from p2prc.protocol import relay_choice
+from p2prc.protocol.diagnosis import RelayFacts
+from p2prc.protocol.reachability_events import host_of
+from p2prc.protocol.relay_choice import Candidate, CandidatesChanged, RelayChoice
+from p2prc.relay.admission import member_bearer
+from p2prc.transport.port import Endpoint, RelayAccess
+
+BORROWED_S = 45.0
+"""How long a ticket's relays are used: until those of the network are known and measured."""
+MEMBER_SCHEME = "p2prc://"
+"""In a ticket, a relay that a member serves: to it alone the ticket itself is shown."""
+
+Ping = Callable[[str], Awaitable[float | None]]
+log = logging.getLogger(__name__)
+
+
+def in_ticket(relay: Candidate) -> str:
+    """Return how a ticket names a relay."""
+    if relay.owner != "member":
+        return relay.url
+    return MEMBER_SCHEME + relay.url.removeprefix("http://").rstrip("/")
+
+
+def from_ticket(ticket: Ticket, text: str) -> tuple[RelayAccess, ...]:
+    """Return the ticket's relays; the bearer of a member's is the ticket."""
+    found = []
+    for relay in ticket.relays:
+        if relay.startswith(MEMBER_SCHEME):
+            url = f"http://{relay.removeprefix(MEMBER_SCHEME)}/"
+            found.append(RelayAccess(url, "".join(text.split())))
+        else:
+            found.append(RelayAccess(relay))
+    return tuple(found)
+
+
+class Relays:
+    """The relays through which we can be reached."""
+
+    def __init__(
+        self,
+        setting: str,
+        foreign: Sequence[str],
+        *,
+        endpoint: Endpoint,
+        network: Network,
+        tasks: Tasks,
+        ping: Ping | None,
+        measured: Callable[[], None],
+    ) -> None:
+        """`setting` is `auto`, `none` or a URL; `foreign` are those of strangers."""
+        self._setting = setting
+        self._foreign = tuple(foreign) if setting == "auto" else ()
+        self._endpoint = endpoint
+        self._network = network
+        self._tasks = tasks
+        self._ping = ping
+        self._measured = measured
+        self._choice = RelayChoice()
+        self._driver = Driver(self._choice, self._perform, tick=relay_choice.Tick)
+        self._borrowed: dict[str, tuple[RelayAccess, float]] = {}
+        self._own: RelayAccess | None = None
+        self._given: tuple[RelayAccess, ...] = ()
+        self._has_said = False
+
+    def stop(self) -> None:
+        """Measure nothing more."""
+        self._driver.stop()
+
+    @property
+    def used(self) -> tuple[Candidate, ...]:
+        """Return the relays at which we can be reached, best first: they answer, and know us."""
+        held = self._endpoint.home_relays()
+        alive = self._choice.alive
+        return tuple(each for each in self._choice.used if each.url in alive and each.url in held)
+
+    @property
+    def is_foreign_used(self) -> bool:
+        """Whether strangers carry our packets."""
+        return any(each.owner == "foreign" for each in self._choice.used)
+
+    @property
+    def is_hopeful(self) -> bool:
+        """Whether there is a relay that may yet answer."""
+        return any(each.silent < relay_choice.SILENT_AFTER for each in self._choice.allowed())
+
+    def facts(self) -> tuple[RelayFacts, ...]:
+        """Return what is known of each relay, for people."""
+        used = {each.url for each in self.used}
+        return tuple(
+            RelayFacts(
+                url=each.candidate.url,
+                is_home=each.candidate.url in used,
+                is_member=each.candidate.owner == "member",
+                latency_s=each.latency_s if each.is_alive else None,
+                trouble="" if each.is_alive else "it does not answer",
+            )
+            for each in self._choice.readings()
+            if each.latency_s is not None or each.silent
+        )
+
+    def refresh(self, *, is_public: bool, is_foreign_wanted: bool) -> None:
+        """Look at the table of nodes again, for whose relays are there."""
+        # Whoever can be reached needs nobody in between, but for what its owner asked for.
+        found = [] if is_public else [*self._members(), *self._strangers()]
+        if self._setting not in ("auto", "none"):
+            found.insert(0, Candidate(self._setting, "named"))
+        self._driver.feed(CandidatesChanged(tuple(found), is_foreign_wanted))
+        self._apply()
+
+    def _members(self) -> list[Candidate]:
+        records = [
+            view.record
+            for view in self._network.nodes()
+            if not view.is_self and view.state in ("alive", "suspect") and view.record.is_public
+        ]
+        # When there are more than anybody looks at, each node looks at others.
+        own = int(self._network.own, 16)
+        records.sort(key=lambda record: int(record.node, 16) ^ own)
+        return [Candidate(url, "member") for record in records if (url := _served_by(record))]
+
+    def _strangers(self) -> list[Candidate]:
+        return [Candidate(url, "foreign") for url in self._foreign]
+
+    # -- what is served here, and what a ticket lends --
+
+    def serve(self, port: int | None) -> None:
+        """Our own relay listens on the port and others may use it: we are a client of it too.
+
+        Through it those reach us from whom no UDP comes.
+        """
+        bearer = member_bearer(self._network.standing.chain)
+        own = None if port is None else RelayAccess(f"http://127.0.0.1:{port}/", bearer)
+        if own != self._own:
+            self._own = own
+            self._apply()
+
+    async def borrow(self, relays: Sequence[RelayAccess]) -> None:
+        """Use the relays of a ticket for a while."""
+        ends_at = asyncio.get_running_loop().time() + BORROWED_S
+        self._borrowed = {each.url: (each, ends_at) for each in relays}
+        self._given = self._wanted()
+        await self._endpoint.use_relays(self._given)
+
+    # -- doing it --
+
+    def _perform(self, effect: relay_choice.ChoiceEffect) -> None:
+        match effect:
+            case relay_choice.Measure():
+                self._tasks.start(self._measure(effect.url), "measure a relay")
+            case relay_choice.Use():
+                log.info("relays chosen", extra={"relays": [each.url for each in effect.relays]})
+                self._say_once()
+                self._apply()
+
+    def _say_once(self) -> None:
+        if self.is_foreign_used and not self._has_said:
+            self._has_said = True
+            log.warning(FOREIGN_NOTICE)
+
+    async def _measure(self, url: str) -> None:
+        latency_s = None if self._ping is None else await self._ping(url)
+        self._driver.feed(relay_choice.Measured(url, latency_s))
+        self._measured()
+
+    def _apply(self) -> None:
+        wanted = self._wanted()
+        if wanted != self._given:
+            self._given = wanted
+            self._tasks.start(self._endpoint.use_relays(wanted), "use relays")
+
+    def _wanted(self) -> tuple[RelayAccess, ...]:
+        now = asyncio.get_running_loop().time()
+        self._borrowed = {url: each for url, each in self._borrowed.items() if each[1] > now}
+        bearer = member_bearer(self._network.standing.chain)
+        found = {url: access for url, (access, _) in self._borrowed.items()}
+        for each in self._choice.used:
+            found[each.url] = RelayAccess(each.url, bearer if each.owner == "member" else "")
+        if self._own is not None:
+            found[self._own.url] = self._own
+        return tuple(found.values())
+
+
+FOREIGN_NOTICE = (
+    "no member can be reached from outside, so the public relays of iroh's makers (n0) carry what "
+    "cannot go direct: they see the nodes' ids and addresses and how much is sent, never what; "
+    "`--relay none` turns them off, `--relay URL` names your own"
+)
+
+
+def _served_by(record: NodeRecord) -> str | None:
+    """Return the relay that a public node serves: at one of its own addresses, or nobody's."""
+    for url in record.relays:
+        try:
+            parts = urlsplit(url)
+            host = parts.hostname or ""
+        except ValueError:
+            continue
+        if parts.scheme == "http" and host in {_bare_host(each) for each in record.addresses}:
+            return url
+    return None
+
+
+def _bare_host(address: str) -> str:
+    return host_of(address) or address.rpartition(":")[0].lower()
+
+
+def served_url(address: str) -> str:
+    """Return the URL of the relay that a node serves at its public address."""
+    return f"http://{address}/"
