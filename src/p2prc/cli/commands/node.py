@@ -181,7 +181,7 @@ def _described(status: Status) -> str:
             ("addresses", ", ".join(status.addresses) or "none"),
             ("reachable", "yes" if status.is_public else "not known to be, from the internet"),
             ("relays", ", ".join(status.relays) or "none"),
-            ("relays others", _relaying(status.relay)),
+            ("relaying", _relaying(status.relay)),
             ("lending", lending.removeprefix("lends ")),
             ("leases", str(status.leases)),
             ("up for", duration(status.uptime_s)),
