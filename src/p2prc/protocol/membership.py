@@ -253,12 +253,7 @@ class Membership:
             peers = [peer for peer in self._choice.connected if peer not in previous.peers]
             self._out += self._spreading.flush(peers, now)
         if previous.peers and previous.changed:
-            fresh = [found for node in previous.changed if (found := self._table.peek(node))]
-            told = exchange.telling(((known, exchange.NOTHING) for known in fresh), lambda _: True)
-            messages: list[Gossip] = [one for one in told if isinstance(one, Delta)]
-            if (digest := previous.news()) is not None:
-                messages.append(digest)
-            self._out += [Send(peer, one) for peer in previous.peers for one in messages]
+            self._out += previous.news()
         out, self._out = self._out, []
         return out
 

@@ -11,14 +11,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from p2prc.model.identity import NodeId
-from p2prc.protocol.messages import Digest, DigestEntry
+from p2prc.protocol.exchange import NOTHING, telling
+from p2prc.protocol.membership_events import Send
+from p2prc.protocol.messages import Delta, Digest, DigestEntry
 from p2prc.protocol.node_table import Known, NodeState, NodeTable
 
 FIRST_SIGNING_VERSION = 2
 HEARTBEAT_LIMIT = 1 << 50
 HEARTBEAT_JUMP_LIMIT = 100_000
 ENTRIES_LIMIT = 9_999
-_NOTHING = -1
+_NO_VERSION = -1
 
 
 @dataclass(slots=True)
@@ -56,15 +58,19 @@ class PreviousVersion:
         entries = [self._entry(node, known, raised=1) for node, known in self._table]
         return Digest(tuple(entries[:ENTRIES_LIMIT]))
 
-    def news(self) -> Digest | None:
-        """What has changed since the last time."""
-        changed, self.changed = self.changed, {}
-        entries = [
-            self._entry(node, known, raised=1)
-            for node in changed
-            if (known := self._table.peek(node)) is not None
-        ]
-        return Digest(tuple(entries[:ENTRIES_LIMIT]), is_reply=True) if entries else None
+    def news(self) -> list[Send]:
+        """Return what to tell the peers of what has changed since the last time."""
+        changed, self.changed = list(self.changed), {}
+        fresh = [(node, known) for node in changed if (known := self._table.peek(node)) is not None]
+        entries = [self._entry(node, known, raised=1) for node, known in fresh]
+        sends: list[Send] = []
+        for peer in self.peers:
+            others = ((known, NOTHING) for node, known in fresh if node != peer)
+            messages = [one for one in telling(others, lambda _: True) if isinstance(one, Delta)]
+            sends += [Send(peer, one) for one in messages]
+            if entries:
+                sends.append(Send(peer, Digest(tuple(entries[:ENTRIES_LIMIT]), is_reply=True)))
+        return sends
 
     def take(self, digest: Digest) -> PreviousFindings:
         """Compare a peer's digest with what we know."""
@@ -75,7 +81,7 @@ class PreviousVersion:
         if not digest.is_reply:
             listed = {entry.node for entry in digest.entries}
             found.lacking |= {
-                node: _NOTHING
+                node: _NO_VERSION
                 for node, known in self._table
                 if known.is_present and node not in listed
             }
@@ -84,8 +90,8 @@ class PreviousVersion:
     def _weigh(self, entry: DigestEntry, found: PreviousFindings) -> None:
         known = self._table.peek(entry.node)
         if known is None:
-            if not entry.is_suspect and entry.version > _NOTHING:
-                found.answers.append(DigestEntry(entry.node, _NOTHING, 0))
+            if not entry.is_suspect and entry.version > _NO_VERSION:
+                found.answers.append(DigestEntry(entry.node, _NO_VERSION, 0))
         elif entry.version > known.version:
             found.answers.append(DigestEntry(entry.node, known.version, 0))
         elif entry.version < known.version:
