@@ -26,7 +26,10 @@ from p2prc.protocol.messages import (
     NoticeSummary,
     Ping,
     Pong,
+    Probed,
+    ProbeMe,
     Refused,
+    SeenAt,
     letter_codec,
 )
 from p2prc.transport.port import Connection
@@ -50,6 +53,9 @@ _UPKEEP = (
     NoticeSummary,
     NoticeList,
     Notices,
+    SeenAt,
+    ProbeMe,
+    Probed,
     *get_args(Gossip),
 )
 """What two nodes say when neither works for the other."""

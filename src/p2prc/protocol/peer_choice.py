@@ -240,7 +240,8 @@ class PeerChoice:
     def _may_dial(self, node: NodeId, known: Known, now: float) -> bool:
         if node == self._own or node in self._connected or node in self._dialling:
             return False
-        if known.state is NodeState.LEFT or not known.signed.record.addresses:
+        record = known.signed.record
+        if known.state is NodeState.LEFT or not (record.addresses or record.relays):
             return False
         failing = self._failing.get(node)
         return failing is None or failing.retry_at <= now
