@@ -14,7 +14,15 @@ from p2prc.node.drive import Driver
 from p2prc.node.link import Answer, Link
 from p2prc.node.links import Links
 from p2prc.node.network import Network, Whereabouts
-from p2prc.node.relays import FOREIGN_NOTICE, Ping, Relays, from_ticket, in_ticket, served_url
+from p2prc.node.relays import (
+    FOREIGN_NOTICE,
+    Ping,
+    Relays,
+    from_ticket,
+    in_ticket,
+    own_in_ticket,
+    served_url,
+)
 from p2prc.node.tasks import Tasks
 from p2prc.protocol.diagnosis import NatKind
 from p2prc.protocol.messages import PROBES_SINCE_VERSION, Probed, ProbeMe, Refused, SeenAt
@@ -38,6 +46,7 @@ from p2prc.protocol.reachability_events import (
 )
 from p2prc.transport.port import Endpoint
 
+SERVED_LIMIT = 2
 WATCH_S = 2.0
 REFRESH_WITHIN_S = 0.2
 INTERFACES_EVERY = 3
@@ -169,18 +178,22 @@ class ReachDriver:
         return reach
 
     def _way_in_now(self) -> Reach | None:
-        if self._machine.is_public or self._has_public_interface():
+        if self._machine.is_public or self._public_interfaces():
             return "internet"
         return "relay" if self.relays.used else None
 
-    def _has_public_interface(self) -> bool:
+    def _public_interfaces(self) -> tuple[str, ...]:
         # Nobody has tried it yet; an IPv4 address of our own with a firewall before it is rare.
-        hosts = [host_of(each) for each in self._network.whereabouts.addresses]
-        return any(":" not in host and is_outside(host) for host in hosts)
+        return tuple(
+            address
+            for address in self._machine.local
+            if is_outside(host_of(address)) and ":" not in host_of(address)
+        )
 
     def ticket_relays(self) -> tuple[str, ...]:
         """Return the relays that a newcomer finds us at."""
-        return tuple(in_ticket(each) for each in self.relays.used)
+        own = tuple(own_in_ticket(address) for address in self._served_at())
+        return own + tuple(in_ticket(each) for each in self.relays.used)
 
     async def borrow(self, ticket: Ticket, text: str) -> tuple[str, ...]:
         """Make ready to dial through the ticket's relays; return their URLs."""
@@ -309,17 +322,21 @@ class ReachDriver:
         if self._is_stopped:
             return
         machine = self._machine
-        is_serving = machine.is_public and self._relay_port is not None
-        self.relays.serve(self._relay_port if is_serving else None)
-        relays = tuple(each.url for each in self.relays.used)
-        if is_serving:
-            relays = (*self._served(), *relays)
+        served = tuple(served_url(address) for address in self._served_at())
+        self.relays.serve(self._relay_port if served else None)
+        relays = (*served, *(each.url for each in self.relays.used))
         if machine.addresses:
             self._network.moved(
                 Whereabouts(machine.addresses, tuple(dict.fromkeys(relays)), machine.is_public)
             )
 
-    def _served(self) -> tuple[str, ...]:
-        """Return the URLs of our own relay, which listens at the port of our public address."""
-        public = (*self._machine.given, *self._machine.verified)
-        return tuple(served_url(address) for address in public[:2])
+    def _served_at(self) -> tuple[str, ...]:
+        """Return where our own relay is reached: at the port of our public addresses.
+
+        Before anybody could try it, an interface of the internet is taken for one: others use the
+        relay for themselves only when we are public, but come to us through it.
+        """
+        if self._relay_port is None:
+            return ()
+        public = (*self._machine.given, *self._machine.verified) or self._public_interfaces()
+        return public[:SERVED_LIMIT]

@@ -35,6 +35,11 @@ def in_ticket(relay: Candidate) -> str:
     return MEMBER_SCHEME + relay.url.removeprefix("http://").rstrip("/")
 
 
+def own_in_ticket(address: str) -> str:
+    """Return how our ticket names the relay that we serve at an address."""
+    return MEMBER_SCHEME + address
+
+
 def from_ticket(ticket: Ticket, text: str) -> tuple[RelayAccess, ...]:
     """Return the ticket's relays; the bearer of a member's is the ticket."""
     found = []

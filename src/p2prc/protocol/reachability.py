@@ -95,7 +95,7 @@ class Reachability:
         """`given` are addresses named by hand, believed; without a TCP port nobody is public."""
         self.given = tuple(given)
         self._can_be_public = can_be_public
-        self._local: tuple[str, ...] = ()
+        self.local: tuple[str, ...] = ()
         self._observers: dict[NodeId, _Observer] = {}
         self._candidates: dict[str, _Candidate] = {}
         self._mapped = Mapped("")
@@ -108,7 +108,7 @@ class Reachability:
     @property
     def addresses(self) -> tuple[str, ...]:
         """Return where peers may dial us, the most widely usable first."""
-        local = sorted(self._local, key=_width)
+        local = sorted(self.local, key=_width)
         outside = [each for each in local if is_outside(host_of(each))]
         mapped = (self._mapped.address,) if self._mapped.address else ()
         ordered = (*self.given, *self.verified, *mapped, *outside, *self._external, *local)
@@ -185,12 +185,12 @@ class Reachability:
         return self._settle(now)
 
     def _local_changed(self, addresses: tuple[str, ...]) -> None:
-        if self._local and set(addresses) != set(self._local):
+        if self.local and set(addresses) != set(self.local):
             # Whatever was seen was seen of a path that may be gone.
             for observer in self._observers.values():
                 observer.address = ""
             self._candidates.clear()
-        self._local = addresses
+        self.local = addresses
 
     def _path_seen(self, event: PathSeen, now: float) -> None:
         observer = self._observer(event.peer)
@@ -311,7 +311,7 @@ class Reachability:
         return effects
 
     def _external_now(self) -> tuple[str, ...]:
-        local, found = {host_of(each) for each in self._local}, dict[str, int]()
+        local, found = {host_of(each) for each in self.local}, dict[str, int]()
         for observer in self._observers.values():
             host = host_of(observer.address)
             if host and host not in local and self._kind_at(host) != "symmetric":
@@ -322,7 +322,7 @@ class Reachability:
     def _watch_candidates(self, now: float) -> None:
         """Keep one candidate for each address under which we may be dialled from outside."""
         wanted: dict[str, None] = {}
-        ports = {(":" in found[0], found[1]) for each in self._local if (found := split(each))}
+        ports = {(":" in found[0], found[1]) for each in self.local if (found := split(each))}
         for observer in self._observers.values():
             seen = split(observer.address)
             if seen is None or not is_outside(seen[0]):
@@ -354,7 +354,7 @@ class Reachability:
     # -- what kind of NAT --
 
     def _kind_of(self, version: int) -> NatKind:
-        local = {host_of(each) for each in self._local}
+        local = {host_of(each) for each in self.local}
         hosts = sorted(
             {
                 host
