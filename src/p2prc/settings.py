@@ -57,11 +57,12 @@ class Address:
 class LendSettings:
     """What is lent to whom, over all leases together.
 
-    `to` is `members`, `none`, or the nodes. `tier_none_to` are those whose work may run without
-    isolation. `lifetime_s` bounds one lease; None is no bound.
+    `to` is `members`, `none`, or the nodes; `deny` get nothing in any case. `tier_none_to` are
+    those whose work may run without isolation. `lifetime_s` bounds one lease; None is no bound.
     """
 
     to: str | tuple[NodeId, ...]
+    deny: tuple[NodeId, ...]
     tier_none_to: tuple[NodeId, ...]
     cpu_millis: int
     memory_bytes: int
@@ -111,6 +112,12 @@ def read_settings(
             check_setting(key, text, origin=origin)
             texts[key], origins[key] = text, origin
     return _settings(texts, origins)
+
+
+def with_setting(settings: Settings, key: str, text: str, *, origin: str) -> Settings:
+    """Return the settings with one of them changed. Raises SettingInvalid."""
+    check_setting(key, text, origin=origin)
+    return _settings({**settings.values, key: text}, {**settings.origins, key: origin})
 
 
 def check_setting(key: str, text: str, *, origin: str = "command line") -> None:
@@ -215,6 +222,7 @@ _KEYS: Mapping[str, Callable[[str], Any]] = {
     "relay.serve": _relay_serve,
     "runtime": _runtime,
     "lend.to": _lend_to,
+    "lend.deny": _nodes,
     "lend.tier_none_to": _nodes,
     "lend.cpus": parse_cpus,
     "lend.memory": parse_size,
@@ -229,6 +237,7 @@ def _settings(texts: Mapping[str, str], origins: Mapping[str, str]) -> Settings:
     value = {key: _KEYS[key](text) for key, text in texts.items()}
     lend = LendSettings(
         to=value["lend.to"],
+        deny=value["lend.deny"],
         tier_none_to=value["lend.tier_none_to"],
         cpu_millis=value["lend.cpus"],
         memory_bytes=value["lend.memory"],

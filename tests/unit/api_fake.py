@@ -92,6 +92,57 @@ class FakeNode:
         self._noted(("join", ticket))
         return schema.Joined(network=NETWORK, name="home", members=2)
 
+    async def ask(self, request: schema.AskRequest) -> AsyncIterator[schema.AskEvent]:
+        self._noted(request)
+        yield schema.AskStarted(
+            node=PEER,
+            fingerprint="cdcd-cdcd-cdcd-cdcd",
+            own_fingerprint="abab-abab-abab-abab",
+            address=request.address,
+        )
+        yield schema.AskWaiting()
+        yield schema.AskEnded(schema.Joined(network=NETWORK, name="home", members=2))
+
+    async def requests(self) -> list[schema.RequestRow]:
+        self._noted("requests")
+        return [request_row()]
+
+    async def decide(self, decision: schema.Decision) -> schema.RequestRow:
+        self._noted(decision)
+        return request_row()
+
+    async def revoke(self, request: schema.RevokeRequest) -> schema.RevokedNode:
+        self._noted(request)
+        return schema.RevokedNode(id=PEER, name="beta")
+
+    async def metadata(self) -> dict[str, str]:
+        self._noted("metadata")
+        return {"room": "ki\x1btchen"}
+
+    async def change_metadata(self, changes: dict[str, str]) -> dict[str, str]:
+        self._noted(changes)
+        return changes
+
+    async def policy(self) -> list[schema.Setting]:
+        self._noted("policy")
+        return [schema.Setting(key="lend.to", value="members", origin="default")]
+
+    async def set_policy(self, request: schema.PolicyRequest) -> schema.PolicyChanged:
+        self._noted((request.key, request.value))
+        return schema.PolicyChanged(
+            rules=[schema.Setting(key=request.key, value=request.value, origin="config.toml")],
+            notes=["it was given otherwise"],
+        )
+
+    async def allow(self, node: str) -> schema.PolicyChanged:
+        self._noted(("allow", node))
+        return schema.PolicyChanged(rules=await self.settings())
+
+    async def deny(self, node: str) -> schema.PolicyChanged:
+        self._noted(("deny", node))
+        rule = schema.Setting(key="lend.deny", value=PEER, origin="config.toml")
+        return schema.PolicyChanged(rules=[rule])
+
     async def leave(self) -> None:
         self._noted("leave")
 
@@ -208,6 +259,16 @@ class FakeNode:
 
     async def resume(self) -> None:
         self._noted("resume")
+
+
+def request_row() -> schema.RequestRow:
+    return schema.RequestRow(
+        id=PEER,
+        name="beta",
+        fingerprint="cdcd-cdcd-cdcd-cdcd",
+        asked_at=CREATED_AT,
+        address="192.0.2.7:4000",
+    )
 
 
 def lease_row() -> schema.LeaseRow:

@@ -463,7 +463,34 @@ def test_ctrl_c_in_watch_leaves_the_job_running_and_says_so(
         (["kill", LEASE], schema.KillRequest(leases=[LEASE]), "ended 1 lease"),
         (["kill", "--peer", "b"], schema.KillRequest(peer="b"), "ended 1 lease"),
         (["kill", "--all"], schema.KillRequest(is_all=True), "ended 1 lease"),
-        (["join", "T"], ("join", "T"), "home joined a network of 2 nodes"),
+        (["join", "p2prcT"], ("join", "p2prcT"), "home joined a network of 2 nodes"),
+        (
+            ["join", "ada.example", "--timeout", "5m"],
+            schema.AskRequest(address="ada.example", timeout_s=300.0),
+            "  that node: cdcd-cdcd-cdcd-cdcd\n  this node: abab-abab-abab-abab",
+        ),
+        (["requests"], "requests", "beta  cdcd-cdcd-cdcd-cdcd  192.0.2.7:4000"),
+        (
+            ["requests", "--deny", "beta"],
+            schema.Decision(node="beta", is_approved=False),
+            "refused beta (cdcd-cdcd-cdcd-cdcd)",
+        ),
+        (
+            ["approve", "beta", "--admin"],
+            schema.Decision(node="beta", is_approved=True, is_admin=True),
+            "let in beta (cdcd-cdcd-cdcd-cdcd)",
+        ),
+        (
+            ["revoke", "beta", "--reason", "lost"],
+            schema.RevokeRequest(node="beta", reason="lost"),
+            "put out beta",
+        ),
+        (["metadata"], "metadata", "room  ki?tchen"),
+        (["metadata", "a=b", "c="], {"a": "b", "c": ""}, "a  b"),
+        (["policy"], "policy", "lend.to  members  default"),
+        (["policy", "show"], "policy", "lend.to  members  default"),
+        (["policy", "set", "lend.cpus", "2"], ("lend.cpus", "2"), "it was given otherwise"),
+        (["policy", "deny", "beta"], ("deny", "beta"), f"lend.deny  {PEER}  config.toml"),
         (
             ["invite", "--admin", "--expires", "1h"],
             schema.InviteRequest(expires_s=3600.0, is_admin=True),
@@ -485,7 +512,8 @@ def test_a_command_asks_once_and_tells_a_person(
     [
         ["status"], ["nodes"], ["specs"], ["ping", "beta"], ["leases"], ["jobs"],
         ["job", "show", JOB], ["cancel", JOB], ["retry", JOB], ["results", JOB, "--to", "x"],
-        ["logs", JOB], ["logs"], ["kill", "--all"], ["invite"], ["join", "T"], ["config"],
+        ["logs", JOB], ["logs"], ["kill", "--all"], ["invite"], ["join", "p2prcT"], ["config"],
+        ["requests"], ["approve", "beta"], ["revoke", "beta"], ["metadata"], ["policy"],
         ["config", "show"], ["openapi"], ["version"],
     ],
 )  # fmt: skip

@@ -9,8 +9,11 @@ import msgspec
 
 from p2prc.api.connection import JsonObject, call, events, quoted
 from p2prc.api.schema import (
+    AskEvent,
+    AskRequest,
     Check,
     Collected,
+    Decision,
     Invitation,
     InviteRequest,
     JobCreated,
@@ -23,9 +26,16 @@ from p2prc.api.schema import (
     Killed,
     KillRequest,
     LeaseRow,
+    MetadataRequest,
     NodeRow,
+    PeerRequest,
     PingResult,
+    PolicyChanged,
+    PolicyRequest,
+    RequestRow,
     ResultsRequest,
+    RevokedNode,
+    RevokeRequest,
     RunEvent,
     RunRequest,
     Setting,
@@ -76,6 +86,26 @@ class ControlClient:
     def join(self, ticket: str) -> Joined:
         request = JoinRequest(ticket=ticket)
         return self._post("/v1/join", request, Joined, timeout_s=PEER_CALL_TIMEOUT_S)
+
+    def ask(self, request: AskRequest) -> Generator[AskEvent, None, None]:
+        """Ask to be let in and wait. Closing the iterator withdraws the request."""
+        for event in events(self._home, "POST", "/v1/ask", msgspec.to_builtins(request)):
+            yield msgspec.convert(event, AskEvent)
+
+    def requests(self) -> list[RequestRow]:
+        return self._get("/v1/requests", list[RequestRow])
+
+    def decide(self, decision: Decision) -> RequestRow:
+        return self._post("/v1/requests", decision, RequestRow)
+
+    def revoke(self, request: RevokeRequest) -> RevokedNode:
+        return self._post("/v1/revoke", request, RevokedNode)
+
+    def metadata(self) -> dict[str, str]:
+        return self._get("/v1/metadata", dict[str, str])
+
+    def change_metadata(self, changes: dict[str, str]) -> dict[str, str]:
+        return self._post("/v1/metadata", MetadataRequest(changes=changes), dict[str, str])
 
     def leave(self) -> None:
         self._call("POST", "/v1/leave", timeout_s=PEER_CALL_TIMEOUT_S)
@@ -139,6 +169,18 @@ class ControlClient:
 
     def kill(self, request: KillRequest) -> Killed:
         return self._post("/v1/kill", request, Killed)
+
+    def policy(self) -> list[Setting]:
+        return self._get("/v1/policy", list[Setting])
+
+    def set_policy(self, key: str, value: str) -> PolicyChanged:
+        return self._post("/v1/policy", PolicyRequest(key=key, value=value), PolicyChanged)
+
+    def allow(self, node: str) -> PolicyChanged:
+        return self._post("/v1/policy/allow", PeerRequest(node=node), PolicyChanged)
+
+    def deny(self, node: str) -> PolicyChanged:
+        return self._post("/v1/policy/deny", PeerRequest(node=node), PolicyChanged)
 
     def pause(self) -> None:
         self._call("POST", "/v1/pause")

@@ -93,6 +93,8 @@ class Status(Answer, frozen=True):
     relay: RelayServing | None = None
     refusals: dict[str, int] = {}
     notices: list[str] = []
+    is_open: bool = field(name="open", default=False)
+    requests: int = 0
 
 
 class InviteRequest(Request, frozen=True):
@@ -126,12 +128,100 @@ class Joined(Answer, frozen=True):
     members: int
 
 
+class AskRequest(Request, frozen=True):
+    """Ask whoever is at an address to let this node in; wait for so long."""
+
+    address: Annotated[str, Meta(min_length=1, max_length=400)]
+    timeout_s: _Seconds = 3600.0
+
+
+class AskStarted(Answer, frozen=True, tag="asking", tag_field="type"):
+    """Who will be asked. People compare the fingerprints on both machines."""
+
+    node: str
+    fingerprint: str
+    own_fingerprint: str
+    address: str
+
+
+class AskWaiting(Answer, frozen=True, tag="waiting", tag_field="type"):
+    """The request is listed there; somebody has to decide."""
+
+
+class AskEnded(Answer, frozen=True, tag="ended", tag_field="type"):
+    """The last event: this node is in."""
+
+    joined: Joined
+
+
+AskEvent = AskStarted | AskWaiting | AskEnded
+
+
+class RequestRow(Answer, frozen=True):
+    """Somebody who asks to be let in. `via` is the member that was asked, when it was another."""
+
+    id: str
+    name: str
+    fingerprint: str
+    asked_at: str
+    address: str = ""
+    via: str | None = None
+
+
+class Decision(Request, frozen=True):
+    """Whether to let in who asks; `is_admin` gives it the right to let in others."""
+
+    node: _Name
+    is_approved: bool = field(name="approved")
+    is_admin: bool = field(name="admin", default=False)
+
+
+class RevokeRequest(Request, frozen=True):
+    """Put a member out, and tell everybody why."""
+
+    node: _Name
+    reason: Annotated[str, Meta(max_length=200)] = ""
+
+
+class RevokedNode(Answer, frozen=True):
+    """Who was put out."""
+
+    id: str
+    name: str
+
+
+class MetadataRequest(Request, frozen=True):
+    """What this node tells in its owner's words: an empty value removes its key."""
+
+    changes: Annotated[dict[str, Annotated[str, Meta(max_length=1000)]], Meta(max_length=100)]
+
+
+class PolicyRequest(Request, frozen=True):
+    """One rule of lending and its new value."""
+
+    key: _Name
+    value: Annotated[str, Meta(max_length=10_000)]
+
+
+class PeerRequest(Request, frozen=True):
+    """A node, as typed."""
+
+    node: _Name
+
+
 class Setting(Answer, frozen=True):
     """One setting; `origin` says where its value came from."""
 
     key: str
     value: bool | int | float | str | list[str] | None
     origin: str
+
+
+class PolicyChanged(Answer, frozen=True):
+    """Every rule of lending after a change, and what a person should know about it."""
+
+    rules: list[Setting]
+    notes: list[str] = []
 
 
 # -- the network ------------------------------------------------------------------------------

@@ -48,6 +48,7 @@ class _Routes:
     def add_all(self) -> None:
         self._add_node()
         self._add_network()
+        self._add_admission()
         self._add_work()
         self._add_owner()
         self._app.add_route("/openapi.json", self._describe)
@@ -147,6 +148,51 @@ class _Routes:
         self._add("GET", "/v1/ping", ping, answer=schema.PingResult)
         self._add("GET", "/v1/doctor", doctor, answer=list[schema.Check])
 
+    def _add_admission(self) -> None:
+        service = self._service
+
+        async def ask(request: Request) -> Response:
+            """Ask a member at an address to let this node in; hanging up withdraws the request."""
+            return EventStream(service.ask(await _body(request, schema.AskRequest)))
+
+        async def requests() -> Response:
+            """Who asks to be let in."""
+            return _json(await service.requests())
+
+        async def decide(request: Request) -> Response:
+            """Let in or refuse who asks."""
+            return _json(await service.decide(await _body(request, schema.Decision)))
+
+        async def revoke(request: Request) -> Response:
+            """Put a member out."""
+            return _json(await service.revoke(await _body(request, schema.RevokeRequest)))
+
+        async def metadata() -> Response:
+            """What this node tells the others in its owner's words."""
+            return _json(await service.metadata())
+
+        async def change_metadata(request: Request) -> Response:
+            """Change what this node tells the others."""
+            body = await _body(request, schema.MetadataRequest)
+            return _json(await service.change_metadata(body.changes))
+
+        self._add(
+            "POST", "/v1/ask", ask, body=schema.AskRequest, answer=schema.AskEvent, is_stream=True
+        )
+        self._add("GET", "/v1/requests", requests, answer=list[schema.RequestRow])
+        self._add("POST", "/v1/requests", decide, body=schema.Decision, answer=schema.RequestRow)
+        self._add(
+            "POST", "/v1/revoke", revoke, body=schema.RevokeRequest, answer=schema.RevokedNode
+        )
+        self._add("GET", "/v1/metadata", metadata, answer=dict[str, str])
+        self._add(
+            "POST",
+            "/v1/metadata",
+            change_metadata,
+            body=schema.MetadataRequest,
+            answer=dict[str, str],
+        )
+
     def _add_work(self) -> None:
         service = self._service
 
@@ -231,6 +277,27 @@ class _Routes:
             await service.resume()
             return Response(status_code=204)
 
+        async def policy() -> Response:
+            """Who may have how much of this machine."""
+            return _json(await service.policy())
+
+        async def set_policy(request: Request) -> Response:
+            """Change a rule of lending, now and for the next start."""
+            return _json(await service.set_policy(await _body(request, schema.PolicyRequest)))
+
+        async def allow(request: Request) -> Response:
+            """Lend to a node."""
+            return _json(await service.allow((await _body(request, schema.PeerRequest)).node))
+
+        async def deny(request: Request) -> Response:
+            """Lend a node nothing, and end what it has here."""
+            return _json(await service.deny((await _body(request, schema.PeerRequest)).node))
+
+        changed, peer = schema.PolicyChanged, schema.PeerRequest
+        self._add("GET", "/v1/policy", policy, answer=list[schema.Setting])
+        self._add("POST", "/v1/policy", set_policy, body=schema.PolicyRequest, answer=changed)
+        self._add("POST", "/v1/policy/allow", allow, body=peer, answer=changed)
+        self._add("POST", "/v1/policy/deny", deny, body=peer, answer=changed)
         self._add("GET", "/v1/leases", leases, answer=list[schema.LeaseRow])
         self._add("POST", "/v1/kill", kill, body=schema.KillRequest, answer=schema.Killed)
         self._add("POST", "/v1/pause", pause)

@@ -11,8 +11,11 @@ from collections.abc import AsyncIterator
 from typing import Protocol
 
 from p2prc.api.schema import (
+    AskEvent,
+    AskRequest,
     Check,
     Collected,
+    Decision,
     Invitation,
     InviteRequest,
     JobCreated,
@@ -26,6 +29,11 @@ from p2prc.api.schema import (
     LeaseRow,
     NodeRow,
     PingResult,
+    PolicyChanged,
+    PolicyRequest,
+    RequestRow,
+    RevokedNode,
+    RevokeRequest,
     RunEvent,
     RunRequest,
     Setting,
@@ -55,6 +63,25 @@ class NodeService(Protocol):
     async def invite(self, request: InviteRequest) -> Invitation: ...
 
     async def join(self, ticket: str) -> Joined: ...
+
+    def ask(self, request: AskRequest) -> AsyncIterator[AskEvent]:
+        """Ask to be let in and wait; an async generator whose last event is `AskEnded`.
+
+        Closing it withdraws the request.
+        """
+        ...
+
+    async def requests(self) -> list[RequestRow]:
+        """Return who asks to be let in, oldest first."""
+        ...
+
+    async def decide(self, decision: Decision) -> RequestRow: ...
+
+    async def revoke(self, request: RevokeRequest) -> RevokedNode: ...
+
+    async def metadata(self) -> dict[str, str]: ...
+
+    async def change_metadata(self, changes: dict[str, str]) -> dict[str, str]: ...
 
     async def leave(self) -> None: ...
 
@@ -112,6 +139,14 @@ class NodeService(Protocol):
     async def leases(self) -> list[LeaseRow]: ...
 
     async def kill(self, request: KillRequest) -> Killed: ...
+
+    async def policy(self) -> list[Setting]: ...
+
+    async def set_policy(self, request: PolicyRequest) -> PolicyChanged: ...
+
+    async def allow(self, node: str) -> PolicyChanged: ...
+
+    async def deny(self, node: str) -> PolicyChanged: ...
 
     async def pause(self) -> None: ...
 

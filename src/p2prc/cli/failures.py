@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 
 import click
@@ -14,10 +15,24 @@ BROKEN_PIPE_STATUS = 141
 """What a shell reports of a program that its reader left."""
 
 
-def tell(error: P2prcError, *, as_json: bool) -> int:
-    """Print the error to standard error; return the exit status."""
-    _print(error.as_fields(), as_json=as_json)
+def tell(error: P2prcError, *, as_json: bool, home: str = "") -> int:
+    """Print the error to standard error; return the exit status.
+
+    `home` is the one that was typed: the command that the hint names then needs it too.
+    """
+    fields = error.as_fields()
+    if home:
+        fields["hint"] = with_home(error.hint, home)
+    _print(fields, as_json=as_json)
     return error.exit_status
+
+
+def with_home(hint: str, home: str) -> str:
+    """Return a hint whose commands are for the node in this home, where they are for this node."""
+    if "--home" in hint or hint.startswith("ask ") or "there" in hint.split():
+        # What another person types, on another machine.
+        return hint
+    return hint.replace("`p2prc ", f"`p2prc --home {shlex.quote(home)} ")
 
 
 def tell_usage(error: click.ClickException, *, as_json: bool) -> int:

@@ -22,6 +22,7 @@ class Invocation:
 
     home: str
     as_json: bool = False
+    is_home_typed: bool = False
 
     @property
     def client(self) -> ControlClient:
@@ -44,7 +45,8 @@ def absolute(path: str) -> str:
 
 def _remember_home(context: click.Context, _: click.Parameter, value: str | None) -> None:
     if value is not None:
-        context.ensure_object(Invocation).home = absolute(value)
+        invocation = context.ensure_object(Invocation)
+        invocation.home, invocation.is_home_typed = absolute(value), True
 
 
 def _remember_json(context: click.Context, _: click.Parameter, value: object) -> None:

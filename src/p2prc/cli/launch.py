@@ -1,6 +1,7 @@
 """Start the daemon and wait until it is ready; wait until it has ended.
 
-The daemon is `python -m p2prc.daemon --home DIR --ready-fd N [--set KEY=VALUE ...] [--foreground]`.
+The daemon is `python -m p2prc.daemon --home DIR --ready-fd N [--set KEY=VALUE ...]
+[--open] [--foreground]`.
 It tells how its start goes by JSON lines on descriptor N, which it closes after the last: any
 number of `{"waiting": "..."}`, then `{"ok": true}` or `{"error": {"code", "message", "hint",
 "retryable"}}`. It writes its log to the file `log` in its home and, with `--foreground`, to its
@@ -16,7 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -35,7 +36,12 @@ _POLL_S = 0.05
 
 
 def start(
-    home: str, settings: Mapping[str, str], *, detached: bool, tell: Callable[[str], None]
+    home: str,
+    settings: Mapping[str, str],
+    *,
+    detached: bool,
+    tell: Callable[[str], None],
+    extra: Sequence[str] = (),
 ) -> subprocess.Popen[bytes]:
     """Start the daemon; return once it is ready. Raise what it says was wrong."""
     _refuse_second(home)
@@ -43,7 +49,7 @@ def start(
     reading, writing = os.pipe()
     with os.fdopen(reading, "rb") as news:
         try:
-            process = _spawn(home, settings, writing, detached=detached)
+            process = _spawn(home, settings, writing, detached=detached, extra=extra)
         finally:
             os.close(writing)
         with ended_on_error(process):
@@ -122,9 +128,14 @@ def _make_home(home: str) -> None:
 
 
 def _spawn(
-    home: str, settings: Mapping[str, str], ready: int, *, detached: bool
+    home: str,
+    settings: Mapping[str, str],
+    ready: int,
+    *,
+    detached: bool,
+    extra: Sequence[str],
 ) -> subprocess.Popen[bytes]:
-    argv = [sys.executable, *DAEMON, "--home", home, "--ready-fd", str(ready)]
+    argv = [sys.executable, *DAEMON, "--home", home, "--ready-fd", str(ready), *extra]
     for key, value in settings.items():
         argv += ["--set", f"{key}={value}"]
     if not detached:

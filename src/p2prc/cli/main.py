@@ -30,7 +30,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "demo": ("p2prc.demo.command", "See three nodes render an animation."),
         "up": (f"{_COMMANDS}.node", "Start this machine's node."),
         "invite": (f"{_COMMANDS}.network", "Make a ticket that lets others join."),
-        "join": (f"{_COMMANDS}.network", "Join a network with a ticket."),
+        "join": (f"{_COMMANDS}.network", "Join a network: with a ticket, or by asking."),
         "nodes": (f"{_COMMANDS}.network", "Show the network as seen from here."),
     },
     "My work": {
@@ -47,12 +47,17 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "ping": (f"{_COMMANDS}.network", "Measure the way to a node."),
     },
     "My machine": {
+        "requests": (f"{_COMMANDS}.admission", "Show who asks to be let in."),
+        "approve": (f"{_COMMANDS}.admission", "Let in a node that asks."),
+        "revoke": (f"{_COMMANDS}.admission", "Put a node out of the network."),
         "status": (f"{_COMMANDS}.node", "Show this node."),
         "doctor": (f"{_COMMANDS}.doctor", "Say why nodes do not connect, and what to change."),
         "leases": (f"{_COMMANDS}.owner", "Show who runs what here."),
         "kill": (f"{_COMMANDS}.owner", "End what runs here, now."),
         "pause": (f"{_COMMANDS}.owner", "Lend nothing new."),
         "resume": (f"{_COMMANDS}.owner", "Lend again."),
+        "policy": (f"{_COMMANDS}.policy", "Show and change who may have how much."),
+        "metadata": (f"{_COMMANDS}.admission", "Show or set what this node tells the others."),
         "config": (f"{_COMMANDS}.node", "Show settings and where each came from."),
         "leave": (f"{_COMMANDS}.network", "Leave the network."),
         "down": (f"{_COMMANDS}.node", "Stop this machine's node."),
@@ -146,7 +151,8 @@ def run_command_line(arguments: Sequence[str], invocation: Invocation) -> int:
     except click.ClickException as error:
         return tell_usage(error, as_json=invocation.as_json or _asks_json(arguments))
     except P2prcError as error:
-        return tell(error, as_json=invocation.as_json)
+        home = invocation.home if invocation.is_home_typed else ""
+        return tell(error, as_json=invocation.as_json, home=home)
     except (click.Abort, KeyboardInterrupt):
         note("interrupted")
         return INTERRUPTED_STATUS

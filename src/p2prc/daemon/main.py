@@ -17,6 +17,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from random import SystemRandom
 
@@ -27,9 +28,9 @@ from p2prc.api.server import build_app
 from p2prc.daemon.doctor import machine_facts
 from p2prc.daemon.log import set_up_logging
 from p2prc.daemon.memory import allow_many_files, give_back, take_for_permanent
+from p2prc.daemon.policy import PolicyDesk, lent_of, policy_of
 from p2prc.daemon.service import DaemonService
 from p2prc.errors import P2prcError, PortTaken
-from p2prc.model.identity import NodeId
 from p2prc.model.resources import Capacity
 from p2prc.node.machine import core_count, memory_bytes
 from p2prc.node.network import SelfDescription
@@ -37,7 +38,6 @@ from p2prc.node.node import Adapters, Node, open_node
 from p2prc.node.reachability import ReachConfig
 from p2prc.node.relaying import Relaying, open_relaying
 from p2prc.protocol.diagnosis import diagnose_machine
-from p2prc.protocol.lending import LendingPolicy
 from p2prc.runtime.environments import EnvironmentStore
 from p2prc.runtime.process.adapter import ProcessRuntime
 from p2prc.settings import DEFAULT_PORT, Address, Settings, read_settings, this_machine
@@ -50,7 +50,6 @@ from p2prc.transport.iroh_relays import relays_of_iroh
 from p2prc.transport.port import Endpoint
 from p2prc.transport.relay_ping import ping_relay
 
-FOREVER_S = 366 * 86400.0
 GIVE_BACK_EVERY_S = 30.0
 LAST_PORT = "port"
 NAME = "name"
@@ -68,6 +67,7 @@ class Options:
     overrides: dict[str, str]
     is_verbose: bool
     on_terminal: bool
+    founds_open: bool = False
     is_check: bool = False
 
 
@@ -108,10 +108,17 @@ def _options(arguments: Sequence[str] | None) -> Options:
     parser.add_argument("--verbose", action="store_true")
     parser.add_argument("--foreground", action="store_true", help="log to standard error too")
     parser.add_argument("--check", action="store_true", help="look at the machine, start nothing")
+    parser.add_argument("--open", action="store_true", help="found a network that lets all in")
     given = parser.parse_args(arguments)
     overrides = dict(setting.partition("=")[::2] for setting in given.set)
     return Options(
-        given.home, given.ready_fd, overrides, given.verbose, given.foreground, given.check
+        home=given.home,
+        ready_fd=given.ready_fd,
+        overrides=overrides,
+        is_verbose=given.verbose,
+        on_terminal=given.foreground,
+        founds_open=given.open,
+        is_check=given.check,
     )
 
 
@@ -130,7 +137,7 @@ async def _run(options: Options) -> None:
             overrides=options.overrides,
             machine=this_machine(home.folder),
         )
-        service = await _open(stack, home, settings, stop)
+        service = await _open(stack, home, settings, stop, founds_open=options.founds_open)
         await stack.enter_async_context(open_server(build_app(service), socket_path(home.folder)))
         log.info("node ready", extra={"version": __version__, "pid": os.getpid()})
         _tell(options.ready_fd, {"ok": True})
@@ -149,7 +156,12 @@ async def _until(stop: asyncio.Event) -> None:
 
 
 async def _open(
-    stack: AsyncExitStack, home: Home, settings: Settings, stop: asyncio.Event
+    stack: AsyncExitStack,
+    home: Home,
+    settings: Settings,
+    stop: asyncio.Event,
+    *,
+    founds_open: bool,
 ) -> DaemonService:
     state = stack.enter_context(open_state(home.state))
     secret = node_secret(home)
@@ -170,7 +182,7 @@ async def _open(
         software=__version__,
         cpus=core_count(),
         memory_bytes=memory_bytes(),
-        lent=lent if policy.lends_to is None or policy.lends_to else Capacity(),
+        lent=lent_of(settings),
         runtimes=await runtime.probe(),
         addresses=_addresses(settings.public, await endpoint.addresses()),
         is_public=settings.public is not None,
@@ -191,14 +203,23 @@ async def _open(
             ping=ping_relay,
         ),
     )
-    node = await stack.enter_async_context(open_node(secret, description, policy, adapters))
+    node = await stack.enter_async_context(
+        open_node(secret, description, policy, adapters, founds_open=founds_open)
+    )
     relaying = await _relaying(stack, node, settings, await endpoint.addresses())
     # The membership was in it: the node is alone now, in a network of its own.
     notices = [f"{state.notice}; join your network again by a ticket"] if state.notice else []
     notices += overcommitted(lent, cpus=core_count(), memory=memory_bytes())
+    policies = PolicyDesk(settings, home, apply=partial(_apply, node, runtime))
     return DaemonService(
-        node, settings, home, relaying=relaying, shut_down=stop.set, notices=notices
+        node, policies, home, relaying=relaying, shut_down=stop.set, notices=notices
     )
+
+
+def _apply(node: Node, runtime: ProcessRuntime, settings: Settings) -> None:
+    """Put changed rules of lending into force."""
+    runtime.use_cores(-(-settings.lend.cpu_millis // _MILLIS))
+    node.change_terms(lent_of(settings), policy_of(settings))
 
 
 def overcommitted(lent: Capacity, *, cpus: int, memory: int) -> list[str]:
@@ -209,21 +230,6 @@ def overcommitted(lent: Capacity, *, cpus: int, memory: int) -> list[str]:
     if lent.memory_bytes > memory:
         found.append("lends more memory than this machine has: work may be killed for want of it")
     return found
-
-
-def policy_of(settings: Settings) -> LendingPolicy:
-    """Return what the owner's settings mean for the lease book."""
-    lend = settings.lend
-    lends_to: frozenset[NodeId] | None = None
-    if lend.to == "none":
-        lends_to = frozenset()
-    elif isinstance(lend.to, tuple):
-        lends_to = frozenset(lend.to)
-    return LendingPolicy(
-        lends_to=lends_to,
-        trusted=frozenset(lend.tier_none_to),
-        lifetime_limit_s=FOREVER_S if lend.lifetime_s is None else lend.lifetime_s,
-    )
 
 
 async def _endpoint(secret: bytes, settings: Settings, state: State) -> Endpoint:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
@@ -29,6 +30,11 @@ def find_node(typed: str, names: Mapping[NodeId, str]) -> NodeId:
     if not matches:
         raise NodeUnknown(f"no node is called `{typed[:80]}`")
     return matches[0]
+
+
+def is_node_id(typed: str) -> bool:
+    """Whether this is a whole id, of a node known here or not."""
+    return re.fullmatch(r"[0-9a-f]{64}", typed) is not None
 
 
 def find_lease(typed: str, leases: Iterable[LeaseId]) -> LeaseId:

@@ -10,11 +10,13 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from p2prc.api import schema
+from p2prc.daemon.admission import AdmissionDesk
 from p2prc.daemon.doctor import look
 from p2prc.daemon.jobs import JobDesk
 from p2prc.daemon.log import last_lines
-from p2prc.daemon.names import find_lease, find_node
+from p2prc.daemon.names import find_lease, find_node, is_node_id
 from p2prc.daemon.orders import absolute_folder
+from p2prc.daemon.policy import POLICY_KEYS, PolicyDesk
 from p2prc.daemon.rows import instant, lease_row, node_row, relay_of, runtimes_of, specs_of
 from p2prc.daemon.running import Running
 from p2prc.errors import InvalidInput, PeerError
@@ -22,7 +24,6 @@ from p2prc.model.identity import LeaseId, NodeId
 from p2prc.node.node import Node
 from p2prc.node.relaying import Relaying
 from p2prc.protocol.diagnosis import ReachFacts, diagnose
-from p2prc.settings import Settings
 from p2prc.storage.home import Home
 
 PING_TIMEOUT_S = 3.0
@@ -34,7 +35,7 @@ class DaemonService:
     def __init__(
         self,
         node: Node,
-        settings: Settings,
+        policies: PolicyDesk,
         home: Home,
         *,
         relaying: Relaying,
@@ -43,7 +44,8 @@ class DaemonService:
     ) -> None:
         self._node = node
         self._notices = tuple(notices)
-        self._settings = settings
+        self._policies = policies
+        self._admission = AdmissionDesk(node, self._find)
         self._home = home
         self._relaying = relaying
         self._shut_down = shut_down
@@ -72,7 +74,7 @@ class DaemonService:
             lending=schema.Lending(
                 enabled=node.provider.lends,
                 paused=node.provider.is_paused,
-                to=self._settings.values["lend.to"],
+                to=self._policies.settings.values["lend.to"],
                 cpus=told.lent.cpu_millis / 1000,
                 memory_bytes=told.lent.memory_bytes,
                 disk_bytes=told.lent.disk_bytes,
@@ -81,7 +83,9 @@ class DaemonService:
             relay=relay_of(self._relaying),
             refusals=dict(node.links.refusals + Counter(node.network.gossip.refusals())),
             reachability=node.reach.sentence(),
-            notices=[*self._notices, *node.reach.notices()],
+            notices=[*self._notices, *node.reach.notices(), *self._admission.notices()],
+            is_open=node.network.standing.member.is_open,
+            requests=len(node.door.requests()),
         )
 
     def _state(self) -> str:
@@ -96,8 +100,8 @@ class DaemonService:
 
     async def settings(self) -> list[schema.Setting]:
         return [
-            schema.Setting(key=key, value=value, origin=self._settings.origins[key])
-            for key, value in self._settings.values.items()
+            schema.Setting(key=key, value=value, origin=self._policies.settings.origins[key])
+            for key, value in self._policies.settings.values.items()
         ]
 
     async def node_log(self, lines: int) -> list[str]:
@@ -122,6 +126,25 @@ class DaemonService:
         standing = await self._node.network.join(ticket)
         status = await self.status()
         return schema.Joined(network=standing.network, name=status.name, members=status.members)
+
+    def ask(self, request: schema.AskRequest) -> AsyncIterator[schema.AskEvent]:
+        return self._admission.ask(request)
+
+    async def requests(self) -> list[schema.RequestRow]:
+        return self._admission.requests()
+
+    async def decide(self, decision: schema.Decision) -> schema.RequestRow:
+        return self._admission.decide(decision)
+
+    async def revoke(self, request: schema.RevokeRequest) -> schema.RevokedNode:
+        return self._admission.revoke(request)
+
+    async def metadata(self) -> dict[str, str]:
+        return self._node.network.metadata
+
+    async def change_metadata(self, changes: dict[str, str]) -> dict[str, str]:
+        self._node.network.change_metadata(changes)
+        return self._node.network.metadata
 
     async def leave(self) -> None:
         await self._node.network.leave()
@@ -184,7 +207,7 @@ class DaemonService:
             external=machine.external,
             mapping=machine.mapping.method,
             mapping_trouble=machine.mapping.trouble,
-            relay_setting=self._settings.relay,
+            relay_setting=self._policies.settings.relay,
             relays=reach.relays.facts(),
         )
 
@@ -244,6 +267,27 @@ class DaemonService:
             wanted = [find_lease(typed, known) for typed in request.leases]
         await self._node.provider.kill(wanted)
         return schema.Killed(ended=list(wanted))
+
+    async def policy(self) -> list[schema.Setting]:
+        return [row for row in await self.settings() if row.key in POLICY_KEYS]
+
+    async def set_policy(self, request: schema.PolicyRequest) -> schema.PolicyChanged:
+        return await self._changed(self._policies.set(request.key, request.value))
+
+    async def allow(self, node: str) -> schema.PolicyChanged:
+        return await self._changed(self._policies.allow(self._find_any(node)))
+
+    async def deny(self, node: str) -> schema.PolicyChanged:
+        return await self._changed(self._policies.deny(self._find_any(node)))
+
+    async def _changed(self, notes: list[str]) -> schema.PolicyChanged:
+        return schema.PolicyChanged(rules=await self.policy(), notes=notes)
+
+    def _find_any(self, typed: str) -> NodeId:
+        """Return a node that may be unknown here: a whole id is enough."""
+        lend = self._policies.settings.lend
+        named = () if isinstance(lend.to, str) else lend.to
+        return NodeId(typed) if is_node_id(typed) else self._find(typed, *named, *lend.deny)
 
     async def pause(self) -> None:
         self._node.pause()

@@ -59,16 +59,17 @@ async def look_up(text: str) -> Doorplate:
     node_text, at, rest = text.rpartition("@")
     host, port = parse_address(rest if at else text)
     shown = f"{host}:{port}"
+    node = _node_id(node_text) if at else None
     try:
         async with asyncio.timeout(LOOKUP_TIMEOUT_S):
             addresses = await _resolve(host, port)
-            if at:
+            if node is not None:
                 # Who knows the whole id needs no look, nor the port's TCP side.
-                return Doorplate(_node_id(node_text), host, port, addresses)
-            node = await _ask(addresses, shown)
+                return Doorplate(node, host, port, addresses)
+            found = await _ask(addresses, shown)
     except TimeoutError as error:
         raise _nobody(shown) from error
-    return Doorplate(node, host, port, addresses)
+    return Doorplate(found, host, port, addresses)
 
 
 def _node_id(text: str) -> NodeId:

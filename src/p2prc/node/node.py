@@ -277,6 +277,7 @@ class Node:
     def change_terms(self, lent: Capacity, policy: LendingPolicy) -> None:
         """Lend by other rules from now on; leases of whom they exclude end at once."""
         self._terms = (lent, policy)
+        self.network.description = replace(self.network.description, lent=lent)
         self._apply_terms()
         for peer in {view.peer for view in self.provider.leases()}:
             if not policy.lends_to_peer(peer):

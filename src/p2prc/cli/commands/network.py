@@ -7,9 +7,11 @@ import sys
 import click
 
 from p2prc.api.schema import InviteRequest, NodeRow, PingResult, RuntimeTier, SpecsOfNode
+from p2prc.cli.commands.admission import ASK_TIMEOUT, ask, is_ticket
 from p2prc.cli.failures import note
 from p2prc.cli.invocation import Invocation, command
 from p2prc.cli.render.output import write, write_json
+from p2prc.cli.render.qr import qr_code
 from p2prc.cli.render.text import counted, pairs, plain, size, table, until
 from p2prc.cli.values import DURATION
 from p2prc.cli.watching import watch
@@ -33,11 +35,15 @@ _REACH = {
 )
 @click.option("--admin", is_flag=True, help="Who joins by it may invite others.")
 @click.option("--lan", is_flag=True, help="For this local network only.")
+@click.option("--qr", is_flag=True, help="Show it as a QR code too.")
 @click.pass_obj
-def invite_command(invocation: Invocation, /, *, expires: float, admin: bool, lan: bool) -> None:
+def invite_command(
+    invocation: Invocation, /, *, expires: float, admin: bool, lan: bool, qr: bool
+) -> None:
     """Make a ticket that lets others join.
 
-    Who has the ticket may join: send it as you would send a password.
+    Who has the ticket may join: send it as you would send a password. A member whose ticket was
+    made with --admin may invite others in turn; other members let in nobody.
     """
     request = InviteRequest(expires_s=expires, is_admin=admin, is_lan=lan)
     invitation = invocation.client.invite(request)
@@ -45,24 +51,37 @@ def invite_command(invocation: Invocation, /, *, expires: float, admin: bool, la
         write_json(invitation)
         return
     write(invitation.ticket)
+    if qr:
+        note(qr_code(invitation.ticket))
     reach = _REACH.get(invitation.reach, f"reach: {plain(invitation.reach)}")
     note(f"{reach}, for {until(invitation.expires_at)}")
     note("on the other machine: `p2prc up --detach`, then `p2prc join TICKET`")
 
 
 @command("join")
-@click.argument("ticket", metavar="TICKET|-")
+@click.argument("ticket", metavar="TICKET|-|HOST[:PORT]")
+@click.option(
+    "--timeout",
+    type=DURATION,
+    default=ASK_TIMEOUT,
+    metavar="DURATION",
+    show_default=True,
+    help="How long to wait to be let in.",
+)
 @click.pass_obj
-def join_command(invocation: Invocation, /, *, ticket: str) -> None:
-    """Join a network with a ticket.
+def join_command(invocation: Invocation, /, *, ticket: str, timeout: float) -> None:
+    """Join a network: with a ticket, or by asking.
 
-    With `-` the ticket is read from standard input, which other users cannot see.
+    With `-` the ticket is read from standard input, which other users cannot see. With the
+    address of a member it asks to be let in and waits; both fingerprints are shown, for the two
+    people to compare. Ctrl-C withdraws the request.
     """
+    is_address = ticket != "-" and bool(ticket) and not is_ticket(ticket)
     if ticket == "-":
         ticket = sys.stdin.readline().strip()
     if not ticket:
         raise TicketInvalid("the ticket is empty")
-    joined = invocation.client.join(ticket)
+    joined = ask(invocation, ticket, timeout) if is_address else invocation.client.join(ticket)
     if invocation.as_json:
         write_json(joined)
         return

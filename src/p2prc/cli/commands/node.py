@@ -6,13 +6,16 @@ from typing import Any
 
 import click
 
-from p2prc.api.schema import Lending, RelayServing, Setting, Status
+from p2prc.api.schema import InviteRequest, Lending, RelayServing, Setting, Status
 from p2prc.cli import launch
+from p2prc.cli.commands.admission import ASK_TIMEOUT, ask, is_ticket
 from p2prc.cli.failures import note
 from p2prc.cli.invocation import Command, Invocation, command, shared_options
 from p2prc.cli.render.output import write, write_json
+from p2prc.cli.render.qr import qr_code
 from p2prc.cli.render.text import cores, counted, duration, pairs, plain, size, table
 from p2prc.cli.values import SIZE
+from p2prc.model.quantities import parse_duration
 
 
 @command("up")
@@ -21,7 +24,11 @@ from p2prc.cli.values import SIZE
 @click.option("--listen", metavar="HOST:PORT", help="Else port 8088 if it is free.")
 @click.option("--public", metavar="HOST[:PORT]", help="The address others reach.")
 @click.option("--relay", metavar="auto|none|URL", help="How peers that cannot reach us do.")
-@click.option("--join", "ticket", default="", metavar="TICKET", help="Join this network first.")
+@click.option(
+    "--join", "ticket", default="", metavar="TICKET|HOST[:PORT]", help="Join this network first."
+)
+@click.option("--open", "is_open", is_flag=True, help="Found a network that lets in who asks.")
+@click.option("--qr", is_flag=True, help="Show a ticket, and as a QR code.")
 @click.option("--no-lend", is_flag=True, help="Use the network, lend nothing to it.")
 @click.option(
     "--cpus",
@@ -35,18 +42,36 @@ from p2prc.cli.values import SIZE
     "--runtime", type=click.Choice(["auto", "docker", "process"]), help="What others' work runs in."
 )
 @click.pass_obj
-def up_command(invocation: Invocation, /, *, detach: bool, ticket: str, **options: Any) -> None:
+def up_command(
+    invocation: Invocation,
+    /,
+    *,
+    detach: bool,
+    ticket: str,
+    is_open: bool,
+    qr: bool,
+    **options: Any,
+) -> None:
     """Start this machine's node.
 
     The first start makes the node's key and founds a network of its own. Says what is lent and
     to whom, and how to invite others. Without --detach the node's log follows until Ctrl-C.
     """
-    process = launch.start(invocation.home, _settings(options), detached=detach, tell=note)
+    process = launch.start(
+        invocation.home,
+        _settings(options),
+        detached=detach,
+        tell=note,
+        extra=["--open"] if is_open else [],
+    )
     with launch.ended_on_error(process):
         client = invocation.client
-        if ticket:
+        if ticket and not is_ticket(ticket):
+            ask(invocation, ticket, parse_duration(ASK_TIMEOUT) or 0.0)
+        elif ticket:
             # Through the API, not as an argument of the daemon: every user may read those.
             client.join(ticket)
+        invitation = client.invite(InviteRequest()) if qr else None
         status = client.status()
     if detach:
         # The node outlives this command, whoever reads what it says: nobody here waits for it.
@@ -55,6 +80,8 @@ def up_command(invocation: Invocation, /, *, detach: bool, ticket: str, **option
         write_json(status)
     else:
         write(_banner(status))
+    if invitation is not None:
+        note(f"{qr_code(invitation.ticket)}\n{invitation.ticket}")
     if detach:
         return
     with launch.signals_left_to(process):
@@ -136,7 +163,7 @@ def _lending_lines(lending: Lending | None) -> list[str]:
     if lending is None:
         return []
     if not lending.enabled:
-        return ["lends nothing: start without `--no-lend` to lend"]
+        return ["lends nothing: to lend, `p2prc policy set lend.to members`"]
     if not lending.runtimes:
         return ["lends nothing: no runtime works here (install bubblewrap)"]
     isolating = [each for each in lending.runtimes if each.tier != "none"]
@@ -151,8 +178,7 @@ def _lending_lines(lending: Lending | None) -> list[str]:
         return [*lines, "lending is paused: `p2prc resume`"]
     return [
         *lines,
-        "lend less: `p2prc down`, then `p2prc up --cpus N --memory SIZE --disk SIZE`; "
-        "or `p2prc pause`",
+        "lend less: `p2prc policy set lend.cpus N`, or `p2prc pause`; to whom: `p2prc policy`",
         "see who uses it: `p2prc leases`; end that: `p2prc kill`",
     ]
 
@@ -178,6 +204,11 @@ def _described(status: Status) -> str:
             ("state", status.state),
             ("network", status.network or "none"),
             ("members", str(status.members)),
+            *(
+                [("asking", f"{counted(status.requests, 'node')}: `p2prc requests`")]
+                if status.requests
+                else []
+            ),
             ("addresses", ", ".join(status.addresses) or "none"),
             ("reachable", "yes" if status.is_public else "not known to be, from the internet"),
             ("relays", ", ".join(status.relays) or "none"),

@@ -84,6 +84,10 @@ class ProcessRuntime:
     def name(self) -> str:
         return NAME
 
+    def use_cores(self, count: int) -> None:
+        """Let all leases together use so many cores from now on, or all there are."""
+        self._book.lent = min(max(1, count), len(self._book.usable))
+
     async def probe(self) -> tuple[RuntimeOffer, ...]:
         async with self._probing:
             if self._offers is None:
