@@ -86,7 +86,7 @@ def test_ask_compare_approve_and_put_out(make_nodes: MakeNodes) -> None:
     assert newcomer.p2prc("--json", "revoke", founder.name, status=5).error["code"] == (
         "right-missing"
     )
-    old_ticket = founder.p2prc("invite").out.strip()
+    old_ticket = founder.p2prc("invite", "--lan").out.strip()
     assert founder.json("revoke", newcomer.name)["id"] == newcomer.id
     for node in (founder, member):
         wait_until(lambda node=node: node.json("leases") == [], "its leases are gone")  # type: ignore[misc]
@@ -157,7 +157,7 @@ def test_an_open_network_lets_in_whoever_asks_and_stays_open(make_nodes: MakeNod
     second.p2prc("down")
     (closed,) = make_nodes(1, joined=False)
     (guest,) = make_nodes(1, joined=False)
-    guest.p2prc("join", closed.p2prc("invite").out.strip())
+    guest.p2prc("join", closed.p2prc("invite", "--lan").out.strip())
     guest.p2prc("down")
     said = guest.p2prc("--json", "up", "--detach", "--listen", "127.0.0.1:0", "--open", status=3)
     assert said.error["code"] == "already-in-network"
@@ -341,7 +341,7 @@ def _seconds(node: NodeUnderTest, *words: str, code: str, status: int) -> float:
 
 
 def test_a_qr_code_goes_beside_the_ticket(alone: NodeUnderTest) -> None:
-    said = alone.p2prc("invite", "--qr")
+    said = alone.p2prc("invite", "--lan", "--qr")
     assert said.out.count("\n") == 1
     assert "\u2580" in said.err
 

@@ -110,6 +110,7 @@ class DaemonService:
     # -- the network --
 
     async def invite(self, request: schema.InviteRequest) -> schema.Invitation:
+        self._node.network.check_may_invite()
         reach = await self._node.reach.way_in(is_lan=request.is_lan)
         ticket, expires_at = self._node.network.invite(
             expires_s=request.expires_s,

@@ -313,14 +313,18 @@ class Network:
 
     # -- tickets --
 
+    def check_may_invite(self) -> None:
+        """Raise RightMissing or Revoked unless this node may let others in."""
+        if not self.standing.member.rights.may_invite:
+            raise RightMissing("this node was not given the right to invite others")
+        self.revocations.judge(self.standing.member)
+
     def invite(
         self, *, expires_s: float, may_invite: bool, reach: Reach, relays: Sequence[str] = ()
     ) -> tuple[str, float]:
         """Write a ticket; return it and when it expires (UTC seconds). Raises RightMissing."""
+        self.check_may_invite()
         standing = self.standing
-        if not standing.member.rights.may_invite:
-            raise RightMissing("this node was not given the right to invite others")
-        self.revocations.judge(standing.member)
         expires_at = time.time() + expires_s
         ticket = Ticket(
             network=standing.network,

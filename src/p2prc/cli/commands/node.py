@@ -15,6 +15,7 @@ from p2prc.cli.render.output import write, write_json
 from p2prc.cli.render.qr import qr_code
 from p2prc.cli.render.text import cores, counted, duration, pairs, plain, size, table
 from p2prc.cli.values import SIZE
+from p2prc.errors import P2prcError
 from p2prc.model.quantities import parse_duration
 
 
@@ -71,7 +72,6 @@ def up_command(
         elif ticket:
             # Through the API, not as an argument of the daemon: every user may read those.
             client.join(ticket)
-        invitation = client.invite(InviteRequest()) if qr else None
         status = client.status()
     if detach:
         # The node outlives this command, whoever reads what it says: nobody here waits for it.
@@ -80,8 +80,13 @@ def up_command(
         write_json(status)
     else:
         write(_banner(status))
-    if invitation is not None:
-        note(f"{qr_code(invitation.ticket)}\n{invitation.ticket}")
+    if qr:
+        try:
+            ticket = client.invite(InviteRequest()).ticket
+            note(f"{qr_code(ticket)}\n{ticket}")
+        except P2prcError as error:
+            # The node is up all the same.
+            note(f"no ticket: {error.message}")
     if detach:
         return
     with launch.signals_left_to(process):
