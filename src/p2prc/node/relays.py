@@ -45,7 +45,9 @@ def from_ticket(ticket: Ticket, text: str) -> tuple[RelayAccess, ...]:
     found = []
     for relay in ticket.relays:
         if relay.startswith(MEMBER_SCHEME):
-            url = f"http://{relay.removeprefix(MEMBER_SCHEME)}/"
+            # A name of its own: iroh keeps one connection for each, with the bearer that it began
+            # with, and as a member we show another.
+            url = f"http://{relay.removeprefix(MEMBER_SCHEME)}/ticket"
             found.append(RelayAccess(url, "".join(text.split())))
         else:
             found.append(RelayAccess(relay))
@@ -127,10 +129,12 @@ class Relays:
         self._apply()
 
     def _members(self) -> list[Candidate]:
+        # Also of those that seem dead: whoever has lost everybody finds back through a relay, and
+        # whether that answers is measured.
         records = [
             view.record
             for view in self._network.nodes()
-            if not view.is_self and view.state in ("alive", "suspect") and view.record.is_public
+            if not view.is_self and not view.record.is_away and view.record.is_public
         ]
         # When there are more than anybody looks at, each node looks at others.
         own = int(self._network.own, 16)
