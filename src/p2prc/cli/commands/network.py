@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import click
 
+from p2prc.api.client import ControlClient
 from p2prc.api.schema import InviteRequest, NodeRow, PingResult, RuntimeTier, SpecsOfNode
 from p2prc.cli.commands.admission import ASK_TIMEOUT, ask, is_ticket
 from p2prc.cli.failures import note
@@ -15,8 +18,9 @@ from p2prc.cli.render.qr import qr_code
 from p2prc.cli.render.text import counted, pairs, plain, size, table, until
 from p2prc.cli.values import DURATION
 from p2prc.cli.watching import watch
-from p2prc.errors import PeerUnreachable, TicketInvalid
+from p2prc.errors import P2prcError, PeerUnreachable, TicketInvalid
 
+_ASKED_AT_ONCE = 16
 _REACH = {
     "internet": "usable from anywhere",
     "relay": "usable from anywhere, through a relay",
@@ -102,10 +106,13 @@ def leave_command(invocation: Invocation, /) -> None:
 
 @command("nodes")
 @click.option("--watch", "is_watched", is_flag=True, help="Go on showing it until Ctrl-C.")
+@click.option("--refresh", is_flag=True, help="First ask every node for a sign of life.")
 @click.pass_obj
-def nodes_command(invocation: Invocation, /, *, is_watched: bool) -> None:
+def nodes_command(invocation: Invocation, /, *, is_watched: bool, refresh: bool) -> None:
     """Show the network as seen from here."""
     client = invocation.client
+    if refresh:
+        _ask_everybody(client)
     if is_watched:
         watch(client.nodes, _nodes_table, as_json=invocation.as_json)
     nodes = client.nodes()
@@ -149,6 +156,19 @@ def ping_command(invocation: Invocation, /, *, node: str, count: int) -> None:
         write(_ping_text(node, result))
     if result.rtt_ms is None:
         raise PeerUnreachable(f"no answer from {plain(node)}")
+
+
+def _ask_everybody(client: ControlClient) -> None:
+    """Dial and measure every node that has not said goodbye."""
+
+    def ask(node: str) -> None:
+        # What came of it is in the table that follows.
+        with suppress(P2prcError):
+            client.ping(node, 1)
+
+    asked = [node.id for node in client.nodes() if not node.is_self and node.state != "left"]
+    with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
+        list(pool.map(ask, asked))
 
 
 def _nodes_table(nodes: list[NodeRow]) -> str:

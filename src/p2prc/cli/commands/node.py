@@ -215,7 +215,7 @@ def _described(status: Status) -> str:
                 else []
             ),
             ("addresses", ", ".join(status.addresses) or "none"),
-            ("reachable", "yes" if status.is_public else "not known to be, from the internet"),
+            ("reachable", _reachable(status)),
             ("relays", ", ".join(status.relays) or "none"),
             ("relaying", _relaying(status.relay)),
             ("lending", lending.removeprefix("lends ")),
@@ -227,6 +227,12 @@ def _described(status: Status) -> str:
             *(("note", plain(notice)) for notice in status.notices),
         ]
     )
+
+
+def _reachable(status: Status) -> str:
+    if status.reachability:
+        return plain(status.reachability)
+    return "yes" if status.is_public else "not known to be, from the internet"
 
 
 def _relaying(relay: RelayServing | None) -> str:
