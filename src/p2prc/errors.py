@@ -233,7 +233,8 @@ class NoWayIn(PeerError):
 
     code = "no-way-in"
     hint = (
-        "forward a port of the router to this node and say so: `p2prc up --public HOST:PORT`; "
+        "switch on UPnP or NAT-PMP in the router and start the node again; "
+        "or forward a port of it to this node and say so: `p2prc up --public HOST:PORT`; "
         "or name a relay: `p2prc up --relay URL`; "
         "or invite from the same local network alone: `p2prc invite --lan`"
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.nat.lab import Place
-from tests.system.nodes import NodeUnderTest, Said
+from tests.system.nodes import NodeUnderTest, Said, wait_until
 
 RUNS_AT_ONCE = 4
 
@@ -18,7 +18,9 @@ class LabNode(NodeUnderTest):
     """A node on a host of the lab, with the port and the settings that anybody would have."""
 
     def __init__(self, folder: Path, place: Place) -> None:
-        super().__init__(folder / place.name, place.name, within=place.within)
+        # Strangers' relays are asked for here as by anybody: no way leads out of the lab to them.
+        asked = {"P2PRC_RELAY": "auto"}
+        super().__init__(folder / place.name, place.name, within=place.within, variables=asked)
         self.place = place
 
     def up(self, *options: str, status: int = 0) -> Said:
@@ -74,3 +76,17 @@ def pairs_of(nodes: Sequence[LabNode]) -> list[tuple[LabNode, LabNode]]:
         for other in nodes[number + 1 :]:
             found.append((one, other) if len(found) % 2 else (other, one))
     return found
+
+
+def join_all(nodes: Sequence[LabNode]) -> None:
+    """Let the first node found a network and the others join it; wait until all see all."""
+    ticket = nodes[0].p2prc("invite").out.strip()
+    with ThreadPoolExecutor(RUNS_AT_ONCE) as pool:
+        list(pool.map(lambda node: node.p2prc("join", ticket), nodes[1:]))
+    wait_until(lambda: all(sees(node, nodes) for node in nodes), "everybody sees everybody")
+
+
+def sees(node: LabNode, others: Sequence[LabNode]) -> bool:
+    """Whether the node sees all of these alive."""
+    states = node.states()
+    return all(states.get(other.name) == "alive" for other in others)

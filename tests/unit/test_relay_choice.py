@@ -109,3 +109,19 @@ def test_a_relay_that_is_gone_from_the_table_is_used_no_more() -> None:
     choice = started(NEAR, MIDDLE)
     measured(choice, near=0.01, middle=0.05)
     assert choice.handle(CandidatesChanged((MIDDLE,)), 1.0)[0] == Use((MIDDLE,))
+
+
+def test_a_relay_that_other_members_use_comes_between_members_and_strangers() -> None:
+    shared = Candidate("https://shared/", "shared")
+    choice = started(shared, STRANGE, is_foreign_wanted=True)
+    choice.handle(Measured(shared.url, 0.2), 0.0)
+    choice.handle(Measured(STRANGE.url, 0.001), 0.0)
+    assert used(choice) == (shared.url,)
+    choice.handle(CandidatesChanged((NEAR, shared, STRANGE), is_foreign_wanted=True), 1.0)
+    measured(choice, 1.0, near=0.01)
+    assert used(choice) == (NEAR.url,)
+    measured(choice, 4.0, near=None)
+    measured(choice, 7.0, near=None)
+    choice.handle(Tick(), 7.0 + MEASURE_USED_S)
+    choice.handle(Measured(shared.url, 0.2), 10.0)
+    assert used(choice)[0] == shared.url

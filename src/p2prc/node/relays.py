@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from urllib.parse import urlsplit
 
@@ -21,6 +22,8 @@ from p2prc.transport.port import Endpoint, RelayAccess
 
 BORROWED_S = 45.0
 """How long a ticket's relays are used: until those of the network are known and measured."""
+SHARED_LIMIT = 4
+"""How many relays that others use are looked at: they come from the others."""
 MEMBER_SCHEME = "p2prc://"
 """In a ticket, a relay that a member serves: to it alone the ticket itself is shown."""
 
@@ -45,9 +48,7 @@ def from_ticket(ticket: Ticket, text: str) -> tuple[RelayAccess, ...]:
     found = []
     for relay in ticket.relays:
         if relay.startswith(MEMBER_SCHEME):
-            # A name of its own: iroh keeps one connection for each, with the bearer that it began
-            # with, and as a member we show another.
-            url = f"http://{relay.removeprefix(MEMBER_SCHEME)}/ticket"
+            url = f"http://{relay.removeprefix(MEMBER_SCHEME)}/"
             found.append(RelayAccess(url, "".join(text.split())))
         else:
             found.append(RelayAccess(relay))
@@ -122,24 +123,37 @@ class Relays:
     def refresh(self, *, is_public: bool, is_foreign_wanted: bool) -> None:
         """Look at the table of nodes again, for whose relays are there."""
         # Whoever can be reached needs nobody in between, but for what its owner asked for.
-        found = [] if is_public else [*self._members(), *self._strangers()]
+        found = [] if is_public else [*self._members(), *self._shared(), *self._strangers()]
         if self._setting not in ("auto", "none"):
             found.insert(0, Candidate(self._setting, "named"))
         self._driver.feed(CandidatesChanged(tuple(found), is_foreign_wanted))
         self._apply()
 
     def _members(self) -> list[Candidate]:
-        # Also of those that seem dead: whoever has lost everybody finds back through a relay, and
-        # whether that answers is measured.
         records = [
             view.record
             for view in self._network.nodes()
-            if not view.is_self and not view.record.is_away and view.record.is_public
+            if not view.is_self and view.state in ("alive", "suspect") and view.record.is_public
         ]
         # When there are more than anybody looks at, each node looks at others.
         own = int(self._network.own, 16)
         records.sort(key=lambda record: int(record.node, 16) ^ own)
         return [Candidate(url, "member") for record in records if (url := _served_by(record))]
+
+    def _shared(self) -> list[Candidate]:
+        """Return relays of strangers at which other members are found: whoever named one chose."""
+        if self._setting != "auto":
+            return []
+        views = self._network.nodes()
+        served = {url for view in views for url in (_served_by(view.record),) if url is not None}
+        found = Counter(
+            url
+            for view in views
+            if not view.is_self and view.state in ("alive", "suspect")
+            for url in view.record.relays
+            if url not in served and url not in self._foreign
+        )
+        return [Candidate(url, "shared") for url, _ in found.most_common(SHARED_LIMIT)]
 
     def _strangers(self) -> list[Candidate]:
         return [Candidate(url, "foreign") for url in self._foreign]

@@ -1,7 +1,8 @@
 """Which relays we can be reached through: the nearest two that answer, members' before others.
 
 Relays named by hand are always among them. Relays of strangers are used only while they are
-wanted and no member's relay answers. Latency is measured here, not asked for; a relay in use
+wanted and no member's relay answers; first those that other members use, as the owner of one of
+them has named it. Latency is measured here, not asked for; a relay in use
 gives way only to one that is clearly nearer, and one that is silent twice only to one that answers:
 a lone relay may be back at any moment, so it is never given up.
 """
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, assert_never
 
-Owner = Literal["named", "member", "foreign"]
+Owner = Literal["named", "member", "shared", "foreign"]
 
 USED_LIMIT = 2
 CANDIDATES_LIMIT = 16
@@ -23,12 +24,20 @@ SILENT_AFTER = 2
 NEARER = 0.7
 """A relay takes the place of another when its latency is below this part of the other's."""
 _WEIGHT = 0.3
-_RANK: dict[Owner, int] = {"named": 0, "member": 1, "foreign": 2}
+_RANK: dict[Owner, int] = {"named": 0, "member": 1, "shared": 2, "foreign": 3}
+_BETTER: dict[Owner, tuple[Owner, ...]] = {
+    "shared": ("member",),
+    "foreign": ("member", "shared"),
+}
+"""Whose relays must be silent before a stranger's is used."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A relay that there is. `owner`: named by our owner, a member's, or a stranger's."""
+    """A relay that there is.
+
+    `owner`: named by our owner, a member's, a stranger's that members use, or a stranger's.
+    """
 
     url: str
     owner: Owner
@@ -179,15 +188,18 @@ class RelayChoice:
                 reading.is_asked = True
                 effects.append(Measure(url))
             elif not reading.is_asked and reading.next_at <= now:
-                reading.next_at = now + MEASURE_OTHERS_S
+                # It may be needed at any moment.
+                reading.next_at = now + MEASURE_USED_S
         return effects
 
     def _is_allowed(self, reading: Reading) -> bool:
         """Strangers hear nothing of us, not even a ping, unless they are needed."""
-        if reading.candidate.owner != "foreign":
+        owner = reading.candidate.owner
+        better = _BETTER.get(owner)
+        if better is None:
             return True
         return self._is_foreign_wanted and not any(
-            each.is_alive for each in self._readings.values() if each.candidate.owner == "member"
+            each.is_alive and each.candidate.owner in better for each in self._readings.values()
         )
 
     def _choose(self) -> tuple[str, ...]:

@@ -1,0 +1,78 @@
+"""The usual case among friends: all behind routers, nobody outside; and what opens a way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.nat.lab import Lab, Router
+from tests.nat.nodes import LabNode, command_on, commands_between, pairs_of
+from tests.nat.rules import Nat
+from tests.nat.services import iroh_relay, running_iroh_relay
+from tests.system.nodes import at_once, stop_all, up_all
+
+pytestmark = pytest.mark.timeout(180)
+
+TOLD_WITHIN_S = 15.0
+FIRST_COMMAND_S = 20.0
+
+
+@contextmanager
+def friends(
+    lab: Lab, folder: Path, name: str, nats: list[Nat]
+) -> Iterator[tuple[list[LabNode], list[Router]]]:
+    """Make homes with a node in each that has not been started."""
+    routers = [lab.router(f"{name}{number}-nat", nat) for number, nat in enumerate(nats)]
+    nodes = [
+        LabNode(folder, lab.host(f"{name}{number}", behind=router))
+        for number, router in enumerate(routers)
+    ]
+    try:
+        yield nodes, routers
+    finally:
+        stop_all(nodes)
+
+
+def test_with_no_way_in_invite_and_doctor_say_so_and_what_to_do(lab: Lab, tmp_path: Path) -> None:
+    with friends(lab, tmp_path, "alone", [Nat.PORT_RESTRICTED] * 3) as (nodes, _):
+        up_all(nodes)
+        at_once([lambda node=node: _is_told(node) for node in nodes])  # type: ignore[misc]
+
+
+def _is_told(node: LabNode) -> None:
+    for command, expected in (("invite", 6), ("doctor", None)):
+        began = time.monotonic()
+        said = node.p2prc(command, status=expected)
+        assert time.monotonic() - began < TOLD_WITHIN_S
+        assert said.status != 0
+        for choice in ("UPnP", "--public", "--relay", "--lan"):
+            assert choice in said.out + said.err, said
+    assert node.json("invite", "--lan")["reach"] == "lan"
+
+
+@pytest.mark.parametrize("nat", [Nat.PORT_RESTRICTED, Nat.SYMMETRIC])
+def test_a_relay_of_iroh_outside_connects_those_who_name_it(
+    lab: Lab, tmp_path: Path, nat: Nat
+) -> None:
+    if not (program := iroh_relay()):
+        pytest.skip("no program `iroh-relay` (variable P2PRC_IROH_RELAY)")
+    short = "c" if nat is Nat.PORT_RESTRICTED else "s"
+    outside = lab.host(f"relay-{short}")
+    with ExitStack() as stack:
+        relay = stack.enter_context(running_iroh_relay(outside, program))
+        nodes, _ = stack.enter_context(friends(lab, tmp_path, f"out-{short}", [nat] * 3))
+        # At most three commands a person: `up`, `invite`; and `up --join`, `run`.
+        nodes[0].up("--relay", relay.url)
+        ticket = nodes[0].p2prc("invite").out.strip()
+        began = time.monotonic()
+        nodes[1].up("--join", ticket)
+        way = command_on(nodes[1], nodes[0])
+        assert way.is_there, way
+        assert time.monotonic() - began < FIRST_COMMAND_S
+        nodes[2].up("--join", ticket)
+        for way in commands_between(pairs_of(nodes)):
+            assert way.is_there, way
