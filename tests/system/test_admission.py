@@ -38,7 +38,7 @@ def door_of(node: NodeUnderTest) -> str:
 
 
 def asking(node: NodeUnderTest, at: NodeUnderTest) -> subprocess.Popen[str]:
-    return node.start("--json", "join", door_of(at))
+    return node.start("--json", "join", at.addresses[0])
 
 
 def waits_at(node: NodeUnderTest, *names: str) -> bool:
@@ -322,9 +322,7 @@ def test_nobody_and_nothing_and_oneself(alone: NodeUnderTest) -> None:
         assert _seconds(alone, "join", dead, code="not-p2prc", status=6) < DEAD_HOST_LIMIT_S
     somebody = "ab" * 32 + "@127.0.0.1:9"
     assert _seconds(alone, "join", somebody, code="peer-unreachable", status=6) < DEAD_HOST_LIMIT_S
-    own = json.dumps({"id": alone.id, "relay": "/relay", "version": 2}).encode()
-    with answering(own) as address:
-        said = alone.p2prc("--json", "join", address, status=3)
+    said = alone.p2prc("--json", "join", alone.addresses[0], status=3)
     assert "that is this node" in said.error["message"]
     for text in ("not an address!", "host:99999999", "ab@host"):
         assert alone.p2prc("--json", "join", text, status=3).error["code"] == "setting-invalid"

@@ -82,7 +82,7 @@ def test_up_says_what_is_lent_to_whom_and_how_to_change_that(tmp_path: Path) -> 
         assert node.id in said
         for words in ("1 core", "300 MiB", "2 GiB", "members", "no network"):
             assert words in said
-        for command in ("p2prc up --cpus", "p2prc pause", "p2prc leases", "p2prc kill", "invite"):
+        for command in ("p2prc policy", "p2prc pause", "p2prc leases", "p2prc kill", "invite"):
             assert command in said
         node.p2prc("down")
         said = node.up("--no-lend").out

@@ -29,7 +29,8 @@ def tell(error: P2prcError, *, as_json: bool, home: str = "") -> int:
 
 def with_home(hint: str, home: str) -> str:
     """Return a hint whose commands are for the node in this home, where they are for this node."""
-    if "--home" in hint or hint.startswith("ask ") or "there" in hint.split():
+    words = {word.strip(",:;") for word in hint.split()}
+    if "--home" in hint or words & {"ask", "there"}:
         # What another person types, on another machine.
         return hint
     return hint.replace("`p2prc ", f"`p2prc --home {shlex.quote(home)} ")

@@ -81,7 +81,11 @@ class DaemonService:
                 runtimes=runtimes_of(node.runtimes),
             ),
             relay=relay_of(self._relaying),
-            refusals=dict(node.links.refusals + Counter(node.network.gossip.refusals())),
+            refusals=dict(
+                node.links.refusals
+                + Counter(node.network.gossip.refusals())
+                + Counter(node.network.revocations.refusals())
+            ),
             reachability=node.reach.sentence(),
             notices=[*self._notices, *node.reach.notices(), *self._admission.notices()],
             is_open=node.network.standing.member.is_open,
