@@ -354,9 +354,16 @@ class Links:
             if not links:
                 del self._links[link.peer]
                 self._drop_bulk(link.peer)
+                await self._drop_served(link.peer)
                 self._board.link_down(link.peer, on_purpose=link.peer in self._departed)
             else:
                 self._board.link_renewed(link.peer)
+
+    async def _drop_served(self, peer: NodeId) -> None:
+        # iroh sends all that is for a peer by the path of its open connections: as long as one
+        # that lost its relay is open (half a minute), no new dial by another relay arrives.
+        for connection in list(self._served.get(peer, ())):
+            await _hang_up(connection, "the peer is lost")
 
     def _drop_bulk(self, peer: NodeId) -> None:
         # The transport takes half a minute to notice what the pulse has told already.
