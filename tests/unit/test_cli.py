@@ -147,13 +147,13 @@ def test_without_a_node_the_hint_starts_one(tmp_path: Path) -> None:
     *said, last = ended.stderr.decode().splitlines()
     assert said == [
         f"error: no node is running in {tmp_path}",
-        "hint: start it: `p2prc up --detach`",
+        f"hint: start it: `p2prc --home {tmp_path} up --detach`",
     ]
     assert json.loads(last) == {
         "error": {
             "code": "node-not-running",
             "message": f"no node is running in {tmp_path}",
-            "hint": "start it: `p2prc up --detach`",
+            "hint": f"start it: `p2prc --home {tmp_path} up --detach`",
             "retryable": False,
         }
     }
