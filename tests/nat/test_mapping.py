@@ -1,0 +1,121 @@
+"""A real router opens our port by each protocol, closes it again, and what it cannot do is told."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from p2prc.reachability.gateway import default_gateway
+from tests.nat.lab import Host, Lab, Router, why_not
+from tests.nat.rules import Nat
+from tests.nat.services import mapping_service
+
+PORT = 8088
+
+
+@pytest.fixture(scope="module")
+def home(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Router, Host]]:
+    if reason := why_not("miniupnpd"):
+        pytest.skip(reason)
+    router = lab.router("maps", Nat.PORT_RESTRICTED)
+    host = lab.host("maps-host", behind=router)
+    with mapping_service(router, tmp_path_factory.mktemp("mapping")):
+        yield router, host
+
+
+@contextmanager
+def mapped(host: Host, *methods: str) -> Iterator[dict[str, Any]]:
+    """What the router said to the host, which closes its port at the end."""
+    process = subprocess.Popen(
+        [*host.within, sys.executable, "-m", "tests.nat.map_port", str(PORT), *methods],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        yield json.loads(process.stdout.readline())
+    finally:
+        process.communicate(timeout=20)
+
+
+def reaches(outside: Host, inner: Host, address: tuple[str, int]) -> tuple[bool, bool]:
+    """Whether a stranger's packets arrive by UDP and by TCP."""
+    with (
+        inner.udp(PORT, timeout_s=1.0) as waiting,
+        outside.udp() as sending,
+        inner.socket(socket.AF_INET, socket.SOCK_STREAM) as listening,
+        outside.socket(socket.AF_INET, socket.SOCK_STREAM) as dialling,
+    ):
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(("0.0.0.0", PORT))
+        listening.listen()
+        sending.sendto(b"hello", address)
+        try:
+            by_udp = waiting.recvfrom(10)[0] == b"hello"
+        except TimeoutError:
+            by_udp = False
+        dialling.settimeout(1.0)
+        try:
+            dialling.connect(address)
+        except OSError:
+            return by_udp, False
+        return by_udp, True
+
+
+@pytest.mark.parametrize("method", ["pcp", "nat-pmp", "upnp"])
+def test_each_protocol_opens_the_port_and_closes_it(
+    lab: Lab, home: tuple[Router, Host], method: str
+) -> None:
+    router, host = home
+    outside = lab.host(f"outside-{method}")
+    with mapped(host, method) as told:
+        assert told.get("method") == method, told
+        assert told["host"] == router.address
+        assert told["lifetime_s"] > 60
+        assert reaches(outside, host, (told["host"], told["port"])) == (True, True)
+    assert reaches(outside, host, (told["host"], told["port"])) == (False, False)
+
+
+def test_the_second_in_a_house_gets_another_port(lab: Lab, home: tuple[Router, Host]) -> None:
+    router, first = home
+    second = lab.host("maps-second", behind=router)
+    with (
+        mapped(first, "pcp", "nat-pmp", "upnp") as one,
+        mapped(second, "pcp", "nat-pmp", "upnp") as two,
+    ):
+        assert one["port"] != two["port"]
+        outside = lab.host("outside-second")
+        assert reaches(outside, second, (two["host"], two["port"])) == (True, True)
+
+
+def test_a_router_that_opens_nothing_is_said_to_be_one_soon(lab: Lab) -> None:
+    host = lab.host("deaf-host", behind=lab.router("deaf", Nat.PORT_RESTRICTED))
+    with mapped(host, "pcp", "nat-pmp", "upnp") as told:
+        assert "no answer" in told["error"]
+        assert told["took_s"] < 4
+
+
+def test_the_gateway_is_the_best_default_route(tmp_path: Path) -> None:
+    routes = tmp_path / "route"
+    routes.write_text(
+        "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\n"
+        "lo\t0000007F\t00000000\t0001\t0\t0\t0\t000000FF\n"
+        "slow\t00000000\t0200007F\t0003\t0\t0\t600\t00000000\n"
+        "fast\t00000000\t0300007F\t0003\t0\t0\t100\t00000000\n"
+        "off\t00000000\t0400007F\t0002\t0\t0\t1\t00000000\n"
+    )
+    found = default_gateway(routes)
+    assert found is not None
+    assert (found.host, found.interface) == ("127.0.0.3", "fast")
+    routes.write_text("nothing\n")
+    assert default_gateway(routes) is None
+    assert default_gateway(tmp_path / "none") is None
