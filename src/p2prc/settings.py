@@ -79,6 +79,7 @@ class Settings:
     public: Address | None
     relay: str
     relay_serve: str
+    port_mapping: str
     runtime: str
     lend: LendSettings
     cache_bytes: int
@@ -188,7 +189,7 @@ def _relay(text: str) -> str:
     return text
 
 
-def _relay_serve(text: str) -> str:
+def _auto_or_off(text: str) -> str:
     if text not in ("auto", "off"):
         raise SettingInvalid(f"`{text[:80]}` is neither `auto` nor `off`", hint="`auto` or `off`")
     return text
@@ -219,7 +220,8 @@ _KEYS: Mapping[str, Callable[[str], Any]] = {
     "listen": _address,
     "public": _public,
     "relay": _relay,
-    "relay.serve": _relay_serve,
+    "relay.serve": _auto_or_off,
+    "port_mapping": _auto_or_off,
     "runtime": _runtime,
     "lend.to": _lend_to,
     "lend.deny": _nodes,
@@ -250,6 +252,7 @@ def _settings(texts: Mapping[str, str], origins: Mapping[str, str]) -> Settings:
         public=value["public"],
         relay=value["relay"],
         relay_serve=value["relay.serve"],
+        port_mapping=value["port_mapping"],
         runtime=value["runtime"],
         lend=lend,
         cache_bytes=value["cache.bytes"],
@@ -268,6 +271,7 @@ def _defaults(machine: Machine) -> dict[str, str]:
         "listen": f":{DEFAULT_PORT}",
         "relay": "auto",
         "relay.serve": "auto",
+        "port_mapping": "auto",
         "runtime": "auto",
         "lend.to": "members",
         "lend.cpus": str(max(1, machine.cpus - 1)),

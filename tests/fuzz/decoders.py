@@ -23,7 +23,9 @@ from p2prc.model.workload import Command
 from p2prc.protocol import messages
 from p2prc.protocol.jobs.check import job_codec
 from p2prc.protocol.messages import bulk_codec, letter_codec, opening_codec, session_codec
+from p2prc.protocol.port_mapping import read_pcp, read_pmp, read_pmp_address
 from p2prc.protocol.relay_frames import Datagrams, ping, read_auth, read_frame, received
+from p2prc.protocol.upnp import read_location
 from p2prc.relay.admission import Household, RelayAdmission, member_bearer
 from p2prc.wire.codec import Codec, encode
 from p2prc.wire.framing import FrameReader, frame
@@ -68,6 +70,14 @@ def _notice(content: bytes) -> object:
 
 def _bearer(content: bytes) -> object:
     return _admission(PEER, content.decode("latin-1"))
+
+
+def _pcp(content: bytes) -> object:
+    return read_pcp(content, "udp", 0, nonce=b"n" * 12)
+
+
+def _pmp(content: bytes) -> object:
+    return read_pmp(content, "udp", 0)
 
 
 def _ticket(content: bytes) -> object:
@@ -159,6 +169,14 @@ DECODERS = (
     Decoder("relay client", read_frame, (received(b"\1" * 32, _DATAGRAMS), ping(b"12345678"))),
     Decoder("relay proof", read_auth, (b"\1" + b"\2" * 32 + b"\x40" + b"\3" * 64,)),
     Decoder("relay bearer", _bearer, (member_bearer(CHAIN).encode(), _example_ticket())),
+    Decoder("PCP", _pcp, (b"\2\x81" + bytes(22) + b"n" * 12 + b"\x11" + bytes(23),)),
+    Decoder("NAT-PMP", _pmp, (b"\0\x81" + bytes(14),)),
+    Decoder("NAT-PMP address", read_pmp_address, (b"\0\x80" + bytes(10),)),
+    Decoder(
+        "UPnP location",
+        lambda content: read_location(content, "10.0.0.1"),
+        (b"HTTP/1.1 200 OK\r\nLOCATION: http://10.0.0.1:5000/root.xml\r\n\r\n",),
+    ),
     Decoder("chain", _chain, (CHAIN, found_network(SECRET))),
     Decoder("ticket", _ticket, (_example_ticket(),)),
     Decoder("tree", decode_tree, (encode(Tree((FileEntry("a/b", BLOB, 3),))),), ("_codec",)),

@@ -12,7 +12,7 @@ import time
 
 from p2prc.errors import P2prcError
 from p2prc.reachability.gateway import default_gateway
-from p2prc.reachability.mapping import open_mapping
+from p2prc.reachability.mapping import METHODS, open_mapping
 
 
 async def main() -> None:
@@ -21,7 +21,8 @@ async def main() -> None:
     began = time.monotonic()
     assert gateway is not None
     try:
-        mapping = await open_mapping(gateway, int(sys.argv[1]), methods=sys.argv[2:])  # type: ignore[arg-type]
+        methods = [method for method in METHODS if method in sys.argv[2:]]
+        mapping = await open_mapping(gateway, int(sys.argv[1]), nonce=b"n" * 12, methods=methods)
     except P2prcError as error:
         print(json.dumps({"error": str(error), "took_s": time.monotonic() - began}), flush=True)
         return

@@ -6,8 +6,9 @@ import json
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 
 from p2prc.reachability.gateway import default_gateway
 from tests.nat.lab import Host, Lab, Router, why_not
+from tests.nat.nodes import LabNode, commands_between, pairs_of
 from tests.nat.rules import Nat
 from tests.nat.services import mapping_service
 
@@ -119,3 +121,62 @@ def test_the_gateway_is_the_best_default_route(tmp_path: Path) -> None:
     routes.write_text("nothing\n")
     assert default_gateway(routes) is None
     assert default_gateway(tmp_path / "none") is None
+
+
+def test_friends_without_a_public_machine_meet_by_a_mapped_port(
+    lab: Lab, home: tuple[Router, Host], tmp_path: Path
+) -> None:
+    _, host = home
+    nodes = [
+        LabNode(tmp_path, place)
+        for place in (
+            host,
+            lab.host("friend-cone", behind=lab.router("friend1", Nat.PORT_RESTRICTED)),
+            lab.host("friend-sym", behind=lab.router("friend2", Nat.SYMMETRIC)),
+        )
+    ]
+    try:
+        for node in nodes:
+            node.up()
+        began = time.monotonic()
+        invitation = nodes[0].json("invite")
+        assert time.monotonic() - began < 15
+        assert invitation["reach"] == "internet"
+        for node in nodes[1:]:
+            node.p2prc("join", invitation["ticket"])
+        ways = commands_between(pairs_of(nodes))
+        assert all(way.is_there for way in ways), [str(way) for way in ways]
+        mapping = next(
+            check
+            for check in nodes[0].p2prc("--json", "doctor", status=None).data
+            if check["check"] in ("port mapping", "reachability")
+        )
+        assert mapping["ok"], mapping
+    finally:
+        for node in nodes:
+            node.p2prc("down", status=None)
+
+
+@pytest.mark.parametrize(
+    ("network", "said", "has_service"),
+    [("10.9.9", "two routers", True), ("100.64.7", "carrier", False)],
+)
+def test_two_routers_in_a_row_are_found(
+    lab: Lab, tmp_path: Path, network: str, said: str, has_service: bool
+) -> None:
+    if reason := why_not("miniupnpd"):
+        pytest.skip(reason)
+    name = network.partition(".")[0]
+    outer = lab.router(f"outer{name}", Nat.PORT_RESTRICTED, inside=network)
+    inner = lab.router(f"inner{name}", Nat.PORT_RESTRICTED, behind=outer)
+    node = LabNode(tmp_path, lab.host(f"double{name}", behind=inner))
+    with mapping_service(inner, tmp_path) if has_service else nullcontext():
+        try:
+            node.up()
+            refused = node.p2prc("invite", status=6)
+            assert "--relay" in refused.err
+            checks = {row["check"]: row for row in node.p2prc("--json", "doctor", status=6).data}
+            assert said in checks["nat"]["finding"]
+            assert not checks["nat"]["ok"]
+        finally:
+            node.p2prc("down", status=None)

@@ -33,6 +33,7 @@ from p2prc.daemon.service import DaemonService
 from p2prc.errors import P2prcError, PortTaken
 from p2prc.model.resources import Capacity
 from p2prc.node.machine import core_count, memory_bytes
+from p2prc.node.mapping import mapping_nonce
 from p2prc.node.network import SelfDescription
 from p2prc.node.node import Adapters, Node, open_node
 from p2prc.node.reachability import ReachConfig
@@ -201,6 +202,7 @@ async def _open(
             public=() if settings.public is None else (str(settings.public),),
             probe=reaches,
             ping=ping_relay,
+            mapping_nonce=mapping_nonce(secret) if settings.port_mapping == "auto" else b"",
         ),
     )
     node = await stack.enter_async_context(

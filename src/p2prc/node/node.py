@@ -207,6 +207,7 @@ class Node:
             self.reach.stop()
             self.network.stop()
             await self.links.leave_all(farewell=True)
+            await self.reach.close()
             await self._adapters.endpoint.close()
         finally:
             self._tasks.stop_all()

@@ -13,6 +13,7 @@ from p2prc.node.dial_back import DialBack, Probe
 from p2prc.node.drive import Driver
 from p2prc.node.link import Answer, Link
 from p2prc.node.links import Links
+from p2prc.node.mapping import PortMapping
 from p2prc.node.network import Network, Whereabouts
 from p2prc.node.relays import (
     FOREIGN_NOTICE,
@@ -71,7 +72,7 @@ class ReachConfig:
     """What our owner said, and what touches the world for it.
 
     `public` are addresses given by hand. Without `probe` nobody is dialled for others, without
-    `ping` no relay is chosen.
+    `ping` no relay is chosen, without `mapping_nonce` the router is not asked for a port.
     """
 
     relay: str = "none"
@@ -79,6 +80,7 @@ class ReachConfig:
     public: tuple[str, ...] = ()
     probe: Probe | None = None
     ping: Ping | None = None
+    mapping_nonce: bytes = b""
 
 
 class ReachDriver:
@@ -103,6 +105,10 @@ class ReachDriver:
         self._told: dict[NodeId, tuple[Link, str]] = {}
         self._relay_port: int | None = None
         self._is_invited = False
+        self._ports: PortMapping | None = None
+        if config.mapping_nonce:
+            self._ports = PortMapping(endpoint, config.mapping_nonce, tell=self.mapped)
+        self._has_asked_router = self._ports is None
         self._is_stopped = False
         self._refreshing: asyncio.TimerHandle | None = None
         self.relays = Relays(
@@ -118,6 +124,8 @@ class ReachDriver:
     def start(self) -> None:
         """Begin to watch."""
         self._tasks.start(self._watch(), "watch paths")
+        if self._ports is not None:
+            self._tasks.start(self._ports.run(), "port at the router")
 
     def stop(self) -> None:
         """Tell nothing more."""
@@ -127,6 +135,11 @@ class ReachDriver:
         self._driver.stop()
         self.relays.stop()
 
+    async def close(self) -> None:
+        """Give back what others hold for us: the port at the router."""
+        if self._ports is not None:
+            await self._ports.close()
+
     def relay_opened(self, port: int | None) -> None:
         """Our own relay listens on this TCP port; None: there is none."""
         self._relay_port = port
@@ -134,6 +147,7 @@ class ReachDriver:
 
     def mapped(self, mapped: Mapped) -> None:
         """The router has opened our port, or would not."""
+        self._has_asked_router = True
         self._driver.feed(mapped)
 
     # -- what people are told --
@@ -172,13 +186,16 @@ class ReachDriver:
         until = asyncio.get_running_loop().time() + WAY_IN_PATIENCE_S
         while (reach := self._way_in_now()) is None:
             self._refresh()
-            if not self.relays.is_hopeful or asyncio.get_running_loop().time() > until:
+            is_hopeful = self.relays.is_hopeful or not self._has_asked_router
+            if not is_hopeful or asyncio.get_running_loop().time() > until:
                 raise NoWayIn
             await asyncio.sleep(0.2)
         return reach
 
     def _way_in_now(self) -> Reach | None:
-        if self._machine.is_public or self._public_interfaces():
+        # Until a peer has tried it, the router's word counts: there may be no peer yet.
+        is_mapped = bool(self._machine.mapping.address)
+        if self._machine.is_public or is_mapped or self._public_interfaces():
             return "internet"
         return "relay" if self.relays.used else None
 

@@ -1,4 +1,4 @@
-"""Have the router open our port: by PCP, NAT-PMP or UPnP, whichever it speaks, asked at once.
+"""Have the router open our port: by PCP, NAT-PMP or UPnP, whichever it speaks.
 
 UDP and TCP get the same outer port, so that one address serves for peers and for the relay. Only
 the default gateway is asked and believed.
@@ -18,7 +18,6 @@ from typing import Literal, TypeVar
 from p2prc.errors import P2prcError, WireError
 from p2prc.protocol.port_mapping import (
     ANSWER_LIMIT_BYTES,
-    NONCE_BYTES,
     ROUTER_PORT,
     Opened,
     Protocol,
@@ -41,6 +40,9 @@ OUTER_PORTS = 4
 CLOSE_S = 2.0
 PATIENCE_S = 6.0
 
+Method = Literal["pcp", "nat-pmp", "upnp"]
+METHODS: tuple[Method, ...] = ("pcp", "nat-pmp", "upnp")
+
 log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
@@ -62,48 +64,40 @@ class NoMapping(P2prcError):
     code = "no-mapping"
 
 
-Method = Literal["pcp", "nat-pmp", "upnp"]
-
-
 async def open_mapping(
-    gateway: Gateway, port: int, *, methods: Sequence[Method] = ("pcp", "nat-pmp", "upnp")
+    gateway: Gateway, port: int, *, nonce: bytes, methods: Sequence[Method] = METHODS
 ) -> Mapping:
     """Open the port for UDP and TCP, by the first of the methods that the router grants.
 
-    Takes `PATIENCE_S` at most. Raises NoMapping with what the router said to each.
+    `nonce` (12 bytes) makes a PCP mapping ours: to ask again with it is to renew. Takes
+    `PATIENCE_S` at most. Raises NoMapping with what the router said to each.
     """
-    known: dict[Method, Callable[[Gateway, int], Awaitable[Mapping]]] = {
-        "pcp": _by_pcp,
-        "nat-pmp": _by_pmp,
-        "upnp": _by_upnp,
-    }
-    ways = {name: known[name] for name in methods}
-    results = await asyncio.gather(
-        *(_in_time(way(gateway, port)) for way in ways.values()), return_exceptions=True
-    )
-    opened = [each for each in results if isinstance(each, Mapping)]
-    for spare in opened[1:]:
-        # The same port by another protocol of the same router: closing one would close both.
-        log.debug("the router speaks another protocol too", extra={"method": spare.method})
-    if opened:
-        return opened[0]
     reasons = []
-    for name, result in zip(ways, results, strict=True):
-        if isinstance(result, BaseException) and not isinstance(result, P2prcError | TimeoutError):
-            raise result
-        reasons.append(f"{name}: {_reason(result)}")
+    searching = asyncio.create_task(upnp.find_service(gateway), name="search the gateway")
+    known: dict[Method, Callable[[], Awaitable[Mapping]]] = {
+        "pcp": lambda: _by_pcp(gateway, port, nonce),
+        "nat-pmp": lambda: _by_pmp(gateway, port),
+        "upnp": lambda: _by_upnp(searching, port),
+    }
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            for method in methods:
+                try:
+                    return await known[method]()
+                except (P2prcError, TimeoutError) as error:
+                    reasons.append(f"{method}: {_reason(error)}")
+    except TimeoutError:
+        reasons.append("it was too slow")
+    finally:
+        searching.cancel()
+        await asyncio.wait({searching})
     raise NoMapping("; ".join(reasons))
 
 
-async def _in_time(way: Awaitable[Mapping]) -> Mapping:
-    async with asyncio.timeout(PATIENCE_S):
-        return await way
-
-
-def _reason(result: object) -> str:
-    if isinstance(result, Unwilling):
-        return f"refused ({result.message})"
-    return result.message if isinstance(result, P2prcError) else "no answer"
+def _reason(error: Exception) -> str:
+    if isinstance(error, Unwilling):
+        return f"refused ({error.message})"
+    return error.message if isinstance(error, P2prcError) else "no answer"
 
 
 async def _with_equal_ports(
@@ -132,19 +126,17 @@ async def _with_equal_ports(
 # -- the three ways -----------------------------------------------------------------------------
 
 
-async def _by_pcp(gateway: Gateway, port: int) -> Mapping:
-    nonces: dict[Protocol, bytes] = {
-        "udp": secrets.token_bytes(NONCE_BYTES),
-        "tcp": secrets.token_bytes(NONCE_BYTES),
-    }
-
+async def _by_pcp(gateway: Gateway, port: int, nonce: bytes) -> Mapping:
     async def ask(protocol: Protocol, outer_port: int, lifetime_s: int) -> Opened:
-        nonce = nonces[protocol]
         request = pcp_request(
             protocol, port, outer_port, client=gateway.own, nonce=nonce, lifetime_s=lifetime_s
         )
         return await _ask(
-            gateway, request, lambda answer: read_pcp(answer, protocol, port, nonce=nonce)
+            gateway,
+            request,
+            lambda answer: read_pcp(answer, protocol, port, nonce=nonce),
+            # A router that does not know it keeps silent, and the next protocol waits.
+            schedule_s=SCHEDULE_S[:2],
         )
 
     async def close(protocol: Protocol, outer_port: int) -> None:
@@ -184,8 +176,8 @@ async def _by_pmp(gateway: Gateway, port: int) -> Mapping:
     )
 
 
-async def _by_upnp(gateway: Gateway, port: int) -> Mapping:
-    service = await upnp.find_service(gateway)
+async def _by_upnp(searching: asyncio.Task[upnp.Service], port: int) -> Mapping:
+    service = await asyncio.shield(searching)
     host = await upnp.outer_host(service)
 
     async def close(protocol: Protocol, outer_port: int) -> None:
@@ -217,7 +209,13 @@ async def _close_both(close: Callable[[Protocol, int], Awaitable[None]], outer_p
             log.info("a port stays open at the router", extra={"reason": str(error)})
 
 
-async def _ask(gateway: Gateway, request: bytes, read: Callable[[bytes], Answer]) -> Answer:
+async def _ask(
+    gateway: Gateway,
+    request: bytes,
+    read: Callable[[bytes], Answer],
+    *,
+    schedule_s: Sequence[float] = SCHEDULE_S,
+) -> Answer:
     """Send until answered. Raises TimeoutError, Unwilling, WireError when it cannot be sent."""
     loop = asyncio.get_running_loop()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
@@ -226,7 +224,7 @@ async def _ask(gateway: Gateway, request: bytes, read: Callable[[bytes], Answer]
             # Connected: the kernel drops what others send.
             asking.bind((gateway.own, 0))
             asking.connect((gateway.host, ROUTER_PORT))
-            for wait_s in SCHEDULE_S:
+            for wait_s in schedule_s:
                 await loop.sock_sendall(asking, request)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(wait_s):
