@@ -11,21 +11,27 @@ class VirtualClock:
 
     def __init__(self) -> None:
         self.now = 0.0
+        self.called = 0
         self._count = 0
-        self._agenda: list[tuple[float, int, Callable[[], None]]] = []
+        self._agenda: list[tuple[float, int, Callable[..., None], tuple[object, ...]]] = []
 
-    def call_at(self, at: float, callback: Callable[[], None]) -> None:
+    def call_at(self, at: float, callback: Callable[..., None], *arguments: object) -> None:
         """Call it then, or as soon as possible when that is past."""
         self._count += 1
-        heapq.heappush(self._agenda, (max(at, self.now), self._count, callback))
+        # Arguments, not a closure: a million of these are waiting in a large network.
+        heapq.heappush(
+            self._agenda, (at if at > self.now else self.now, self._count, callback, arguments)
+        )
 
-    def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
+    def call_later(self, delay_s: float, callback: Callable[..., None], *arguments: object) -> None:
         """Call it after so many virtual seconds."""
-        self.call_at(self.now + delay_s, callback)
+        self.call_at(self.now + delay_s, callback, *arguments)
 
     def run_until(self, end: float) -> None:
         """Let time pass; what is due at the end is still called."""
-        while self._agenda and self._agenda[0][0] <= end:
-            self.now, _, callback = heapq.heappop(self._agenda)
-            callback()
+        agenda, pop = self._agenda, heapq.heappop
+        while agenda and agenda[0][0] <= end:
+            self.now, _, callback, arguments = pop(agenda)
+            self.called += 1
+            callback(*arguments)
         self.now = end

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from random import Random
+from typing import cast
 
 import msgspec
 
@@ -12,7 +14,7 @@ from p2prc.model.identity import NodeId
 from p2prc.model.record import NodeRecord, SignedRecord, sign_record
 from p2prc.model.testimony import Testimony, testify
 from p2prc.protocol import membership
-from p2prc.protocol.membership import Membership, MembershipConfig, NodeState
+from p2prc.protocol.membership import Membership, MembershipConfig, NodeState, SharedBase
 from p2prc.protocol.messages import PROTOCOL_VERSION, Gossip
 from p2prc.simulation.clock import VirtualClock
 from p2prc.simulation.network import SimulatedNetwork
@@ -29,6 +31,7 @@ class Surroundings:
     clock: VirtualClock
     network: SimulatedNetwork
     config: MembershipConfig
+    ids: list[NodeId]
     index_of: dict[NodeId, int]
     open_envelope: Callable[[Envelope], SignedRecord]
     open_rumour: Callable[[Envelope], Testimony]
@@ -36,10 +39,21 @@ class Surroundings:
     says: Callable[[int], None]
 
 
+@dataclass(frozen=True, slots=True)
+class WrongClocks:
+    """How a node's clocks differ from the truth: wall by seconds, steady by a factor."""
+
+    wall_s: float = 0.0
+    pace: float = 1.0
+    start_s: float = 0.0
+
+
 class SimulatedNode:
     """One node over all its lives; between two of them it is down."""
 
-    def __init__(self, index: int, rng: Random, surroundings: Surroundings) -> None:
+    def __init__(
+        self, index: int, rng: Random, surroundings: Surroundings, clocks: WrongClocks
+    ) -> None:
         self.index = index
         self.life = 0
         self.is_up = False
@@ -50,6 +64,7 @@ class SimulatedNode:
         self.own: SignedRecord | None = None
         self._rng = rng
         self._around = surroundings
+        self._clocks = clocks
         self._machine: Membership | None = None
         self._alarm_at: float | None = None
 
@@ -61,11 +76,11 @@ class SimulatedNode:
 
     def state_of(self, other: int) -> NodeState | None:
         machine = self._machine
-        return machine.state_of(self._id_of(other)) if machine is not None else None
+        return machine.state_of(self._around.ids[other]) if machine is not None else None
 
     def version_of(self, other: int) -> int:
         machine = self._machine
-        record = machine.record_of(self._id_of(other)) if machine is not None else None
+        record = machine.record_of(self._around.ids[other]) if machine is not None else None
         return record.version if record is not None else -1
 
     @property
@@ -77,34 +92,43 @@ class SimulatedNode:
 
     # -- its fate --
 
-    def start(
-        self, network_id: NodeId, *, keeps_disk: bool = True, clock_back_s: float = 0.0
-    ) -> None:
-        """Begin a life."""
-        known = self._remembered() if keeps_disk else []
+    def say(self, network_id: NodeId, *, clock_back_s: float = 0.0) -> SignedRecord:
+        """Sign the record of the life that begins now."""
         now = self._around.clock.now
+        wall_ms = int(1_000_000_000_000 + (now + self._clocks.wall_s - clock_back_s) * 1000)
         record = NodeRecord(
             node=self.id,
             network=network_id,
-            version=int(1_000_000_000 + (now - clock_back_s) * 1000),
+            version=wall_ms,
             name=f"node-{self.index}",
             membership=ADMITTED,
             addresses=(f"simulated:{self.index}",),
             protocol=PROTOCOL_VERSION,
         )
         self.own = sign_record(record, self.secret)
+        return self.own
+
+    def start(
+        self,
+        own: SignedRecord,
+        *,
+        known: Iterable[SignedRecord] = (),
+        base: SharedBase | None = None,
+    ) -> None:
+        """Begin a life; `known` was on the disk, of `base` all are known to be alive."""
         self.life += 1
         self.is_up = True
         self._machine = Membership(
-            self.own,
-            is_member=lambda record: record.membership == ADMITTED,
-            testify=lambda lives: testify(self.secret, lives),
+            own,
+            is_member=_is_admitted,
+            testify=partial(testify, self.secret),
             rng=self._rng,
-            now=now,
+            now=self._local(self._around.clock.now),
             config=self._around.config,
             known=known,
             open_envelope=self._around.open_envelope,
             open_rumour=self._around.open_rumour,
+            **({} if base is None else {"base": base}),
         )
         self._alarm_at = None
         self.feed(membership.Tick())
@@ -116,7 +140,7 @@ class SimulatedNode:
 
     def leave(self) -> None:
         """Tell the others that we go, and go a second later."""
-        self._sign_anew(self.version + 1, has_left=True)
+        self.sign_anew(self.version + 1, has_left=True)
         self.has_left = True
         self._around.clock.call_later(1.0, self.crash)
 
@@ -127,19 +151,20 @@ class SimulatedNode:
     # -- the host's side of a link --
 
     def link_up(self, other: int) -> None:
-        self.feed(membership.PeerConnected(self._id_of(other)))
+        self.feed(membership.PeerConnected(self._around.ids[other]))
 
     def link_down(self, other: int, *, on_purpose: bool = False) -> None:
-        self.feed(membership.PeerLost(self._id_of(other), on_purpose=on_purpose))
+        self.feed(membership.PeerLost(self._around.ids[other], on_purpose=on_purpose))
 
-    def receive(self, other: int, message: Gossip) -> None:
-        self.feed(membership.MessageReceived(self._id_of(other), message))
+    def receive(self, other: int, message: msgspec.Struct) -> None:
+        heard = cast("Gossip", message)
+        self.feed(membership.MessageReceived(self._around.ids[other], heard))
 
     # -- driving the machine --
 
     def feed(self, event: membership.Event) -> None:
         """Give the machine an event and do what it asks."""
-        for effect in self.machine.handle(event, self._around.clock.now):
+        for effect in self.machine.handle(event, self._local(self._around.clock.now)):
             self._perform(effect)
         self._arm()
 
@@ -153,7 +178,7 @@ class SimulatedNode:
                 around.network.dial(
                     self.index,
                     around.index_of[node],
-                    lambda: self.feed(membership.DialFailed(node)),
+                    partial(self.feed, membership.DialFailed(node)),
                 )
             case membership.HangUp():
                 around.network.hang_up(self.index, around.index_of[effect.peer], on_purpose=True)
@@ -162,9 +187,10 @@ class SimulatedNode:
             case membership.NodeChanged():
                 around.believes(self.index, around.index_of[effect.node])
             case membership.OwnVersionBehind():
-                self._sign_anew(effect.version + 1)
+                self.sign_anew(effect.version + 1)
 
-    def _sign_anew(self, version: int, *, has_left: bool = False) -> None:
+    def sign_anew(self, version: int, *, has_left: bool = False) -> None:
+        """Say something new of ourselves, unless a newer record exists."""
         if self.own is None or version <= self.version:
             return
         record = msgspec.structs.replace(self.own.record, version=version, has_left=has_left)
@@ -176,8 +202,9 @@ class SimulatedNode:
         deadline = self.machine.deadline
         if self._alarm_at is None or deadline < self._alarm_at:
             self._alarm_at = deadline
-            life = self.life
-            self._around.clock.call_at(deadline, lambda: self._wake(life, deadline))
+            at = deadline / self._clocks.pace - self._clocks.start_s
+            # Never short of the deadline by a rounding: the machine would find nothing to do.
+            self._around.clock.call_at(at + 1e-9, self._wake, self.life, deadline)
 
     def _wake(self, life: int, due_at: float) -> None:
         if not self.is_up or self.life != life or self._alarm_at != due_at:
@@ -185,7 +212,12 @@ class SimulatedNode:
         self._alarm_at = None
         self.feed(membership.Tick())
 
-    def _remembered(self) -> list[SignedRecord]:
+    def _local(self, now: float) -> float:
+        """Return what this node's steady clock shows."""
+        return (now + self._clocks.start_s) * self._clocks.pace
+
+    def remembered(self) -> list[SignedRecord]:
+        """Return what the last life had on its disk."""
         if self._machine is None:
             return []
         envelopes = (
@@ -195,8 +227,6 @@ class SimulatedNode:
         )
         return [self._around.open_envelope(found) for found in envelopes if found is not None]
 
-    def _id_of(self, index: int) -> NodeId:
-        host = self._around.network.hosts[index]
-        if not isinstance(host, SimulatedNode):
-            raise TypeError("only simulated nodes have an id")
-        return host.id
+
+def _is_admitted(record: NodeRecord) -> bool:
+    return record.membership == ADMITTED
