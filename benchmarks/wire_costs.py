@@ -40,9 +40,7 @@ class Sniffer:
 
     def __init__(self, ports: tuple[int, int]) -> None:
         self._ports = set(ports)
-        self._socket = socket.socket(
-            socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ETH_P_ALL)
-        )
+        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ETH_P_ALL))
         self._socket.bind(("lo", 0))
         self._socket.setblocking(False)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 24)

@@ -32,13 +32,13 @@ def test_a_hundred_joining_nodes_all_know_all(seed: int) -> None:
     # A lost dial is tried again after three seconds, and may be lost again.
     assert max(settled_after_s(report, "all started")) < 15
     assert report.false_deaths == 0
-    assert report.bytes_per_node_per_s < 25_000
+    assert report.bytes_per_node_per_s < 40_000
 
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_crash_and_a_return_are_known_to_all(seed: int) -> None:
     report = run_scenario(load_scenario("crash"), seed)
-    assert max(settled_after_s(report, "crash")) < 4.4 + 3 + 1
+    assert max(settled_after_s(report, "crash")) < 5.5 + 3 + 1
     # The second one has lost its disk and its clock is a day behind.
     assert max(settled_after_s(report, "restart")) < 2 * GOSSIP_S
     assert report.is_settled
@@ -74,7 +74,7 @@ def test_a_node_in_a_network_of_three_sends_next_to_nothing() -> None:
     scenario = msgspec.structs.replace(load_scenario("join"), nodes=3, loss=0.0, duration_s=60)
     report = run_scenario(scenario)
     assert report.is_settled
-    assert report.bytes_per_node_per_s < 1_000
+    assert report.idle_bytes_per_node_per_s < 600
     assert report.messages_per_node_per_s < 4
 
 
@@ -98,6 +98,40 @@ def test_a_run_is_the_same_in_every_process() -> None:
     }
     assert len(reports) == 1
     assert b"liar" in reports.pop()
+
+
+def test_a_thousand_settled_nodes_keep_the_promises_of_their_scenario() -> None:
+    report = run_scenario(load_scenario("change"))
+    assert report.nodes == 1000
+    assert max(settled_after_s(report, "change")) < 1.6
+    assert report.has_met_all
+
+
+def test_a_thousand_nodes_know_of_a_death() -> None:
+    report = run_scenario(load_scenario("death"))
+    assert report.nodes == 1000
+    assert settled_after_s(report, "crash")[0] < 10
+    assert report.false_deaths == 0
+
+
+def test_routers_of_every_kind_and_a_relay_that_dies_part_nobody() -> None:
+    report = run_scenario(load_scenario("nat"))
+    assert report.is_settled
+    assert report.false_deaths == 0
+    assert 0.2 < report.connections_relayed_share < 0.8
+    assert report.relayed_bytes > 0
+
+
+def test_wrong_clocks_do_no_harm() -> None:
+    report = run_scenario(load_scenario("skew"))
+    assert report.is_settled
+    assert report.false_suspicions == 0
+
+
+def test_a_crowd_is_known_to_all() -> None:
+    report = run_scenario(load_scenario("flash-crowd"))
+    assert report.is_settled
+    assert settled_after_s(report, "crowd")[0] < 10
 
 
 def test_another_seed_is_another_run() -> None:
@@ -134,7 +168,7 @@ def test_a_scenario_that_does_not_ship_is_refused_with_those_that_do() -> None:
 
 def test_a_milestone_that_never_settles_says_so() -> None:
     text = """
-name = "cut off"
+name = "cut-off"
 description = "the run ends before anybody can have noticed"
 duration_s = 12.5
 nodes = 5
@@ -144,5 +178,5 @@ at_s = 12
 node = 1
 """
     report = run_scenario(parse_scenario(text))
-    assert report.milestones[-1] == Milestone("crash", 12.0, None)
+    assert report.milestones[-1] == Milestone("crash", 12.0, None, None, 1)
     assert not report.is_settled

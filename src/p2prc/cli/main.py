@@ -63,6 +63,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "down": (f"{_COMMANDS}.node", "Stop this machine's node."),
     },
     "Around it": {
+        "simulate": (f"{_COMMANDS}.simulate", "Simulate a network of many nodes."),
         "openapi": (f"{_COMMANDS}.about", "Print the control API's description."),
         "completion": (f"{_COMMANDS}.about", "Print a script that completes commands."),
         "version": (f"{_COMMANDS}.about", "Show the version."),

@@ -161,7 +161,10 @@ class Judge:
     def _blame(self, observer: int, node: int, state: NodeState | None) -> None:
         """Count who is wronged: once for each node, and once for each view of it."""
         suspecting, killing = self._suspected.get(node), self._killed.get(node)
-        if state is NodeState.ALIVE or not self._is_there(observer, node):
+        nodes = self._nodes
+        # The death of an earlier life is no slander, though it becomes known late.
+        is_of_this_life = nodes[observer].version_of(node) >= nodes[node].born_as
+        if state is NodeState.ALIVE or not is_of_this_life or not self._is_there(observer, node):
             for views in (suspecting, killing):
                 if views is not None:
                     views.discard(observer)

@@ -175,9 +175,7 @@ class SimulatedNetwork:
 
     # -- a link's life --
 
-    def _answered(
-        self, ends: tuple[int, int], life: int, latency_s: float, relay: int
-    ) -> None:
+    def _answered(self, ends: tuple[int, int], life: int, latency_s: float, relay: int) -> None:
         caller, callee = ends
         if self.hosts[caller].life != life or not self.can_talk(caller, callee):
             return
@@ -268,7 +266,7 @@ class SimulatedNetwork:
             if self._relays.are_members:
                 traffic.send(link.relay, sent)
         traffic.send(sender, sent)
-        traffic.send(receiver, packets * wire_costs.ACKNOWLEDGEMENT_BYTES)
+        traffic.send(receiver, wire_costs.acknowledgement_bytes(packets))
 
     # -- time --
 

@@ -18,10 +18,12 @@ from p2prc.protocol.membership import Membership, MembershipConfig, NodeState, S
 from p2prc.protocol.messages import PROTOCOL_VERSION, Gossip
 from p2prc.simulation.clock import VirtualClock
 from p2prc.simulation.network import SimulatedNetwork
+from p2prc.simulation.wire_costs import RECORD_BYTES
 from p2prc.wire.signed import Envelope, public_key_of
 
-ADMITTED = b"admitted"
-"""Stands for a membership chain: chains are not what is simulated."""
+ADMITTED = b"admitted".ljust(RECORD_BYTES - 552)
+"""Stands for a membership chain, and is as long: chains are not what is simulated."""
+_NOBODY = SharedBase()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,8 @@ class SimulatedNode:
         self.has_left = False
         self.secret = rng.randbytes(32)
         self.id = NodeId(public_key_of(self.secret).hex())
+        self.born_as = 0
+        """The version of the record with which this life began."""
         self.own: SignedRecord | None = None
         self._rng = rng
         self._around = surroundings
@@ -113,10 +117,11 @@ class SimulatedNode:
         own: SignedRecord,
         *,
         known: Iterable[SignedRecord] = (),
-        base: SharedBase | None = None,
+        base: SharedBase = _NOBODY,
     ) -> None:
         """Begin a life; `known` was on the disk, of `base` all are known to be alive."""
         self.life += 1
+        self.born_as = own.record.version
         self.is_up = True
         self._machine = Membership(
             own,
@@ -128,7 +133,7 @@ class SimulatedNode:
             known=known,
             open_envelope=self._around.open_envelope,
             open_rumour=self._around.open_rumour,
-            **({} if base is None else {"base": base}),
+            base=base,
         )
         self._alarm_at = None
         self.feed(membership.Tick())

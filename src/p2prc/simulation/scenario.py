@@ -124,7 +124,7 @@ class Churn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Clocks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Wall clocks are wrong by up to `wrong_by_s`; steady ones run fast or slow by up to `drift`."""
+    """Wall clocks are up to `wrong_by_s` wrong; steady ones up to `drift` too fast or slow."""
 
     wrong_by_s: _Seconds = 0.0
     drift: Annotated[float, Meta(ge=0, le=0.5)] = 0.0
@@ -166,7 +166,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     latency_sigma: Annotated[float, Meta(ge=0, le=3)] = 0.5
     latency_jitter: Annotated[float, Meta(ge=0, le=10)] = 0.2
     bandwidth_mbit_per_s: Annotated[float, Meta(gt=0, le=100_000)] = 20.0
-    notice_s: tuple[_Seconds, _Seconds] = (4.0, 5.5)
+    notice_s: tuple[_Seconds, _Seconds] = (3.5, 5.5)
     gossip_interval_s: Annotated[float, Meta(ge=0.01, le=60)] | None = None
     nat: Nat = Nat()
     relays: Relays = Relays()
@@ -220,6 +220,9 @@ def checked(scenario: Scenario) -> Scenario:
         raise InvalidInput("the crowds leave nobody whom they could join")
     if scenario.relays.are_members and scenario.relays.count and nat.public == 0.0:
         raise InvalidInput("relays that are members need public nodes")
+    for check in scenario.checks:
+        if (check.figure == "known-to-all-s") != bool(check.of):
+            raise InvalidInput("a check has `of` when its figure is known-to-all-s, and only then")
     for low_s, high_s in (scenario.notice_s, *([scenario.churn.down_s] if scenario.churn else [])):
         if low_s > high_s:
             raise InvalidInput(f"the range {low_s:g} to {high_s:g} s is upside down")
