@@ -32,9 +32,17 @@ async def net(request: pytest.FixtureRequest) -> AsyncIterator[Harness]:
     await opened_harness.close()
 
 
+@pytest.fixture(params=["memory", "iroh", "iroh-slow", "tls"])
+async def lines(request: pytest.FixtureRequest) -> AsyncIterator[Harness]:
+    """What carries streams: lanes over TCP have no endpoint of their own."""
+    opened_harness = harness(request.param)
+    yield opened_harness
+    await opened_harness.close()
+
+
 @pytest.fixture
-async def link(net: Harness) -> tuple[Connection, Connection]:
-    return await connected(await net.endpoint(), await net.endpoint())
+async def link(lines: Harness) -> tuple[Connection, Connection]:
+    return await connected(await lines.endpoint(), await lines.endpoint(), Channel.BULK)
 
 
 @pytest.fixture
@@ -85,9 +93,9 @@ async def test_a_stream_may_carry_nothing_at_all(link: tuple[Connection, Connect
     assert await read_all(await theirs.accept_stream()) == b""
 
 
-async def test_a_large_transfer_arrives_whole(net: Harness, pair: Pair) -> None:
+async def test_a_large_transfer_arrives_whole(lines: Harness, pair: Pair) -> None:
     block = Random(1).randbytes(READ_SIZE_BYTES)
-    blocks = net.bulk_bytes // READ_SIZE_BYTES
+    blocks = lines.bulk_bytes // READ_SIZE_BYTES
     sent, received = blake3.blake3(), blake3.blake3()
 
     async def send() -> None:
@@ -179,9 +187,9 @@ async def test_an_aborted_stream_is_lost_to_the_peer_and_the_connection_lives(
     await opened(*link)
 
 
-async def test_an_abort_ends_our_own_pending_read_and_write(pair: Pair) -> None:
+async def test_an_abort_ends_our_own_pending_read_and_write(lines: Harness, pair: Pair) -> None:
     reading = asyncio.create_task(pair.ours.read())
-    writing = asyncio.create_task(pair.ours.write(bytes(4 << 20)))
+    writing = asyncio.create_task(pair.ours.write(bytes(lines.too_much_bytes)))
     # The peer has the first bytes: the write is under way, and nobody reads on.
     await pair.theirs.read(1)
     async with asyncio.timeout(5):
@@ -338,8 +346,8 @@ async def test_a_cancelled_read_loses_nothing(pair: Pair) -> None:
     assert cancelled > 10
 
 
-async def test_a_cancelled_write_leaves_a_stream_that_says_so(pair: Pair) -> None:
-    writing = asyncio.create_task(pair.ours.write(bytes(4 << 20)))
+async def test_a_cancelled_write_leaves_a_stream_that_says_so(lines: Harness, pair: Pair) -> None:
+    writing = asyncio.create_task(pair.ours.write(bytes(lines.too_much_bytes)))
     await pair.theirs.read(1)
     writing.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -16,6 +16,7 @@ from p2prc.transport.iroh_fastpath import FastCalls
 from p2prc.transport.memory import MemoryNetwork
 from p2prc.transport.port import READ_SIZE_BYTES, Channel, Connection, Endpoint, Stream
 from p2prc.wire.signed import public_key_of
+from tests.contract.tls_endpoint import TlsNetwork
 
 PATIENCE_S = 30.0
 """Longer than any step of a test takes: it turns a hang into a failure."""
@@ -42,6 +43,11 @@ class Harness:
         """How much a large transfer carries: the slow path copies byte by byte."""
         return (3 << 20) if self.name == "iroh-slow" else (64 << 20)
 
+    @property
+    def too_much_bytes(self) -> int:
+        """More than fits between two sides of which one does not read."""
+        return (64 << 20) if self.name == "tls" else (4 << 20)
+
     async def endpoint(self) -> Endpoint:
         endpoint = await self._open_one()
         self._stack.push_async_callback(endpoint.close)
@@ -58,7 +64,9 @@ class Harness:
 
 
 def harness(name: str) -> Harness:
-    """Return a harness for `memory`, `iroh` or `iroh-slow`."""
+    """Return a harness for `memory`, `iroh`, `iroh-slow`, or for streams alone `tls`."""
+    if name == "tls":
+        return Harness(name, TlsNetwork().endpoint)
     if name == "memory":
         network = MemoryNetwork()
 

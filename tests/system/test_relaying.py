@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,8 +78,10 @@ def test_a_relay_can_be_switched_off(tmp_path: Path) -> None:
         told = node.json("status")["relay"]
         assert (told["port"], told["reason"]) == (None, "switched off")
         port = int(node.addresses[0].rpartition(":")[2])
-        with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", port), 1.0)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/.well-known/p2prc") as answer:
+            assert json.load(answer)["relay"] == ""
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/ping")
     finally:
         node.p2prc("down")
 

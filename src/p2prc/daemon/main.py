@@ -258,13 +258,13 @@ async def _relaying(
     stack: AsyncExitStack, node: Node, settings: Settings, addresses: Sequence[str]
 ) -> Relaying:
     """Serve as a relay, on TCP, at the port that peers know from UDP."""
-    if settings.relay_serve == "off":
-        return Relaying(None)
+    serves_relay = settings.relay_serve != "off"
     port = int(addresses[0].rpartition(":")[2])
     relaying = await stack.enter_async_context(
-        open_relaying(node, host=settings.listen.host, port=port)
+        open_relaying(node, host=settings.listen.host, port=port, serves_relay=serves_relay)
     )
-    node.reach.relay_opened(None if relaying.server is None else relaying.server.port)
+    if serves_relay:
+        node.reach.relay_opened(None if relaying.server is None else relaying.server.port)
     return relaying
 
 

@@ -61,7 +61,7 @@ def node_row(
 
 def relay_of(relaying: Relaying) -> schema.RelayServing:
     """Show the relay that this node serves."""
-    if relaying.server is None:
+    if relaying.server is None or not relaying.serves_relay:
         return schema.RelayServing(port=None, reason=relaying.reason or "switched off")
     stats = relaying.server.stats
     return schema.RelayServing(

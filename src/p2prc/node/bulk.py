@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from weakref import WeakValueDictionary
 
-from p2prc.errors import FileUnknown
+from p2prc.errors import FileUnknown, PeerLost
 from p2prc.files.manifest import load_tree
 from p2prc.files.serve import serve_bulk_stream
 from p2prc.files.transfer import TransferLimits, fetch_tree
@@ -52,6 +52,13 @@ class Bulk:
                 return tree
             if peer == self._own:
                 raise FileUnknown("inputs of this node's own work are gone from its store")
+            connection = await self._links.bulk_connection(peer)
+            try:
+                return await fetch_tree(connection, name, self._blobs, owner=owner, limits=limits)
+            except PeerLost as error:
+                if not self._links.give_up_lanes(connection, error.message):
+                    raise
+            # What came stays: the rest comes the other way.
             connection = await self._links.bulk_connection(peer)
             return await fetch_tree(connection, name, self._blobs, owner=owner, limits=limits)
 

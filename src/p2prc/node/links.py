@@ -27,11 +27,13 @@ from p2prc.node.handshake import (
     introduce_with_ticket,
     receive,
 )
+from p2prc.node.lanes import Lanes, Surroundings
 from p2prc.node.link import Answer, Link
 from p2prc.node.standing import Standing
 from p2prc.node.tasks import Tasks, Work
-from p2prc.protocol.messages import Control, Goodbye, Join
+from p2prc.protocol.messages import AskBulkDoor, Control, Goodbye, Join
 from p2prc.transport.port import Channel, Connection, Endpoint, Stream
+from p2prc.transport.tls_connection import DialledConnection
 
 DIAL_TIMEOUT_S = 10.0
 JOIN_DIAL_TIMEOUT_S = 4.0
@@ -90,6 +92,13 @@ class Links:
         self._guests: dict[int, Connection] = {}
         self._dismissed: set[NodeId] = set()
         self.refusals: Counter[str] = Counter()
+        around = Surroundings(
+            link_of=self.get,
+            addresses_of=switchboard.addresses_of,
+            serve=lambda connection: self._serve_streams(connection, switchboard.serve_bulk),
+            refused=lambda code: self.refusals.update((code,)),
+        )
+        self.lanes = Lanes(around, tasks)
 
     # -- asking about links --
 
@@ -122,7 +131,9 @@ class Links:
         return await asyncio.shield(dial)
 
     async def bulk_connection(self, peer: NodeId) -> Connection:
-        """Return the connection on which we fetch from the peer."""
+        """Return the connection on which we fetch from the peer: over TCP if that goes."""
+        if (direct := await self.lanes.connection(peer)) is not None:
+            return direct
         task = self._bulk.get(peer)
         if task is not None and task.done():
             stale = task.cancelled() or task.exception() is not None or task.result().is_closed
@@ -131,6 +142,13 @@ class Links:
             task = self._tasks.start(self._dial_bulk(peer), f"bulk {short(peer)}")
             self._bulk[peer] = task
         return await asyncio.shield(task)
+
+    def give_up_lanes(self, connection: Connection, reason: str) -> bool:
+        """Fetch over iroh for a while; False where that was so, or the peer itself is gone."""
+        if not isinstance(connection, DialledConnection) or self.get(connection.peer) is None:
+            return False
+        self.lanes.give_up(connection.peer, reason)
+        return True
 
     async def join(
         self, to: Bootstrap, ticket: str, *, network: NodeId, name: str, relays: Sequence[str] = ()
@@ -183,6 +201,7 @@ class Links:
         async with asyncio.TaskGroup() as group:
             for link in links:
                 group.create_task(_take_leave(link, farewell=farewell))
+        self.lanes.close("this node stops")
         for task in self._bulk.values():
             if task.done() and not task.cancelled() and task.exception() is None:
                 await _hang_up(task.result(), "this node stops")
@@ -366,6 +385,7 @@ class Links:
             await _hang_up(connection, "the peer is lost")
 
     def _drop_bulk(self, peer: NodeId) -> None:
+        self.lanes.drop(peer, "the peer is lost")
         # The transport takes half a minute to notice what the pulse has told already.
         dialled = self._bulk.get(peer)
         if dialled is None or not dialled.done():
@@ -380,6 +400,10 @@ class Links:
         if isinstance(body, Goodbye):
             self._departed.add(link.peer)
             self._tasks.start(link.close("the peer said goodbye"), "goodbye")
+            return
+        if isinstance(body, AskBulkDoor):
+            if answer is not None:
+                self.lanes.asked(link.peer, answer)
             return
         self._board.letter(link.peer, body, answer)
 

@@ -14,22 +14,30 @@ from p2prc.node.node import Node
 from p2prc.protocol.messages import PROTOCOL_VERSION
 from p2prc.protocol.relay_events import RelayTerms
 from p2prc.relay.admission import Household, RelayAdmission, member_bearer
+from p2prc.relay.connection import Upgrade
 from p2prc.relay.server import Admit, RelayServer, WellKnown, open_relay
+from p2prc.transport.tls_door import BULK_PATH, BULK_PROTOCOL
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Relaying:
-    """The relay that this node serves; `server` is None for the reason given."""
+    """The relay that this node serves; `server` is None for the reason given.
+
+    A node that is no relay has the server all the same, for its page and for bulk.
+    """
 
     server: RelayServer | None
+    serves_relay: bool = True
     reason: str = ""
 
 
 @asynccontextmanager
-async def open_relaying(node: Node, *, host: str, port: int) -> AsyncIterator[Relaying]:
-    """Serve as a relay on the port, where it is taken on any other.
+async def open_relaying(
+    node: Node, *, host: str, port: int, serves_relay: bool = True
+) -> AsyncIterator[Relaying]:
+    """Serve as a relay, and bulk, on the port; where it is taken on any other.
 
     A machine that cannot listen at all is a node without a relay: the reason is kept.
     """
@@ -49,26 +57,31 @@ async def open_relaying(node: Node, *, host: str, port: int) -> AsyncIterator[Re
         record = None if bearer else network.gossip.record_of(key)
         return judge(key, bearer if record is None else member_bearer(record.membership))
 
-    identity = WellKnown(network.own, PROTOCOL_VERSION)
+    identity = WellKnown(network.own, PROTOCOL_VERSION, serves_relay)
     try:
-        server = await _open(identity, admit, host, port)
+        server = await _open(identity, admit, node, host=host, port=port)
     except MachineCannot as error:
         log.warning("this node serves as no relay", extra={"reason": error.message})
-        yield Relaying(None, error.message)
+        yield Relaying(None, serves_relay, error.message)
         return
-    log.info("relay ready", extra={"port": server.port})
+    log.info("listening on TCP", extra={"port": server.port, "as_relay": serves_relay})
     node.relay = server
+    node.links.lanes.door_opened(server.port)
     try:
-        yield Relaying(server)
+        yield Relaying(server, serves_relay)
     finally:
         node.relay = None
+        node.links.lanes.door_opened(None)
         await server.close()
 
 
-async def _open(identity: WellKnown, admit: Admit, host: str, port: int) -> RelayServer:
+async def _open(
+    identity: WellKnown, admit: Admit, node: Node, *, host: str, port: int
+) -> RelayServer:
+    upgrades = {BULK_PATH: Upgrade(BULK_PROTOCOL, node.links.lanes.knocked)}
     try:
-        return await open_relay(host, port, identity=identity, admit=admit)
+        return await open_relay(host, port, identity=identity, admit=admit, upgrades=upgrades)
     except PortTaken:
         # The port that a router forwards is best, any other still serves those who can reach it.
         log.info("the relay's usual port is taken", extra={"port": port})
-        return await open_relay(host, 0, identity=identity, admit=admit)
+        return await open_relay(host, 0, identity=identity, admit=admit, upgrades=upgrades)

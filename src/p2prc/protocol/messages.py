@@ -27,6 +27,7 @@ from p2prc.wire.signed import Envelope
 
 PROTOCOL_VERSION = 2
 NOTICES_SINCE_VERSION = 2
+BULK_DOOR_SINCE_VERSION = 2
 PROBES_SINCE_VERSION = 2
 """Peers of older versions take an unknown message for misbehaviour: they are sent none."""
 OLDEST_PROTOCOL_VERSION = 1
@@ -407,6 +408,18 @@ class CommandEnded(_Message, frozen=True, tag="command-ended"):
 # -- bulk: a connection of its own, one stream a request --------------------------------------
 
 
+class AskBulkDoor(_Message, frozen=True, tag="ask-bulk-door"):
+    """Tell where I can fetch from you over TCP, and let me in there."""
+
+
+class BulkDoor(_Message, frozen=True, tag="bulk-door"):
+    """At this TCP port, for some seconds, whoever shows the token inside TLS with this key."""
+
+    port: Annotated[int, Meta(ge=1, le=65535)]
+    certificate: Annotated[bytes, Meta(max_length=2048)]
+    token: Annotated[bytes, Meta(min_length=32, max_length=32)]
+
+
 class FetchTree(_Message, frozen=True, tag="fetch-tree"):
     """Send the manifest of a tree that I may read."""
 
@@ -464,6 +477,8 @@ Control = (
     | CancelAttempt
     | AskAttempts
     | Attempts
+    | AskBulkDoor
+    | BulkDoor
     | Done
     | Refused
 )

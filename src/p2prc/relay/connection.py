@@ -3,7 +3,8 @@
 The only importer of `websockets`, whose sans-I/O parser reads the request and the frames.
 
 Routes: `/relay` (iroh's relay protocol), `/ping` and `/generate_204` (by which iroh's clients
-measure a relay and find captive portals), `/.well-known/p2prc`. Everything else is not found.
+measure a relay and find captive portals), `/.well-known/p2prc`. Everything else is not found, but
+for what the host of the relay takes over as soon as the request is answered (`Upgrade`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import asyncio
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Protocol
 
@@ -51,8 +53,30 @@ _parser_log = logging.getLogger(f"{__name__}.parser")
 _parser_log.setLevel(logging.CRITICAL)
 
 
+@dataclass(frozen=True, slots=True)
+class Upgrade:
+    """Another protocol that begins on a connection after `101`.
+
+    `take` is given the transport, which reads nothing until it is told to, and where it is from.
+    The connection is the taker's from then on: it bounds and closes it.
+    """
+
+    protocol: str
+    take: Callable[[asyncio.Transport, str], None]
+
+
 class Host(Protocol):
     """What a connection knows of its relay."""
+
+    @property
+    def serves_relay(self) -> bool:
+        """Whether it is a relay, and not only a port with a page and upgrades."""
+        ...
+
+    @property
+    def upgrades(self) -> Mapping[str, Upgrade]:
+        """What else may begin here, by path."""
+        ...
 
     @property
     def page(self) -> bytes:
@@ -199,12 +223,18 @@ class RelayConnection(asyncio.Protocol):
 
     def _answer(self, request: Request) -> None:
         path = request.path.partition("?")[0]
-        if path == RELAY_PATH:
+        is_relay = self._relay.serves_relay
+        if is_relay and path == RELAY_PATH:
             self._upgrade(request)
+            return
+        if (upgrade := self._relay.upgrades.get(path)) and _asks_for(request, upgrade.protocol):
+            self._hand_over(upgrade)
             return
         headers, body, status = Headers(), b"", HTTPStatus.OK
         if request.method not in ("GET", "HEAD"):
             status = HTTPStatus.METHOD_NOT_ALLOWED
+        elif not is_relay and path != WELL_KNOWN_PATH:
+            status = HTTPStatus.NOT_FOUND
         elif path == "/ping":
             headers["Access-Control-Allow-Origin"] = "*"
         elif path == "/generate_204":
@@ -228,6 +258,23 @@ class RelayConnection(asyncio.Protocol):
         self._parser.send_response(Response(status.value, status.phrase, headers, body))
         self._write()
         self.end()
+
+    def _hand_over(self, upgrade: Upgrade) -> None:
+        """Answer, and have nothing to do with the connection any more."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        # What the client says next is not for us, and must wait for who it is for.
+        transport.pause_reading()
+        transport.write(
+            b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n"
+            b"Upgrade: " + upgrade.protocol.encode("ascii") + b"\r\n\r\n"
+        )
+        self._cancel_timer()
+        self._transport = None
+        self._relay.leave(self)
+        self.line = 0
+        upgrade.take(transport, self.address)
 
     def _upgrade(self, request: Request) -> None:
         self._parser.send_response(self._parser.accept(request))
@@ -320,6 +367,15 @@ class RelayConnection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _asks_for(request: Request, protocol: str) -> bool:
+    options = [word.strip().lower() for word in _header(request, "Connection").split(",")]
+    return (
+        request.method == "GET"
+        and "upgrade" in options
+        and _header(request, "Upgrade").lower() == protocol
+    )
 
 
 def _header(request: Request, name: str) -> str:

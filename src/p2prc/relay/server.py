@@ -15,7 +15,7 @@ import itertools
 import logging
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from random import SystemRandom
 
@@ -40,7 +40,7 @@ from p2prc.protocol.relay_events import (
     Tick,
 )
 from p2prc.protocol.relay_session import RelaySession
-from p2prc.relay.connection import RELAY_PATH, RelayConnection
+from p2prc.relay.connection import RELAY_PATH, RelayConnection, Upgrade
 
 BACKLOG = 128
 CLOSE_PATIENCE_S = 0.3
@@ -59,10 +59,12 @@ class WellKnown:
 
     node: NodeId
     protocol_version: int
+    serves_relay: bool = True
 
     def as_json(self) -> bytes:
         """Return the page at `/.well-known/p2prc`."""
-        fields = {"id": self.node, "relay": RELAY_PATH, "protocol": self.protocol_version}
+        relay = RELAY_PATH if self.serves_relay else ""
+        fields = {"id": self.node, "relay": relay, "protocol": self.protocol_version}
         return msgspec.json.encode(fields)
 
 
@@ -91,9 +93,14 @@ async def open_relay(
     admit: Admit,
     limits: ConnectionLimits | None = None,
     config: RelayConfig | None = None,
+    upgrades: Mapping[str, Upgrade] | None = None,
 ) -> RelayServer:
-    """Listen on TCP; port 0 is any. Raises PortTaken, MachineCannot. Whoever opens it closes it."""
+    """Listen on TCP; port 0 is any. Raises PortTaken, MachineCannot. Whoever opens it closes it.
+
+    Where the identity says that this is no relay, the page and the upgrades alone are served.
+    """
     relay = RelayServer(identity, admit, limits or ConnectionLimits(), config)
+    relay.upgrades = upgrades or {}
     await relay.listen(host, port)
     return relay
 
@@ -125,6 +132,8 @@ class RelayServer:
         self._is_empty = asyncio.Event()
         self._is_empty.set()
         self.page = identity.as_json()
+        self.serves_relay = identity.serves_relay
+        self.upgrades: Mapping[str, Upgrade] = {}
 
     async def listen(self, host: str, port: int) -> None:
         """Bind; where all addresses are meant, IPv6 too if the machine has it."""
