@@ -209,6 +209,7 @@ class DaemonService:
             relay_port_trouble=self._relaying.reason,
             nat="blocked" if reach.is_udp_blocked else machine.nat,
             is_public=machine.is_public,
+            untried=reach.untried(),
             external=machine.external,
             mapping=machine.mapping.method,
             mapping_trouble=machine.mapping.trouble,

@@ -193,11 +193,16 @@ class ReachDriver:
         return reach
 
     def _way_in_now(self) -> Reach | None:
-        # Until a peer has tried it, the router's word counts: there may be no peer yet.
-        is_mapped = bool(self._machine.mapping.address)
-        if self._machine.is_public or is_mapped or self._public_interfaces():
+        if self._machine.is_public or self.untried():
             return "internet"
         return "relay" if self.relays.used else None
+
+    def untried(self) -> tuple[str, ...]:
+        """Return addresses of the internet that no peer has dialled: there may be no peer yet."""
+        if self._machine.is_public:
+            return ()
+        mapped = self._machine.mapping.address
+        return (mapped,) * bool(mapped) + self._public_interfaces()
 
     def _public_interfaces(self) -> tuple[str, ...]:
         # Nobody has tried it yet; an IPv4 address of our own with a firewall before it is rare.

@@ -46,7 +46,9 @@ class RelayFacts:
 
 @dataclass(frozen=True, slots=True)
 class ReachFacts:
-    """How packets get in and out. `mapping` is the method by which the router opened our port."""
+    """How packets get in and out. `untried` are addresses of the internet, our own or mapped, that
+    no peer has dialled yet. `mapping` is the method by which the router opened our port.
+    """
 
     listening: tuple[str, ...] = ()
     relay_port: int | None = None
@@ -54,6 +56,7 @@ class ReachFacts:
     nat: NatKind = "unknown"
     is_public: bool = False
     external: tuple[str, ...] = ()
+    untried: tuple[str, ...] = ()
     mapping: str = ""
     mapping_trouble: str = ""
     relay_setting: str = "auto"
@@ -162,6 +165,13 @@ def _way_in(reach: ReachFacts) -> Finding:
     if reach.is_public:
         shown = ", ".join(reach.external) or "its own address"
         return Finding("reachability", is_ok=True, finding=f"others reach this node at {shown}")
+    if reach.untried:
+        return Finding(
+            "reachability",
+            is_ok=True,
+            finding=f"others should reach this node at {', '.join(reach.untried)};"
+            " no peer has tried it yet",
+        )
     home = [relay for relay in reach.relays if relay.is_home]
     if home:
         return Finding(
