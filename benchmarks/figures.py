@@ -1,7 +1,7 @@
 """`python -m benchmarks.figures`: the long runs, kept in figures/ with date and command.
 
-Takes some ten minutes on two cores. A name (`membership`, `jobs`, `race`, `bench`) runs that part
-alone.
+Takes some ten minutes on two cores. A name (`membership`, `jobs`, `race`, `connectivity`,
+`bench`) runs that part alone.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import membership_race, simulated, work
+from benchmarks import connectivity, membership_race, simulated, work
 from benchmarks.__main__ import measure_all
 from benchmarks.report import FIGURES, Record
 
@@ -32,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "membership": lambda: simulated.membership(given.membership_seeds),
         "jobs": lambda: simulated.jobs(given.job_seeds),
         "race": lambda: membership_race.race(given.race_nodes),
+        "connectivity": connectivity.connectivity,
         "bench": lambda: measure_all(work.ROUNDS),
     }
     unknown = set(given.parts) - set(parts)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.nat.lab import Lab, Router
-from tests.nat.nodes import LabNode, command_on, commands_between, pairs_of
+from tests.nat.lab import Lab, Router, why_not
+from tests.nat.nodes import LabNode, command_on, commands_between, join_all, pairs_of
 from tests.nat.rules import Nat
-from tests.nat.services import iroh_relay, running_iroh_relay
+from tests.nat.services import iroh_relay, mapping_service, running_iroh_relay
 from tests.system.nodes import at_once, stop_all, up_all
 
 pytestmark = pytest.mark.timeout(180)
@@ -52,6 +52,22 @@ def _is_told(node: LabNode) -> None:
         for choice in ("UPnP", "--public", "--relay", "--lan"):
             assert choice in said.out + said.err, said
     assert node.json("invite", "--lan")["reach"] == "lan"
+
+
+def test_one_router_that_opens_a_port_is_enough_for_all(lab: Lab, tmp_path: Path) -> None:
+    if reason := why_not("miniupnpd"):
+        pytest.skip(reason)
+    nats = [Nat.PORT_RESTRICTED, Nat.PORT_RESTRICTED, Nat.SYMMETRIC]
+    with (
+        friends(lab, tmp_path, "upnp", nats) as (nodes, routers),
+        mapping_service(routers[0], tmp_path),
+    ):
+        up_all(nodes)
+        join_all(nodes)
+        found = commands_between(pairs_of(nodes))
+        assert [str(way) for way in found if not way.is_there] == []
+        assert {way.path for way in found if nodes[0].name in (way.asker, way.lender)} == {"direct"}
+        assert nodes[0].json("status")["public"] is True
 
 
 @pytest.mark.parametrize("nat", [Nat.PORT_RESTRICTED, Nat.SYMMETRIC])

@@ -165,6 +165,16 @@ def test_a_ticket_shown_by_many_serves_few_at_once() -> None:
     home.admission(joiner(98), ticket())
 
 
+def test_who_has_joined_makes_room_for_the_next() -> None:
+    home = Home()
+    home.admission(node_of(MEMBER), ticket())
+    for number in range(JOINERS_PER_TICKET - 1):
+        home.admission(joiner(number), ticket())
+    home.refuses(STRANGER, ticket(), PeerBusy)
+    home.admission(node_of(MEMBER), member_bearer(MEMBERS))
+    home.admission(node_of(STRANGER), ticket())
+
+
 def test_many_tickets_serve_few_at_once() -> None:
     home = Home()
     for number in range(JOINERS_LIMIT):

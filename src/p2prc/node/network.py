@@ -50,6 +50,7 @@ from p2prc.protocol.asking import fingerprint
 from p2prc.protocol.membership import Membership, NodeView
 from p2prc.protocol.messages import NOTICES_SINCE_VERSION, PROTOCOL_VERSION, Join
 from p2prc.protocol.reachability_events import is_address_outside
+from p2prc.relay.admission import member_bearer
 from p2prc.storage.schema import StoredRecord
 from p2prc.storage.state import State
 from p2prc.wire.codec import Codec, encode
@@ -69,7 +70,7 @@ ADMINS_IN_TICKET = 2
 HEARSAY_PATIENCE_S = 5.0
 
 BorrowRelays = Callable[[Ticket, str], Awaitable[tuple[str, ...]]]
-"""Make ready to dial through a ticket's relays; return their URLs."""
+"""Make ready to dial through a ticket's relays, showing members' this bearer; return their URLs."""
 
 log = logging.getLogger(__name__)
 METADATA = "metadata"
@@ -410,21 +411,25 @@ class Network:
         check_fresh(ticket, now=time.time())
         if ticket.network == self.standing.network:
             # A member of it already: the ticket's addresses may be newer than what we know.
-            await self._meet(ticket, await self.borrow_relays(ticket, text))
+            await self._meet(ticket, await self._relays_as_member(ticket))
             return self.standing
         self._refuse_second_network()
-        relays = await self.borrow_relays(ticket, text)
+        relays = await self.borrow_relays(ticket, "".join(text.split()))
         host, chain = await self._ask_in(ticket, text, relays)
         member = verify_chain(chain, network=ticket.network)
         if member.node != self.own:
             raise NotMember("the chain that we were given names another node")
         await self._change_network(Standing(ticket.network, chain, member))
         addresses = dict(ticket.bootstraps)[host]
-        await self._links.reach_at(host, addresses, relays)
+        await self._links.reach_at(host, addresses, await self._relays_as_member(ticket))
         await self._hear_of(host)
         # Whoever reads "joined" may pull the plug: a restart must find the others again.
         self._save()
         return self.standing
+
+    async def _relays_as_member(self, ticket: Ticket) -> tuple[str, ...]:
+        # A guest's way through a member's relay is slow, and ends within a minute.
+        return await self.borrow_relays(ticket, member_bearer(self.standing.chain))
 
     async def look_up(self, address: str) -> Doorplate:
         """Return who is at an address, to be asked. Raises AlreadyInNetwork, PeerError."""

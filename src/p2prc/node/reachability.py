@@ -217,9 +217,9 @@ class ReachDriver:
         own = tuple(own_in_ticket(address) for address in self._served_at())
         return own + tuple(in_ticket(each) for each in self.relays.used)
 
-    async def borrow(self, ticket: Ticket, text: str) -> tuple[str, ...]:
+    async def borrow(self, ticket: Ticket, bearer: str) -> tuple[str, ...]:
         """Make ready to dial through the ticket's relays; return their URLs."""
-        relays = from_ticket(ticket, text)
+        relays = from_ticket(ticket, bearer)
         if relays:
             await self.relays.borrow(relays)
         return tuple(each.url for each in relays)

@@ -43,13 +43,13 @@ def own_in_ticket(address: str) -> str:
     return MEMBER_SCHEME + address
 
 
-def from_ticket(ticket: Ticket, text: str) -> tuple[RelayAccess, ...]:
-    """Return the ticket's relays; the bearer of a member's is the ticket."""
+def from_ticket(ticket: Ticket, bearer: str) -> tuple[RelayAccess, ...]:
+    """Return the ticket's relays; the bearer is for those that members serve."""
     found = []
     for relay in ticket.relays:
         if relay.startswith(MEMBER_SCHEME):
             url = f"http://{relay.removeprefix(MEMBER_SCHEME)}/"
-            found.append(RelayAccess(url, "".join(text.split())))
+            found.append(RelayAccess(url, bearer))
         else:
             found.append(RelayAccess(relay))
     return tuple(found)

@@ -73,6 +73,8 @@ class RelayAdmission:
         if member.node != key:
             raise NotMember(f"the chain was made for another node than {short(key)}")
         self.household.judge(member)
+        # It has joined: its place is another newcomer's.
+        self._joiners = {who: at for who, at in self._joiners.items() if who[1] != key}
         return RelayTerms(bytes_per_s=MEMBER_BYTES_PER_S)
 
     def _admit_joiner(self, key: NodeId, text: str) -> RelayTerms:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import iroh
 
 from p2prc.model.identity import NodeId
 from p2prc.transport.iroh_calls import StreamCalls
 from p2prc.transport.iroh_errors import errors_of
+from p2prc.transport.iroh_relays import shown_url
 from p2prc.transport.iroh_stream import IrohStream
 from p2prc.transport.port import Channel, Path
 
@@ -51,8 +50,10 @@ class IrohConnection:
         selected = self._selected()
         if selected is None:
             return Path("direct", "")
-        kind: Literal["direct", "relayed"] = "relayed" if selected.is_relay else "direct"
-        return Path(kind, selected.remote_addr, selected.rtt_ms / 1000)
+        latency_s = selected.rtt_ms / 1000
+        if selected.is_relay:
+            return Path("relayed", shown_url(selected.remote_addr), latency_s)
+        return Path("direct", selected.remote_addr, latency_s)
 
     async def remote_address(self) -> str:
         selected = self._selected()

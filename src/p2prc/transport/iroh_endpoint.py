@@ -143,6 +143,8 @@ class IrohEndpoint:
                 known = address_text.dialable(await address_text.resolved(addresses))
                 dialler = Dialler(self._endpoint, peer, channel)
                 own = address_text.of_sockets(self._endpoint.bound_sockets(), with_loopback=True)
+                if self._relays is not None:
+                    relays = [self._relays.name_at(url) for url in relays]
                 connection = await dialler.dial(known, relays, own)
         except TimeoutError as error:
             reason = f"{short(peer)} did not answer within {timeout_s:g} s"

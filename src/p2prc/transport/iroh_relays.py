@@ -13,6 +13,7 @@ can come in by every relay that is used, and go on by the second when the first 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Sequence
 from contextlib import suppress
 from urllib.parse import urlsplit
@@ -53,12 +54,12 @@ class IrohRelays:
             for url, access in list(self._used.items()):
                 if wanted.get(url) != access:
                     with suppress(iroh.IrohError):
-                        await self._endpoint.remove_relay(access.url)
+                        await self._endpoint.remove_relay(name_of(access))
                     del self._used[url]
             for url, access in wanted.items():
                 if url not in self._used:
                     config = iroh.RelayConfig(
-                        url=access.url,
+                        url=name_of(access),
                         quic_port=_QUIC_PORT if url.startswith("https:") else None,
                         auth_token=access.token or None,
                     )
@@ -69,18 +70,27 @@ class IrohRelays:
 
     def home(self) -> tuple[str, ...]:
         """Return the relays that we are connected to, iroh's own choice first."""
-        url = self._endpoint.addr().relay_url()
-        if url is None or _plain(url) not in self._used:
+        home = self._home()
+        if home is None:
             return ()
-        others = [access.url for known, access in self._used.items() if known != _plain(url)]
-        return (self._used[_plain(url)].url, *others)
+        return (home.url, *(access.url for access in self._used.values() if access != home))
+
+    def name_at(self, url: str) -> str:
+        """Return what iroh calls the relay with this URL."""
+        access = self._used.get(_plain(url))
+        return url if access is None else name_of(access)
+
+    def _home(self) -> RelayAccess | None:
+        url = _plain(self._endpoint.addr().relay_url() or "")
+        return next((each for each in self._used.values() if _plain(name_of(each)) == url), None)
 
     async def _hold(self) -> None:
         """Keep the connections to relays that are not home."""
         while True:
+            home = self._home()
             for access in list(self._used.values())[:RELAYS_HELD]:
-                if _plain(access.url) != _plain(self._endpoint.addr().relay_url() or ""):
-                    await self._touch(access.url)
+                if access != home:
+                    await self._touch(name_of(access))
             # A relay that is home now may not be so a second later: iroh measures them first.
             patience_s = TOUCH_SOON_S if self._has_changed.is_set() else TOUCH_EVERY_S
             self._has_changed.clear()
@@ -110,6 +120,25 @@ def is_relay_url(url: str) -> bool:
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False
+
+
+def name_of(access: RelayAccess) -> str:
+    """Return the URL under which iroh knows a relay: another one for each token.
+
+    iroh keeps a connection by the relay's URL, and does not make it anew for another token: who
+    came as a guest would stay one. The path of the URL is not sent to the relay.
+    """
+    if not access.token:
+        return access.url
+    parts = urlsplit(access.url)
+    mark = hashlib.blake2b(access.token.encode(), digest_size=6).hexdigest()
+    return f"{parts.scheme}://{parts.netloc}/{mark}"
+
+
+def shown_url(name: str) -> str:
+    """Return a relay's URL without what `name_of` added."""
+    parts = urlsplit(name)
+    return f"{parts.scheme}://{parts.netloc}/"
 
 
 def _plain(url: str) -> str:
