@@ -1,15 +1,19 @@
 """How fast the transport is beside asyncio over TCP with TLS, in one run on this machine.
 
-`python -m benchmarks.transport` prints a table; `measure()` returns the same as data. Both
-contenders carry the same bytes between two processes with reads and writes of the same size, and
-take turns, so that a busy machine is unfair to both.
+`python -m benchmarks.transport` prints a table; `measure()` returns the same as data. There are
+three contenders: our lanes over TCP, which is how bulk goes where two nodes reach each other so;
+iroh, which carries requests always and bulk elsewhere; and asyncio's own streams over TLS. They
+carry the same bytes between two processes with reads and writes of the same size, and take turns,
+so that a busy machine is unfair to all.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hmac
 import json
 import logging
+import os
 import ssl
 import statistics
 import sys
@@ -28,10 +32,17 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from p2prc.errors import PeerLost
+from p2prc.errors import NotAllowed, NotMember, PeerLost
 from p2prc.model.identity import NodeId
+from p2prc.protocol.bulk_tokens import TOKEN_BYTES
+from p2prc.protocol.relay_events import RelayTerms
+from p2prc.relay.connection import Upgrade
+from p2prc.relay.server import WellKnown, open_relay
 from p2prc.transport.iroh_endpoint import open_iroh_endpoint
-from p2prc.transport.port import READ_SIZE_BYTES, Channel, Endpoint
+from p2prc.transport.port import READ_SIZE_BYTES, Channel, Connection, Endpoint, Stream
+from p2prc.transport.tls_connection import DialledConnection
+from p2prc.transport.tls_door import BULK_PATH, BULK_PROTOCOL, SESSION_BYTES, TlsDoor, dial_lane
+from p2prc.transport.tls_lane import Lane
 
 REQUEST_BYTES = 104
 REQUESTS = 1000
@@ -40,7 +51,8 @@ ROUNDS = 7
 TARGET_BULK_RATIO = 0.35
 _ECHO, _SINK = b"E", b"S"
 _HEADER_BYTES = 9
-_PATIENCE_S = 120.0
+_PATIENCE_S = 300.0
+_NODE = NodeId("ab" * 32)
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +63,8 @@ class Pipe(Protocol):
     async def read(self, limit_bytes: int) -> bytes: ...
 
     async def write(self, payload: bytes) -> None: ...
+
+    async def finish(self) -> None: ...
 
 
 Dial = Callable[[], Awaitable[Pipe]]
@@ -69,6 +83,9 @@ class TlsPipe:
     async def write(self, payload: bytes) -> None:
         self.writer.write(payload)
         await self.writer.drain()
+
+    async def finish(self) -> None:
+        """Leave it open: it is closed with the measurement."""
 
 
 # -- the serving process ------------------------------------------------------------------------
@@ -122,14 +139,65 @@ async def _serve_iroh() -> None:
     await endpoint.close()
 
 
+async def _serve_lanes() -> None:
+    """Listen as a node does, with one token, which its control link would tell."""
+    token = os.urandom(TOKEN_BYTES)
+
+    def redeem(shown: bytes) -> NodeId:
+        if not hmac.compare_digest(shown, token):
+            raise NotAllowed
+        return _NODE
+
+    async with asyncio.TaskGroup() as group:
+        door = TlsDoor(
+            redeem,
+            lambda connection: tasks.append(group.create_task(_serve_connection(connection))),
+            refused=lambda code: log.warning("refused", extra={"code": code}),
+        )
+        tasks: list[asyncio.Task[None]] = []
+        server = await open_relay(
+            "127.0.0.1",
+            0,
+            identity=WellKnown(_NODE, 1, serves_relay=False),
+            admit=_nobody,
+            upgrades={
+                BULK_PATH: Upgrade(
+                    BULK_PROTOCOL,
+                    lambda transport, address: tasks.append(
+                        group.create_task(door.receive(transport, address))
+                    ),
+                )
+            },
+        )
+        _announce(
+            {"port": server.port, "certificate": door.certificate.hex(), "token": token.hex()}
+        )
+        await _until_stdin_closes()
+        door.end_all("done")
+        await server.close()
+
+
+def _nobody(key: NodeId, bearer: str) -> RelayTerms:
+    raise NotMember
+
+
 async def _serve_connections(endpoint: Endpoint) -> None:
     while (connection := await endpoint.accept()) is not None:
-        try:
-            async with asyncio.TaskGroup() as group:
-                while True:
-                    group.create_task(_serve_pipe(await connection.accept_stream()))
-        except* PeerLost:
-            log.info("a client is done")
+        await _serve_connection(connection)
+
+
+async def _serve_connection(connection: Connection) -> None:
+    try:
+        async with asyncio.TaskGroup() as group:
+            while True:
+                group.create_task(_serve_stream(await connection.accept_stream()))
+    except* PeerLost:
+        log.info("a client is done")
+
+
+async def _serve_stream(stream: Stream) -> None:
+    await _serve_pipe(stream)
+    await stream.finish()
 
 
 def _announce(found: dict[str, object]) -> None:
@@ -217,6 +285,21 @@ async def _tls() -> AsyncIterator[Dial]:
 
 
 @asynccontextmanager
+async def _lanes() -> AsyncIterator[Dial]:
+    session = os.urandom(SESSION_BYTES)
+    async with _served("lanes") as told:
+        address = f"127.0.0.1:{told['port']}"
+        certificate, token = (bytes.fromhex(str(told[key])) for key in ("certificate", "token"))
+
+        async def open_lane() -> Lane:
+            return await dial_lane(address, certificate=certificate, token=token, session=session)
+
+        connection = DialledConnection(_NODE, address, first=await open_lane(), open_lane=open_lane)
+        yield connection.open_stream
+        await connection.close()
+
+
+@asynccontextmanager
 async def _iroh() -> AsyncIterator[Dial]:
     async with _served("iroh") as told:
         endpoint = await open_iroh_endpoint(b"\2" * 32, bind_addr="127.0.0.1:0")
@@ -241,6 +324,7 @@ async def _round_trip_ms(dial: Dial) -> float:
         await pipe.write(request)
         await _read_exactly(pipe, REQUEST_BYTES)
         times.append(time.perf_counter() - started)
+    await pipe.finish()
     return statistics.median(times) * 1000
 
 
@@ -251,7 +335,10 @@ async def _bulk_mb_per_s(dial: Dial, streams: int) -> float:
     async with asyncio.TaskGroup() as group:
         for pipe in pipes:
             group.create_task(_push(pipe, BULK_BYTES // streams))
-    return BULK_BYTES / (time.perf_counter() - started) / 1e6
+    rate = BULK_BYTES / (time.perf_counter() - started) / 1e6
+    for pipe in pipes:
+        await pipe.finish()
+    return rate
 
 
 async def _push(pipe: Pipe, size_bytes: int) -> None:
@@ -263,26 +350,35 @@ async def _push(pipe: Pipe, size_bytes: int) -> None:
 
 
 async def measure(rounds: int = ROUNDS) -> dict[str, object]:
-    """Return medians over the rounds, and the median of what ours was of TCP+TLS in each.
+    """Return medians over the rounds, and the medians of what ours were of TCP+TLS in each.
 
     The contenders take turns at every figure, so both sides of a ratio saw the same machine, and
-    take turns at being first, so what the one leaves behind is as often in the other's way.
+    take turns at being first, so what one leaves behind is as often in another's way.
     """
-    found: dict[str, list[tuple[float, float]]] = {figure: [] for figure in _FIGURES}
-    async with _iroh() as ours, _tls() as tls:
+    found: dict[str, list[dict[str, float]]] = {figure: [] for figure in _FIGURES}
+    async with _lanes() as lanes, _iroh() as iroh, _tls() as tls:
+        contenders = [("lanes", lanes), ("iroh", iroh), ("tcp_tls", tls)]
         for number in range(rounds):
+            turn = number % len(contenders)
             for figure, probe in _FIGURES.items():
-                if number % 2:
-                    of_tls = await probe(tls)
-                    found[figure].append((await probe(ours), of_tls))
-                else:
-                    found[figure].append((await probe(ours), await probe(tls)))
+                times = {}
+                for name, dial in contenders[turn:] + contenders[:turn]:
+                    times[name] = await probe(dial)
+                found[figure].append(times)
+    medians = {
+        name: {figure: _median(each[name] for each in rows) for figure, rows in found.items()}
+        for name, _ in contenders
+    }
+    ratios = {
+        f"{name}_ratio": {
+            figure: _median(each[name] / each["tcp_tls"] for each in rows)
+            for figure, rows in found.items()
+        }
+        for name in ("lanes", "iroh")
+    }
     return {
-        "p2prc": {figure: _median(ours for ours, _ in pairs) for figure, pairs in found.items()},
-        "tcp_tls": {figure: _median(tls for _, tls in pairs) for figure, pairs in found.items()},
-        "ratio": {
-            figure: _median(ours / tls for ours, tls in pairs) for figure, pairs in found.items()
-        },
+        **medians,
+        **ratios,
         "target_bulk_ratio": TARGET_BULK_RATIO,
         "request_bytes": REQUEST_BYTES,
         "bulk_bytes": BULK_BYTES,
@@ -302,11 +398,11 @@ def _median(values: Iterable[float]) -> float:
 
 
 def _table(summary: dict[str, object]) -> str:
-    lines = [f"{'':<26}{'p2prc':>10}{'TCP+TLS':>10}{'ratio':>8}"]
-    columns = [summary["p2prc"], summary["tcp_tls"], summary["ratio"]]
+    columns = ("tcp_tls", "lanes", "lanes_ratio", "iroh", "iroh_ratio")
+    lines = [f"{'':<26}" + "".join(f"{column:>13}" for column in columns)]
     for figure in _FIGURES:
-        ours, tls, ratio = (column[figure] for column in columns if isinstance(column, dict))
-        lines.append(f"{figure:<26}{ours:>10}{tls:>10}{ratio:>8}")
+        found = [column[figure] for name in columns if isinstance(column := summary[name], dict)]
+        lines.append(f"{figure:<26}" + "".join(f"{number:>13}" for number in found))
     return "\n".join(lines)
 
 
@@ -314,13 +410,16 @@ async def _serve(contender: str) -> None:
     if contender == "iroh":
         await _serve_iroh()
         return
+    if contender == "lanes":
+        await _serve_lanes()
+        return
     with tempfile.TemporaryDirectory() as folder:
         await _serve_tls(Path(folder))
 
 
 if __name__ == "__main__":
     match sys.argv[1:]:
-        case ["serve", ("iroh" | "tls") as contender]:
+        case ["serve", ("iroh" | "lanes" | "tls") as contender]:
             asyncio.run(_serve(contender))
         case _:
             print(_table(asyncio.run(measure())))
