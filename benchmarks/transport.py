@@ -155,19 +155,17 @@ async def _serve_lanes() -> None:
             refused=lambda code: log.warning("refused", extra={"code": code}),
         )
         tasks: list[asyncio.Task[None]] = []
+
+        def knocked(transport: asyncio.Transport, address: str) -> None:
+            if door.make_room(address):
+                tasks.append(group.create_task(door.receive(transport, address)))
+
         server = await open_relay(
             "127.0.0.1",
             0,
             identity=WellKnown(_NODE, 1, serves_relay=False),
             admit=_nobody,
-            upgrades={
-                BULK_PATH: Upgrade(
-                    BULK_PROTOCOL,
-                    lambda transport, address: tasks.append(
-                        group.create_task(door.receive(transport, address))
-                    ),
-                )
-            },
+            upgrades={BULK_PATH: Upgrade(BULK_PROTOCOL, knocked)},
         )
         _announce(
             {"port": server.port, "certificate": door.certificate.hex(), "token": token.hex()}

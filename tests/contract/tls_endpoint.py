@@ -64,6 +64,7 @@ class TlsEndpoint:
         self._network = network
         self._server: RelayServer | None = None
         self._incoming: asyncio.Queue[ServedConnection | None] = asyncio.Queue()
+        self._served: list[ServedConnection] = []
         self._dialled: list[DialledConnection] = []
         self._receiving: set[asyncio.Task[None]] = set()
 
@@ -83,7 +84,7 @@ class TlsEndpoint:
         return self._server.port
 
     def _knocked(self, transport: asyncio.Transport, address: str) -> None:
-        if not self.door.has_room(address):
+        if not self.door.make_room(address):
             transport.abort()
             return
         task = asyncio.create_task(self.door.receive(transport, address))
@@ -91,10 +92,16 @@ class TlsEndpoint:
         task.add_done_callback(self._receiving.discard)
 
     def _entered(self, connection: ServedConnection) -> None:
+        self._served.append(connection)
         self._incoming.put_nowait(connection)
 
     async def addresses(self) -> tuple[str, ...]:
         return (f"127.0.0.1:{self.port}",)
+
+    @property
+    def lanes(self) -> int:
+        """How many lanes lead to us."""
+        return sum(connection.lanes for connection in self._served)
 
     def token_for(self, peer: NodeId) -> bytes:
         """Return a token with one use."""

@@ -90,7 +90,7 @@ class Lanes:
 
     def knocked(self, transport: asyncio.Transport, address: str) -> None:
         """Somebody asked for the door, and was answered."""
-        if self._door.has_room(address):
+        if self._door.make_room(address):
             self._tasks.start(self._door.receive(transport, address), "bulk door")
         else:
             transport.abort()

@@ -40,7 +40,7 @@ class BulkTokens:
         """Let the peer in by this token from now on; its oldest ones make room."""
         self._forget_expired(now)
         own = [name for name, issued in self._issued.items() if issued.peer == peer]
-        for name in own[: len(own) + 1 - TOKENS_PER_PEER]:
+        for name in own[: max(0, len(own) + 1 - TOKENS_PER_PEER)]:
             del self._issued[name]
         while len(self._issued) >= TOKENS_LIMIT:
             del self._issued[next(iter(self._issued))]

@@ -73,20 +73,20 @@ class TlsDoor:
             self._certificate = new_certificate()
         return self._certificate
 
-    def has_room(self, address: str) -> bool:
-        """Whether one more may try to come in from the address; a refusal is counted."""
+    def make_room(self, address: str) -> bool:
+        """Keep a place for somebody whom `receive` gets next; False, and counted: there is none."""
         limits = self._limits
         if (
             self._entering.total() < limits.entering
             and self._entering[address] < limits.entering_per_address
         ):
+            self._entering[address] += 1
             return True
         self._refused("bulk-too-many")
         return False
 
     async def receive(self, transport: asyncio.Transport, address: str) -> None:
-        """Let somebody in whose request was answered, or close the line. Never raises PeerError."""
-        self._entering[address] += 1
+        """Let in whom we made room for, or close the line. Never raises PeerError."""
         lane = Lane(is_served=True)
         try:
             async with asyncio.timeout(ENTER_S):
