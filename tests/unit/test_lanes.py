@@ -94,10 +94,14 @@ async def test_a_port_where_nobody_answers_costs_a_moment_once(
 ) -> None:
     monkeypatch.setattr(lanes_room, "TRY_S", 0.1)
     async with doors(tmp_path) as (ada, grace):
-        silent = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+        held: list[asyncio.StreamWriter] = []
+        silent = await asyncio.start_server(lambda _, writer: held.append(writer), "127.0.0.1", 0)
         ada.links.lanes.door_opened(silent.sockets[0].getsockname()[1])
         assert await fetched(grace.bulk, ada, tree_of(ada, grace, *SIZES))
         silent.close()
+        assert held
+        for writer in held:
+            writer.close()
         assert grace.links.lanes._failures.keys() == {ada.id}
         # The next one does not even ask.
         link = grace.links.get(ada.id)
