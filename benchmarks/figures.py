@@ -1,7 +1,7 @@
 """`python -m benchmarks.figures`: the long runs, kept in figures/ with date and command.
 
-Takes some ten minutes on two cores. A name (`membership`, `jobs`, `race`, `connectivity`,
-`bench`) runs that part alone.
+Takes the better part of an hour on two cores. A name (`membership`, `scale`, `jobs`, `race`,
+`connectivity`, `bench`) runs that part alone.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     parts: dict[str, Callable[[], Record]] = {
         "membership": lambda: simulated.membership(given.membership_seeds),
+        "scale": lambda: simulated.scale(given.membership_seeds),
         "jobs": lambda: simulated.jobs(given.job_seeds),
         "race": lambda: membership_race.race(given.race_nodes),
         "connectivity": connectivity.connectivity,

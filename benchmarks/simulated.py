@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from benchmarks.report import Figure, Record
 from p2prc.protocol.jobs.ledger import Ledger
-from p2prc.simulation import Report, load_scenario, run_scenario, scenario_names
+from p2prc.simulation import Report, load_scenario, run_scenario, scenario_names, with_nodes
+from p2prc.simulation.checks import FALSE_DEATHS
 from p2prc.simulation.job_history import PromiseBroken
 from p2prc.simulation.job_scenario import any_luck
 from p2prc.simulation.jobs import run_job
@@ -22,8 +25,9 @@ NODES = 100
 _CORES = len(os.sched_getaffinity(0))
 _JOBS_AT_ONCE = 50
 
-_NEVER_HELD_DEAD = ("join", "leave", "liar")
-"""Scenarios in which no reachable node may ever be held for dead."""
+CHURN_NODE_HOURS = 3_000
+_NEVER_QUIET = ("churn", "liar")
+"""Scenarios in which something goes on until the end."""
 
 
 # -- membership -------------------------------------------------------------------------------
@@ -31,31 +35,106 @@ _NEVER_HELD_DEAD = ("join", "leave", "liar")
 
 def membership(seeds: int) -> Record:
     """Run every scenario that ships with a hundred nodes and so many seeds."""
-    tasks = [(name, seed) for name in scenario_names() for seed in range(1, seeds + 1)]
-    with ProcessPoolExecutor(_CORES) as pool:
-        reports = list(pool.map(_run_scenario, tasks))
+    runs = [Run(name, seed, NODES) for name in scenario_names() for seed in range(1, seeds + 1)]
+    found = _reports(runs)
     figures: list[Figure] = []
     for name in scenario_names():
-        figures += _scenario_figures(name, [found for found in reports if found.scenario == name])
+        figures += _scenario_figures(name, [one for one in found if one.scenario == name])
     return Record(
-        "membership",
-        figures,
-        {"seeds": seeds, "nodes": NODES, "runs": [msgspec.to_builtins(found) for found in reports]},
+        "membership", figures, {"seeds": seeds, "nodes": NODES, "runs": list(map(_kept, found))}
     )
 
 
-def _run_scenario(task: tuple[str, int]) -> Report:
-    name, seed = task
-    return run_scenario(msgspec.structs.replace(load_scenario(name), nodes=NODES), seed)
+def scale(seeds: int) -> Record:
+    """Run large networks: how soon all know, who is wronged, and what an idle node sends."""
+    numbers = range(1, seeds + 1)
+    churn = max(1, seeds // 2)
+    groups = {
+        "change, 1,000 nodes": [Run("change", seed, 1_000, ends_at_s=22) for seed in numbers],
+        "change, 10,000 nodes": [Run("change", seed, 10_000, ends_at_s=22) for seed in numbers],
+        "death, 1,000 nodes": [Run("death", seed, 1_000) for seed in numbers],
+        "heal, 1,000 nodes": [Run("heal", seed, 1_000) for seed in numbers],
+        "idle, 1,000 nodes": [Run("idle", seed, 1_000) for seed in range(1, 3)],
+        "churn, 1,000 nodes": [
+            # Altogether a little more than CHURN_NODE_HOURS.
+            Run("churn", seed, 1_000, ends_at_s=CHURN_NODE_HOURS * 3.6 / churn + 60)
+            for seed in range(1, churn + 1)
+        ],
+    }
+    figures: list[Figure] = []
+    kept: dict[str, Any] = {}
+    for title, runs in groups.items():
+        found = _reports(runs)
+        figures += _promises(title, found)
+        kept[title] = list(map(_kept, found))
+    return Record("scale", figures, {"seeds": seeds, "runs": kept})
+
+
+def _promises(title: str, reports: Sequence[Report]) -> list[Figure]:
+    """Return what the scenario wants checked, over all seeds taken together."""
+    figures = []
+    node_hours = sum(found.node_hours for found in reports)
+    deaths = sum(found.false_deaths for found in reports)
+    for check in reports[0].checks:
+        values = [
+            one.value for found in reports for one in found.checks if one.title == check.title
+        ]
+        if check.title == FALSE_DEATHS:
+            value = deaths / node_hours * 1000
+        else:
+            # One that was never known to all counts as the slowest.
+            value = statistics.median(math.inf if one is None else one for one in values)
+        figures.append(Figure(f"{title}: {check.title}", value, check.unit, at_most=check.at_most))
+    doubts = sum(found.false_suspicions for found in reports) / node_hours * 1000
+    figures.append(Figure(f"{title}: false suspicions in 1,000 node-hours", doubts))
+    if deaths:
+        figures.append(Figure(f"{title}: node-hours", node_hours))
+    return figures
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run to be made: a scenario that ships, perhaps shorter or longer than it is."""
+
+    scenario: str
+    seed: int
+    nodes: int
+    ends_at_s: float | None = None
+
+
+def _reports(runs: Sequence[Run]) -> list[Report]:
+    with ProcessPoolExecutor(_CORES) as pool:
+        return list(pool.map(_run, runs))
+
+
+def _run(run: Run) -> Report:
+    scenario = load_scenario(run.scenario)
+    if (end_s := run.ends_at_s) is not None:
+        happenings = tuple(one for one in scenario.happenings if one.at_s < end_s)
+        churn = scenario.churn
+        if churn is not None:
+            churn = msgspec.structs.replace(churn, until_s=end_s - 40)
+        scenario = msgspec.structs.replace(
+            scenario, duration_s=end_s, happenings=happenings, churn=churn
+        )
+    return run_scenario(with_nodes(scenario, run.nodes), run.seed)
+
+
+def _kept(report: Report) -> dict[str, Any]:
+    """Return what is worth keeping of one run: not every moment of it."""
+    small = msgspec.structs.replace(report, samples=(), milestones=report.milestones[:20])
+    found: dict[str, Any] = msgspec.to_builtins(small)
+    return found
 
 
 def _scenario_figures(name: str, reports: Sequence[Report]) -> list[Figure]:
     """Return what became of one scenario, over all of its seeds."""
     unsettled = sum(not found.is_settled for found in reports)
-    figures = [Figure(f"{name}: runs that end with a wrong picture", unsettled, at_most=0)]
+    # A liar goes on lying to the end, and churn does not wait for it.
+    allowed = None if name in _NEVER_QUIET else 0
+    figures = [Figure(f"{name}: runs that end with a wrong picture", unsettled, at_most=allowed)]
     deaths = sum(found.false_deaths for found in reports)
-    allowed = 0 if name in _NEVER_HELD_DEAD else None
-    figures.append(Figure(f"{name}: reachable nodes held for dead", deaths, at_most=allowed))
+    figures.append(Figure(f"{name}: reachable nodes held for dead", deaths, at_most=0))
     for title, settled in _settled(reports).items():
         known = f"{name}: {title}, known to all"
         in_time = [taken for taken in settled if taken is not None]

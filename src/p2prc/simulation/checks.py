@@ -5,6 +5,8 @@ from __future__ import annotations
 from p2prc.simulation.report import Convergence, Verdict
 from p2prc.simulation.scenario import Check, Scenario
 
+FALSE_DEATHS = "false deaths in 1,000 node-hours"
+"""The title under which a verdict tells them."""
 _PER_1000_NODE_HOURS = 1000.0
 
 
@@ -32,7 +34,7 @@ def verdicts(
             case "wrong-at-end":
                 title, unit, value = "wrong pictures at the end", "", float(wrong_at_end)
             case "false-deaths-per-1000-node-hours":
-                title, unit = "false deaths in 1,000 node-hours", ""
+                title, unit = FALSE_DEATHS, ""
                 value = false_deaths / node_hours * _PER_1000_NODE_HOURS
             case "bytes-per-node-per-s":
                 title, unit = "sent by an idle node", "B/s"

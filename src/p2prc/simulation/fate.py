@@ -46,7 +46,7 @@ class Fate:
         self._network = network
         self._judge = judge
         self._rng = rng
-        self._notice_s = scenario.notice_s
+        self._is_apart: list[bool] = []
         self.latecomers = self._plan_crowds(scenario)
         for happening in scenario.happenings:
             clock.call_at(happening.at_s, self._happen, happening)
@@ -80,12 +80,15 @@ class Fate:
             case Cut():
                 count = len(self._nodes)
                 first = max(1, min(count - 1, round(what.share * count)))
-                self._network.cut([index < first for index in range(count)])
-                judge.everything_changed(now)
+                was_apart, self._is_apart = self._is_apart, [at < first for at in range(count)]
+                self._network.cut(self._is_apart)
+                judge.sides_changed(was_apart, now)
+                judge.sides_changed(self._is_apart, now)
                 judge.happened("cut", now)
             case Heal():
+                was_apart, self._is_apart = self._is_apart, []
                 self._network.cut(None)
-                judge.everything_changed(now)
+                judge.sides_changed(was_apart, now)
                 judge.happened("heal", now)
             case Lie():
                 node = self._nodes[what.node]

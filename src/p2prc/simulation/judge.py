@@ -94,11 +94,20 @@ class Judge:
             self._look(observer, node)
         self._settle(node, now)
 
-    def everything_changed(self, now: float) -> None:
-        """Look at everything anew."""
-        for observer in range(self._count):
-            for node in range(self._count):
-                self._look(observer, node)
+    def begins_settled(self, started: Sequence[int]) -> None:
+        """All that have started know each other, and nobody else."""
+        for node in started:
+            self._is_counted[node] = True
+        self._observers = self._right_observers = len(started)
+
+    def sides_changed(self, apart: Sequence[bool], now: float) -> None:
+        """Look anew at all that are on different sides, or were until now."""
+        first = [index for index, is_apart in enumerate(apart) if is_apart]
+        second = [index for index, is_apart in enumerate(apart) if not is_apart]
+        for ours, theirs in ((first, second), (second, first)):
+            for observer in ours:
+                for node in theirs:
+                    self._look(observer, node)
         for known in list(self._open):
             self._settle(known, now)
 

@@ -153,9 +153,7 @@ class _World:
         base = SharedBase(records)
         for index, own in zip(early, records, strict=True):
             self._nodes[index].start(own, base=base)
-        self._judge.everything_changed(0.0)
-        for index in early:
-            self._judge.life_changed(index, 0.0)
+        self._judge.begins_settled(early)
 
     def _own_rng(self) -> Random:
         return Random(self._rng.getrandbits(64))  # noqa: S311  it must repeat
