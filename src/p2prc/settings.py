@@ -80,6 +80,7 @@ class Settings:
     relay: str
     relay_serve: str
     port_mapping: str
+    discovery_lan: str
     runtime: str
     lend: LendSettings
     cache_bytes: int
@@ -195,6 +196,12 @@ def _auto_or_off(text: str) -> str:
     return text
 
 
+def _on_or_off(text: str) -> str:
+    if text not in ("on", "off"):
+        raise SettingInvalid(f"`{text[:80]}` is neither `on` nor `off`", hint="`on` or `off`")
+    return text
+
+
 def _runtime(text: str) -> str:
     if text not in ("auto", "docker", "process"):
         raise SettingInvalid(f"`{text[:80]}` is no runtime", hint="`auto`, `docker` or `process`")
@@ -222,6 +229,7 @@ _KEYS: Mapping[str, Callable[[str], Any]] = {
     "relay": _relay,
     "relay.serve": _auto_or_off,
     "port_mapping": _auto_or_off,
+    "discovery.lan": _on_or_off,
     "runtime": _runtime,
     "lend.to": _lend_to,
     "lend.deny": _nodes,
@@ -253,6 +261,7 @@ def _settings(texts: Mapping[str, str], origins: Mapping[str, str]) -> Settings:
         relay=value["relay"],
         relay_serve=value["relay.serve"],
         port_mapping=value["port_mapping"],
+        discovery_lan=value["discovery.lan"],
         runtime=value["runtime"],
         lend=lend,
         cache_bytes=value["cache.bytes"],
@@ -272,6 +281,7 @@ def _defaults(machine: Machine) -> dict[str, str]:
         "relay": "auto",
         "relay.serve": "auto",
         "port_mapping": "auto",
+        "discovery.lan": "on",
         "runtime": "auto",
         "lend.to": "members",
         "lend.cpus": str(max(1, machine.cpus - 1)),

@@ -26,6 +26,7 @@ from p2prc.protocol.messages import bulk_codec, letter_codec, opening_codec, ses
 from p2prc.protocol.port_mapping import read_pcp, read_pmp, read_pmp_address
 from p2prc.protocol.relay_frames import Datagrams, ping, read_auth, read_frame, received
 from p2prc.protocol.upnp import read_location
+from p2prc.reachability.lan_word import seal, unseal
 from p2prc.relay.admission import Household, RelayAdmission, member_bearer
 from p2prc.wire.codec import Codec, encode
 from p2prc.wire.framing import FrameReader, frame
@@ -120,6 +121,11 @@ _admission = RelayAdmission(
     )
 )
 
+
+def _lan_word(content: bytes) -> object:
+    return unseal(content, network=NODE, port=8088)
+
+
 DECODERS = (
     Decoder("frames", _frames, (frame(b"abc") * 3, b"\xff" * 9)),
     Decoder(
@@ -181,4 +187,5 @@ DECODERS = (
     Decoder("ticket", _ticket, (_example_ticket(),)),
     Decoder("tree", decode_tree, (encode(Tree((FileEntry("a/b", BLOB, 3),))),), ("_codec",)),
     Decoder("job", job_codec.decode, (msgspec.msgpack.encode({"name": "x"}),), ("job_codec",)),
+    Decoder("lan word", _lan_word, (seal(PEER, network=NODE, port=8088, nonce=b"n" * 12),)),
 )

@@ -39,6 +39,7 @@ from p2prc.node.node import Adapters, Node, open_node
 from p2prc.node.reachability import ReachConfig
 from p2prc.node.relaying import Relaying, open_relaying
 from p2prc.protocol.diagnosis import diagnose_machine
+from p2prc.reachability.lan import open_lan
 from p2prc.runtime.environments import EnvironmentStore
 from p2prc.runtime.process.adapter import ProcessRuntime
 from p2prc.settings import DEFAULT_PORT, Address, Settings, read_settings, this_machine
@@ -204,6 +205,7 @@ async def _open(
             ping=ping_relay,
             mapping_nonce=mapping_nonce(secret) if settings.port_mapping == "auto" else b"",
         ),
+        open_lan=open_lan if settings.discovery_lan == "on" else None,
     )
     node = await stack.enter_async_context(
         open_node(secret, description, policy, adapters, founds_open=founds_open)

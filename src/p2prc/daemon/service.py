@@ -215,6 +215,8 @@ class DaemonService:
             mapping_trouble=machine.mapping.trouble,
             relay_setting=self._policies.settings.relay,
             relays=reach.relays.facts(),
+            neighbours=self._node.neighbours.count,
+            neighbours_trouble=self._node.neighbours.trouble,
         )
 
     # -- work --

@@ -27,6 +27,7 @@ from p2prc.node.jobs import Jobs
 from p2prc.node.link import Answer
 from p2prc.node.links import Links
 from p2prc.node.machine import read_specs
+from p2prc.node.neighbours import Neighbours, OpenLan
 from p2prc.node.network import Lent, Network, SelfDescription
 from p2prc.node.places import Places
 from p2prc.node.post import Post
@@ -90,6 +91,8 @@ class Adapters:
     leases_folder: Path
     rng: Random
     reach: ReachConfig = field(default_factory=ReachConfig)
+    open_lan: OpenLan | None = None
+    """Finds nodes on the local network; None: nobody is looked for there."""
 
 
 class Node:
@@ -136,6 +139,13 @@ class Node:
         )
         self.reach = ReachDriver(
             adapters.reach,
+            endpoint=adapters.endpoint,
+            links=self.links,
+            network=self.network,
+            tasks=tasks,
+        )
+        self.neighbours = Neighbours(
+            adapters.open_lan,
             endpoint=adapters.endpoint,
             links=self.links,
             network=self.network,
@@ -196,6 +206,7 @@ class Node:
             self.provider.pause()
         self.network.start()
         self.reach.start()
+        self.neighbours.start()
         self._tasks.start(self.links.run(), "accept")
         self.jobs.start()
 
@@ -207,7 +218,7 @@ class Node:
             self.reach.stop()
             self.network.stop()
             await self.links.leave_all(farewell=True)
-            await self.reach.close()
+            await asyncio.gather(self.reach.close(), self.neighbours.close())
             await self._adapters.endpoint.close()
         finally:
             self._tasks.stop_all()

@@ -61,6 +61,9 @@ class ReachFacts:
     mapping_trouble: str = ""
     relay_setting: str = "auto"
     relays: tuple[RelayFacts, ...] = ()
+    neighbours: int = 0
+    neighbours_trouble: str = ""
+    """How many nodes of our network were heard on the local network, or why none is looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +121,7 @@ def diagnose(facts: Facts) -> list[Finding]:
     if not reach.is_public:
         found.append(_mapping(reach))
     found += _relays(reach)
-    found += [_members(facts.network), _clock(facts.network)]
+    found += [_neighbours(reach), _members(facts.network), _clock(facts.network)]
     found += [_disk(facts.machine), _runtimes(facts.machine), _lending(facts.machine)]
     if facts.peer is not None:
         found.append(_peer(facts.peer, reach))
@@ -258,6 +261,15 @@ def _relay(relay: RelayFacts) -> Finding:
 
 
 # -- the others -------------------------------------------------------------------------------
+
+
+def _neighbours(reach: ReachFacts) -> Finding:
+    # Others find us by their tables, too: no reason to change anything.
+    if reach.neighbours_trouble:
+        finding = f"nobody is looked for there: {reach.neighbours_trouble}"
+        return Finding("local network", is_ok=True, finding=finding)
+    found = f"nodes of this network that are heard there: {reach.neighbours}"
+    return Finding("local network", is_ok=True, finding=found)
 
 
 def _members(network: NetworkFacts) -> Finding:
