@@ -49,7 +49,7 @@ REQUESTS = 1000
 BULK_BYTES = 512 << 20
 ROUNDS = 7
 TARGET_BULK_RATIO = 0.35
-_ECHO, _SINK = b"E", b"S"
+_ECHO, _SOURCE = b"E", b"S"
 _HEADER_BYTES = 9
 _PATIENCE_S = 300.0
 _NODE = NodeId("ab" * 32)
@@ -94,13 +94,15 @@ class TlsPipe:
 async def _serve_pipe(pipe: Pipe) -> None:
     header = await _read_exactly(pipe, _HEADER_BYTES)
     left = int.from_bytes(header[1:], "big")
+    if header[:1] == _SOURCE:
+        block = bytes(READ_SIZE_BYTES)
+        for _ in range(left // READ_SIZE_BYTES):
+            await pipe.write(block)
+        return
     while left:
         piece = await pipe.read(READ_SIZE_BYTES)
         left -= len(piece)
-        if header[:1] == _ECHO:
-            await pipe.write(piece)
-    if header[:1] == _SINK:
-        await pipe.write(b"!")
+        await pipe.write(piece)
 
 
 async def _read_exactly(pipe: Pipe, size_bytes: int) -> bytes:
@@ -327,24 +329,26 @@ async def _round_trip_ms(dial: Dial) -> float:
 
 
 async def _bulk_mb_per_s(dial: Dial, streams: int) -> float:
-    """Return the rate at which the other process has taken `BULK_BYTES`."""
+    """Return the rate at which `BULK_BYTES` come from the other process, as a fetched tree does."""
     pipes = [await dial() for _ in range(streams)]
     started = time.perf_counter()
     async with asyncio.TaskGroup() as group:
         for pipe in pipes:
-            group.create_task(_push(pipe, BULK_BYTES // streams))
+            group.create_task(_pull(pipe, BULK_BYTES // streams))
     rate = BULK_BYTES / (time.perf_counter() - started) / 1e6
     for pipe in pipes:
         await pipe.finish()
     return rate
 
 
-async def _push(pipe: Pipe, size_bytes: int) -> None:
-    block = bytes(READ_SIZE_BYTES)
-    await pipe.write(_SINK + size_bytes.to_bytes(8, "big"))
-    for _ in range(size_bytes // READ_SIZE_BYTES):
-        await pipe.write(block)
-    await _read_exactly(pipe, 1)
+async def _pull(pipe: Pipe, size_bytes: int) -> None:
+    await pipe.write(_SOURCE + size_bytes.to_bytes(8, "big"))
+    left = size_bytes
+    while left:
+        piece = await pipe.read(READ_SIZE_BYTES)
+        if not piece:
+            raise EOFError
+        left -= len(piece)
 
 
 async def measure(rounds: int = ROUNDS) -> dict[str, object]:
