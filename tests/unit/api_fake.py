@@ -182,6 +182,14 @@ class FakeNode:
             gpus=[card],
         )
 
+    async def interfaces(self) -> list[schema.InterfaceRow]:
+        self._noted("interfaces")
+        return [
+            schema.InterfaceRow(
+                name="eth0", up=True, addresses=["192.168.1.2"], gateways=["192.168.1.1"]
+            )
+        ]
+
     async def doctor(self, node: str) -> list[schema.Check]:
         self._noted(("doctor", node))
         return self.checks

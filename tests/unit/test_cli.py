@@ -460,6 +460,7 @@ def test_ctrl_c_in_watch_leaves_the_job_running_and_says_so(
         (["nodes"], "nodes", "direct  0.4 ms   7/8   8 GiB   process:userns"),
         (["ping", "beta"], ("ping", "beta", 5), "median 1.00 ms, 0.50 to 2.00 ms"),
         (["specs", "beta"], ("specs", "beta"), "H200, 140 GiB, 7 % used"),
+        (["interfaces"], "interfaces", "eth0  up     192.168.1.2  192.168.1.1"),
         (["kill", LEASE], schema.KillRequest(leases=[LEASE]), "ended 1 lease"),
         (["kill", "--peer", "b"], schema.KillRequest(peer="b"), "ended 1 lease"),
         (["kill", "--all"], schema.KillRequest(is_all=True), "ended 1 lease"),
@@ -510,7 +511,7 @@ def test_a_command_asks_once_and_tells_a_person(
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["status"], ["nodes"], ["specs"], ["ping", "beta"], ["leases"], ["jobs"],
+        ["status"], ["nodes"], ["specs"], ["ping", "beta"], ["leases"], ["jobs"], ["interfaces"],
         ["job", "show", JOB], ["cancel", JOB], ["retry", JOB], ["results", JOB, "--to", "x"],
         ["logs", JOB], ["logs"], ["kill", "--all"], ["invite"], ["join", "p2prcT"], ["config"],
         ["requests"], ["approve", "beta"], ["revoke", "beta"], ["metadata"], ["policy"],

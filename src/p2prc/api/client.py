@@ -14,6 +14,7 @@ from p2prc.api.schema import (
     Check,
     Collected,
     Decision,
+    InterfaceRow,
     Invitation,
     InviteRequest,
     JobCreated,
@@ -120,6 +121,9 @@ class ControlClient:
     def ping(self, node: str, count: int = 5) -> PingResult:
         path = f"/v1/ping?node={quoted(node)}&count={count}"
         return self._get(path, PingResult, timeout_s=PEER_CALL_TIMEOUT_S)
+
+    def interfaces(self) -> list[InterfaceRow]:
+        return self._get("/v1/interfaces", list[InterfaceRow])
 
     def doctor(self, node: str = "") -> list[Check]:
         path = f"/v1/doctor?node={quoted(node)}"

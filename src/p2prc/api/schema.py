@@ -299,6 +299,15 @@ class PingResult(Answer, frozen=True):
     sent: int = 0
 
 
+class InterfaceRow(Answer, frozen=True):
+    """A network interface of this machine; `gateways` are its default routers."""
+
+    name: str
+    up: bool
+    addresses: list[str]
+    gateways: list[str]
+
+
 class Check(Answer, frozen=True):
     """One thing that `doctor` looked at; what is not `ok` has an advice."""
 

@@ -136,6 +136,10 @@ class _Routes:
             """Round trips to a node."""
             return _json(await service.ping(node, max(1, min(count, PINGS_LIMIT))))
 
+        async def interfaces() -> Response:
+            """Show the network interfaces of this machine."""
+            return _json(await service.interfaces())
+
         async def doctor(node: str = "") -> Response:
             """Why others cannot reach this node, or it `node`, and what to change."""
             return _json(await service.doctor(node))
@@ -146,6 +150,7 @@ class _Routes:
         self._add("GET", "/v1/nodes", nodes, answer=list[schema.NodeRow])
         self._add("GET", "/v1/specs", specs, answer=schema.SpecsOfNode)
         self._add("GET", "/v1/ping", ping, answer=schema.PingResult)
+        self._add("GET", "/v1/interfaces", interfaces, answer=list[schema.InterfaceRow])
         self._add("GET", "/v1/doctor", doctor, answer=list[schema.Check])
 
     def _add_admission(self) -> None:

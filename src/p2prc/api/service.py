@@ -16,6 +16,7 @@ from p2prc.api.schema import (
     Check,
     Collected,
     Decision,
+    InterfaceRow,
     Invitation,
     InviteRequest,
     JobCreated,
@@ -92,6 +93,8 @@ class NodeService(Protocol):
         ...
 
     async def ping(self, node: str, count: int) -> PingResult: ...
+
+    async def interfaces(self) -> list[InterfaceRow]: ...
 
     async def doctor(self, node: str) -> list[Check]:
         """Look at everything that may keep nodes apart; "" names no peer to look at."""

@@ -52,6 +52,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "revoke": (f"{_COMMANDS}.admission", "Put a node out of the network."),
         "status": (f"{_COMMANDS}.node", "Show this node."),
         "doctor": (f"{_COMMANDS}.doctor", "Say why nodes do not connect, and what to change."),
+        "interfaces": (f"{_COMMANDS}.network", "Show the network interfaces of this machine."),
         "leases": (f"{_COMMANDS}.owner", "Show who runs what here."),
         "kill": (f"{_COMMANDS}.owner", "End what runs here, now."),
         "pause": (f"{_COMMANDS}.owner", "Lend nothing new."),

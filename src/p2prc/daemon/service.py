@@ -24,6 +24,7 @@ from p2prc.model.identity import LeaseId, NodeId
 from p2prc.node.node import Node
 from p2prc.node.relaying import Relaying
 from p2prc.protocol.diagnosis import ReachFacts, diagnose
+from p2prc.reachability.interfaces import read_interfaces
 from p2prc.storage.home import Home
 
 PING_TIMEOUT_S = 3.0
@@ -189,6 +190,17 @@ class DaemonService:
         return schema.PingResult(
             node=peer, path=path, rtt_ms=rtt, lost=count - len(trips), sent=count
         )
+
+    async def interfaces(self) -> list[schema.InterfaceRow]:
+        return [
+            schema.InterfaceRow(
+                name=each.name,
+                up=each.is_up,
+                addresses=list(each.addresses),
+                gateways=list(each.gateways),
+            )
+            for each in await asyncio.to_thread(read_interfaces)
+        ]
 
     async def doctor(self, node: str) -> list[schema.Check]:
         peer = self._find(node) if node else None

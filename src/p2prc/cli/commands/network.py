@@ -1,4 +1,4 @@
-"""`invite`, `join`, `leave`, `nodes`, `specs`, `ping`: the network and its nodes."""
+"""`invite`, `join`, `leave`, `nodes`, `specs`, `ping`, `interfaces`: the network and its nodes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ from contextlib import suppress
 import click
 
 from p2prc.api.client import ControlClient
-from p2prc.api.schema import InviteRequest, NodeRow, PingResult, RuntimeTier, SpecsOfNode
+from p2prc.api.schema import (
+    InterfaceRow,
+    InviteRequest,
+    NodeRow,
+    PingResult,
+    RuntimeTier,
+    SpecsOfNode,
+)
 from p2prc.cli.commands.admission import ASK_TIMEOUT, ask, is_ticket
 from p2prc.cli.failures import note
 from p2prc.cli.invocation import Invocation, command
@@ -136,6 +143,17 @@ def specs_command(invocation: Invocation, /, *, node: str) -> None:
         write(_specs_text(specs))
 
 
+@command("interfaces")
+@click.pass_obj
+def interfaces_command(invocation: Invocation, /) -> None:
+    """Show the network interfaces of this machine, and the routers behind them."""
+    interfaces = invocation.client.interfaces()
+    if invocation.as_json:
+        write_json(interfaces)
+    else:
+        write(_interfaces_table(interfaces))
+
+
 @command("ping")
 @click.argument("node")
 @click.option(
@@ -199,6 +217,19 @@ def _runtimes(runtimes: list[RuntimeTier]) -> str:
     for runtime in runtimes:
         best.setdefault(runtime.name, runtime.tier)
     return ",".join(f"{name}:{tier}" for name, tier in best.items())
+
+
+def _interfaces_table(interfaces: list[InterfaceRow]) -> str:
+    rows = [
+        (
+            each.name,
+            "up" if each.up else "down",
+            ", ".join(each.addresses),
+            ", ".join(each.gateways),
+        )
+        for each in interfaces
+    ]
+    return table(("NAME", "STATE", "ADDRESSES", "GATEWAY"), rows)
 
 
 def _specs_text(specs: SpecsOfNode) -> str:
