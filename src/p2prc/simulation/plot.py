@@ -102,17 +102,9 @@ def _words(pen: ImageDraw.ImageDraw, report: Report, knowing: _Panel, sending: _
             value = panel.largest * part / 4
             label = f"{value:.0%}" if panel is knowing else _size(value)
             _text(pen, (_LEFT - 10, panel.at(0, value)[1]), label, size=13, anchor="rm")
-        for part in range(7):
-            at_s = panel.end_s * part / 6
-            across = panel.at(at_s, 0)[0]
-            _text(
-                pen,
-                (across, panel.bottom + 14),
-                f"{at_s:g} s" if at_s % 1 == 0 else f"{at_s:.1f} s",
-                size=13,
-                anchor="mm",
-                colour=_FAINT,
-            )
+        for at_s in _ticks(panel.end_s):
+            at = (panel.at(at_s, 0)[0], panel.bottom + 14)
+            _text(pen, at, f"{at_s:g} s", size=13, anchor="mm", colour=_FAINT)
     _marks(pen, report, knowing)
 
 
@@ -174,6 +166,15 @@ def _size(size_bytes: float) -> str:
             return f"{size_bytes:.3g} {unit}"
         size_bytes /= 1000
     raise AssertionError
+
+
+def _ticks(end_s: float) -> list[float]:
+    """Return round numbers of seconds, at most nine, from the beginning to the end."""
+    scale = 1e-6
+    while scale * 40 < end_s:
+        scale *= 10
+    step = next(scale * part for part in (1, 2, 5, 10) if end_s <= scale * part * 8)
+    return [round(step * part, 6) for part in range(int(end_s / step + 1e-9) + 1)]
 
 
 def _round_up(value: float) -> float:
