@@ -10,6 +10,15 @@ from collections.abc import Callable
 
 from p2prc.errors import P2prcError
 from p2prc.protocol.diagnosis import NatKind
+from p2prc.protocol.mapping_schedule import (
+    Failed,
+    Lost,
+    MappingEvent,
+    MappingSchedule,
+    Opened,
+    RouteChanged,
+    Tick,
+)
 from p2prc.protocol.port_mapping import NONCE_BYTES
 from p2prc.protocol.reachability_events import Mapped, host_of, is_outside, join, split
 from p2prc.reachability.gateway import Gateway, default_gateway
@@ -19,8 +28,6 @@ from p2prc.transport.port import Endpoint
 
 LOOK_S = 5.0
 """How often we look whether we stand behind another router."""
-RETRY_S = 600.0
-"""A router that opened nothing is asked again after this."""
 _CARRIER = ipaddress.ip_network("100.64.0.0/10")
 
 log = logging.getLogger(__name__)
@@ -40,20 +47,28 @@ class PortMapping:
         self._tell = tell
         self._mapping: Mapping | None = None
         self._gateway: Gateway | None = None
+        self._schedule = MappingSchedule()
 
     async def run(self) -> None:
         """Keep it open until cancelled."""
-        loop = asyncio.get_running_loop()
-        ask_at = loop.time()
+        now = asyncio.get_running_loop().time
+        is_first = True
         while True:
             gateway, port, why_not = await self._situation()
-            if gateway != self._gateway:
-                self._gateway, self._mapping, ask_at = gateway, None, loop.time()
+            event: MappingEvent = Tick()
+            if is_first or gateway != self._gateway:
+                event, is_first = RouteChanged(has_router=gateway is not None), False
+                self._gateway = gateway
+            for effect in self._schedule.handle(event, now()):
+                if isinstance(effect, Lost):
+                    # Unasked, the router closes it by itself.
+                    self._mapping = None
+                    self._tell(Mapped("", trouble="the router's promise is over"))
+                elif gateway is not None:
+                    outcome = await self._ask(gateway, port)
+                    self._schedule.handle(outcome, now())
             if gateway is None:
                 self._tell(Mapped("", trouble=why_not))
-                ask_at = loop.time()
-            elif ask_at <= loop.time():
-                ask_at = loop.time() + await self._ask(gateway, port)
             await asyncio.sleep(LOOK_S)
 
     async def close(self) -> None:
@@ -80,26 +95,28 @@ class PortMapping:
             return None, 0, "the node does not listen on the side of the router"
         return gateway, ports[0], ""
 
-    async def _ask(self, gateway: Gateway, port: int) -> float:
-        """Open the port or renew it; return in how many seconds to ask again."""
+    async def _ask(self, gateway: Gateway, port: int) -> Opened | Failed:
+        """Open the port or renew it."""
         try:
             mapping = await open_mapping(gateway, port, nonce=self._nonce)
         except P2prcError as error:
             log.info("the router opens no port", extra={"reason": error.message})
+            if self._schedule.is_open:
+                return Failed()
             self._mapping = None
             behind = await second_hop(gateway.own)
             kind = _kind_of(behind) if behind and not is_outside(behind) else "unknown"
             self._tell(Mapped("", trouble=error.message, nat=kind))
-            return RETRY_S
+            return Failed()
         self._mapping = mapping
         address = join(mapping.host, mapping.port)
         if not is_outside(host_of(address)):
             kind, trouble = _inner_router(mapping.host)
             self._tell(Mapped("", mapping.method, trouble, kind))
-            return RETRY_S
+            return Opened(mapping.lifetime_s)
         log.info("the router opened a port", extra={"address": address, "by": mapping.method})
         self._tell(Mapped(address, mapping.method))
-        return max(LOOK_S, mapping.lifetime_s / 2)
+        return Opened(mapping.lifetime_s)
 
 
 def _inner_router(host: str) -> tuple[NatKind, str]:

@@ -32,7 +32,8 @@ from p2prc.protocol.port_mapping import (
 from p2prc.reachability import upnp
 from p2prc.reachability.gateway import Gateway
 
-LIFETIME_S = 7200
+LIFETIME_S = 1200
+"""Renewed at half of it: so long a router that was switched off and on stays closed."""
 SCHEDULE_S = (0.25, 0.5, 1.0)
 """Waits for an answer, the packet being sent anew before each (RFC 6886, 3.1, cut short)."""
 OUTER_PORTS = 4

@@ -1,14 +1,14 @@
 """Open a port by UPnP: find the gateway's description, then ask its connection service.
 
-Everything is HTTP to the gateway itself, in a thread, bounded in size and time. XML is read by
+Everything is HTTP to the gateway itself, bounded in size and time. XML is read by
 defusedxml (its only importer), which refuses entities, and with them bombs.
 """
 
 from __future__ import annotations
 
 import asyncio
-import http.client
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 from xml.etree.ElementTree import Element, ParseError
@@ -32,10 +32,9 @@ from p2prc.protocol.upnp import (
     soap,
 )
 from p2prc.reachability.gateway import Gateway
+from p2prc.reachability.small_http import Request, ask
 
 SEARCH_S = 2.0
-HTTP_S = 2.0
-BODY_LIMIT_BYTES = 256 * 1024
 _ANSWERS_LIMIT = 20
 
 
@@ -55,12 +54,12 @@ class Service:
 async def find_service(gateway: Gateway) -> Service:
     """Return the gateway's service. Raises TimeoutError when nobody answers, WireError."""
     location = await _search(gateway)
-    return await asyncio.to_thread(_describe, gateway, location)
+    return await _describe(gateway, location)
 
 
 async def outer_host(service: Service) -> str:
     """Return the gateway's outer address. Raises WireError, Unwilling."""
-    found = await asyncio.to_thread(_call, service, "GetExternalIPAddress", {})
+    found = await _call(service, "GetExternalIPAddress", {})
     return (found.get("NewExternalIPAddress") or "").strip()
 
 
@@ -72,7 +71,7 @@ async def open_port(
     for asked_s in (lifetime_s, 0):
         fields = mapping_fields(protocol, port, outer_port, client=own, lifetime_s=asked_s)
         try:
-            await asyncio.to_thread(_call, service, "AddPortMapping", fields)
+            await _call(service, "AddPortMapping", fields)
         except _OnlyPermanent:
             # Some routers know no end: we close it when we stop.
             continue
@@ -87,7 +86,7 @@ async def close_port(service: Service, protocol: Protocol, outer_port: int) -> N
         "NewExternalPort": str(outer_port),
         "NewProtocol": protocol.upper(),
     }
-    await asyncio.to_thread(_call, service, "DeletePortMapping", fields)
+    await _call(service, "DeletePortMapping", fields)
 
 
 # -- search -------------------------------------------------------------------------------------
@@ -120,8 +119,8 @@ class _OnlyPermanent(Unwilling):
     """The router opens ports without an end only."""
 
 
-def _describe(gateway: Gateway, location: str) -> Service:
-    root = _xml(_http("GET", location, b"", {}))
+async def _describe(gateway: Gateway, location: str) -> Service:
+    root = _xml(await _http(gateway, location))
     found = {
         _text(service, "serviceType"): _text(service, "controlURL")
         for service in _named(root, "service")
@@ -132,12 +131,13 @@ def _describe(gateway: Gateway, location: str) -> Service:
     raise WireError("a gateway without a service that opens ports")
 
 
-def _call(service: Service, action: str, fields: dict[str, str]) -> dict[str, str]:
+async def _call(service: Service, action: str, fields: dict[str, str]) -> dict[str, str]:
     headers = {
         "Content-Type": 'text/xml; charset="utf-8"',
         "SOAPAction": f'"{service.kind}#{action}"',
     }
-    root = _xml(_http("POST", service.url, soap(service.kind, action, fields), headers))
+    asked = soap(service.kind, action, fields)
+    root = _xml(await _http(service.gateway, service.url, asked, headers))
     if (code := next((each.text or "" for each in _named(root, "errorCode")), "")) != "":
         number = int(code) if code.isascii() and code.isdigit() and len(code) < 6 else 0
         reason = REFUSALS.get(number, f"error {number}")
@@ -147,24 +147,22 @@ def _call(service: Service, action: str, fields: dict[str, str]) -> dict[str, st
     return {_local(each): each.text or "" for each in root.iter() if len(each) == 0}
 
 
-def _http(method: str, url: str, body: bytes, headers: dict[str, str]) -> bytes:
+async def _http(
+    gateway: Gateway, url: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+) -> bytes:
     parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=HTTP_S)
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    request = Request(
+        gateway.host, parts.port or 80, path, own=gateway.own, headers=headers or {}, body=body
+    )
     try:
-        connection.request(method, path, body=body or None, headers=headers)
-        answer = connection.getresponse()
-        # A refusal of SOAP comes with status 500.
-        if answer.status not in (200, 500):
-            raise WireError(f"the gateway answers with status {answer.status}")
-        content = answer.read(BODY_LIMIT_BYTES + 1)
-    except (OSError, http.client.HTTPException, ValueError) as error:
+        answer = await ask(request)
+    except OSError as error:
         raise WireError(f"the gateway cannot be asked: {error}"[:200]) from error
-    finally:
-        connection.close()
-    if len(content) > BODY_LIMIT_BYTES:
-        raise WireError("an answer of the gateway that is too long")
-    return content
+    # A refusal of SOAP comes with status 500.
+    if answer.status not in (200, 500):
+        raise WireError(f"the gateway answers with status {answer.status}")
+    return answer.body
 
 
 def _xml(content: bytes) -> Element:
