@@ -17,6 +17,7 @@ from p2prc.errors import LeaseUnknown, P2prcError, PeerBusy, PeerError, PolicyRe
 from p2prc.model.identity import AttemptId, BlobId, JobId, LeaseId, NodeId, random_id
 from p2prc.model.record import open_record
 from p2prc.model.resources import Limits
+from p2prc.model.testimony import Life
 from p2prc.model.workload import Command, Workload
 from p2prc.node.framed import FramedStream
 from p2prc.node.session import run_remotely
@@ -26,8 +27,6 @@ from p2prc.protocol.messages import (
     AskSpecs,
     Attempts,
     Delta,
-    Digest,
-    DigestEntry,
     Done,
     EndLease,
     FetchTree,
@@ -36,6 +35,7 @@ from p2prc.protocol.messages import (
     RequestLease,
     Specs,
     StartAttempt,
+    Want,
     bulk_codec,
 )
 from p2prc.runtime.port import OutputChunk
@@ -417,7 +417,7 @@ async def _record_of(node: NodeUnderTest, seen_from: NodeUnderTest) -> Envelope:
         standing = await peer.join(ticket)
         wanted = NodeId(await asyncio.to_thread(lambda: node.id))
         async with peer.link(standing) as link:
-            link.tell(Digest((DigestEntry(wanted, -1, 0),)))
+            link.tell(Want((Life(bytes.fromhex(wanted), -1),)))
             async with asyncio.timeout(10):
                 while True:
                     for body in peer.heard:
