@@ -19,6 +19,7 @@ from tests.nat.lab import Host, Lab, Router, why_not
 from tests.nat.nodes import LabNode, commands_between, pairs_of
 from tests.nat.rules import Nat
 from tests.nat.services import mapping_service
+from tests.system.nodes import wait_until
 
 PORT = 8088
 
@@ -85,6 +86,31 @@ def test_each_protocol_opens_the_port_and_closes_it(
         assert told["lifetime_s"] > 60
         assert reaches(outside, host, (told["host"], told["port"])) == (True, True)
     assert reaches(outside, host, (told["host"], told["port"])) == (False, False)
+
+
+def test_a_node_keeps_its_port_as_it_moves_and_gives_it_back_when_it_stops(
+    lab: Lab, home: tuple[Router, Host], tmp_path: Path
+) -> None:
+    router, _ = home
+    host = lab.host("maps-node", behind=router)
+    node = LabNode(tmp_path, host)
+
+    def is_open() -> bool:
+        """Whether TCP leads to the node: iroh opens a UDP port by itself, and leaves it open."""
+        rules = router.run("nft", "list", "chain", "inet", "lab", "mapped").splitlines()
+        to_node = [rule for rule in rules if f"dnat ip to {host.address}:8088" in rule]
+        return any(" 0x6 " in rule or "tcp dport" in rule for rule in to_node)
+
+    try:
+        node.up()
+        wait_until(is_open, "its port is open", timeout_s=10)
+        checks = {row["check"]: row for row in node.p2prc("--json", "doctor", status=None).data}
+        assert f"opened {router.address}:" in checks["port mapping"]["finding"]
+        host.change_address("192.168.1.77")
+        wait_until(is_open, "its port follows it", timeout_s=20)
+    finally:
+        node.p2prc("down", status=None)
+    assert not is_open()
 
 
 def test_the_second_in_a_house_gets_another_port(lab: Lab, home: tuple[Router, Host]) -> None:

@@ -214,7 +214,7 @@ class DaemonService:
 
     def _reach_facts(self) -> ReachFacts:
         server, reach = self._relaying.server, self._node.reach
-        machine = reach.machine
+        machine, mapping = reach.machine, reach.machine.mapping
         return ReachFacts(
             listening=self._node.network.description.addresses,
             relay_port=None if server is None else server.port,
@@ -222,9 +222,9 @@ class DaemonService:
             nat="blocked" if reach.is_udp_blocked else machine.nat,
             is_public=machine.is_public,
             untried=reach.untried(),
-            external=machine.external,
-            mapping=machine.mapping.method,
-            mapping_trouble=machine.mapping.trouble,
+            external=tuple(dict.fromkeys(filter(None, (mapping.address, *machine.external)))),
+            mapping=mapping.method,
+            mapping_trouble=mapping.trouble,
             relay_setting=self._policies.settings.relay,
             relays=reach.relays.facts(),
             neighbours=self._node.neighbours.count,
