@@ -29,7 +29,7 @@ class ChoiceConfig:
     retry_first_s: float = 1.0
     retry_longest_s: float = 15.0
     dial_timeout_s: float = 30.0
-    probe_interval_s: float = 30.0
+    probe_interval_s: float = 90.0
     probe_patience_s: float = 600.0
     probes_at_once: int = 8
     retry_dead_s: float = 10.0
