@@ -85,6 +85,38 @@ def test_two_networks_on_one_lan_do_not_see_each_other(lab: Lab, home: Router) -
         assert eve.found == {}
 
 
+def test_a_stranger_learns_an_address_and_a_port_and_nothing_that_lasts(
+    lab: Lab, home: Router
+) -> None:
+    host, stranger = lab.host("told", behind=home), lab.host("stranger", behind=home)
+    with stranger.udp(5353, timeout_s=5.0) as ear:
+        joined = socket.inet_aton(GROUP[0]) + socket.inet_aton(stranger.address)
+        ear.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, joined)
+        words = [_overheard(ear, host) for _ in range(2)]
+    sealed = [told.partition(b"w=")[2][:80] for told in words]
+    assert len(sealed[0]) == 80
+    assert sealed[0] != sealed[1], "the word is new at each start"
+    for told in words:
+        for secret in (ADA, HOME):
+            assert secret[:8].encode() not in told.lower()
+            assert bytes.fromhex(secret)[:4] not in told
+        assert socket.gethostname().encode() not in told
+
+
+def _overheard(ear: socket.socket, host: Host) -> bytes:
+    """What a node says to everybody when it comes."""
+    with Listening(host, ADA, HOME):
+        while b"w=" not in (told := ear.recv(9000)):
+            continue
+    ear.setblocking(False)
+    try:
+        while True:
+            ear.recv(9000)
+    except BlockingIOError:
+        ear.settimeout(5.0)
+    return told
+
+
 def announcement(label: str, word: bytes, host: str, *, port: int = 8088) -> bytes:
     """What anybody can send: a name, its text, its port and its address (RFC 1035, 6763)."""
     name, server = _name(f"{label}.{KIND}"), _name(f"{label}.local.")
