@@ -27,6 +27,7 @@ from p2prc.protocol.port_mapping import read_pcp, read_pmp, read_pmp_address
 from p2prc.protocol.relay_frames import Datagrams, ping, read_auth, read_frame, received
 from p2prc.protocol.upnp import read_location
 from p2prc.reachability.lan_word import seal, unseal
+from p2prc.reachability.xml_values import read_xml
 from p2prc.relay.admission import Household, RelayAdmission, member_bearer
 from p2prc.wire.codec import Codec, encode
 from p2prc.wire.framing import FrameReader, frame
@@ -187,5 +188,6 @@ DECODERS = (
     Decoder("ticket", _ticket, (_example_ticket(),)),
     Decoder("tree", decode_tree, (encode(Tree((FileEntry("a/b", BLOB, 3),))),), ("_codec",)),
     Decoder("job", job_codec.decode, (msgspec.msgpack.encode({"name": "x"}),), ("job_codec",)),
+    Decoder("router xml", read_xml, (b"<a x='1'><b>text</b><c/></a>",)),
     Decoder("lan word", _lan_word, (seal(PEER, network=NODE, port=8088, nonce=b"n" * 12),)),
 )

@@ -20,7 +20,7 @@ from p2prc.protocol.port_mapping import (
     read_pmp_address,
 )
 from p2prc.protocol.upnp import at_gateway, mapping_fields, read_location, search, soap
-from p2prc.reachability.upnp import _xml
+from p2prc.reachability.xml_values import read_xml
 
 NONCE = b"123456789012"
 ports = st.integers(1, 65535)
@@ -84,7 +84,7 @@ def test_anything_else_is_refused(content: bytes) -> None:
         lambda: read_pmp(content, "tcp", 8088),
         lambda: read_pmp_address(content),
         lambda: read_location(content, "192.168.1.1"),
-        lambda: _xml(content),
+        lambda: read_xml(content),
     ):
         with pytest.raises(WireError):
             read()
@@ -122,13 +122,30 @@ def test_a_path_is_taken_as_the_gateways() -> None:
     assert at_gateway("/ctl/IPConn", "192.168.1.1", base) == "http://192.168.1.1:5000/ctl/IPConn"
 
 
-def test_a_bomb_is_no_xml() -> None:
+def test_a_bomb_is_noread_xml() -> None:
     bomb = b'<!DOCTYPE a [<!ENTITY b "x"><!ENTITY c "&b;&b;&b;">]><a>&c;</a>'
     with pytest.raises(WireError):
-        _xml(bomb)
+        read_xml(bomb)
 
 
 def test_what_is_sent_is_text_that_routers_read() -> None:
     assert search("urn:x").endswith(b"ST: urn:x\r\n\r\n")
     fields = mapping_fields("udp", 1, 2, client="<b>&", lifetime_s=3)
     assert b"&lt;b&gt;&amp;" in soap("urn:s", "AddPortMapping", fields)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"<a>" * 40 + b"</a>" * 40, b"<a>" + b"<b/>" * 5000 + b"</a>", b"<a>" + b"x" * 5000 + b"</a>"],
+    ids=["deep", "many", "long"],
+)
+def test_xml_beyond_what_a_router_needs_is_refused(content: bytes) -> None:
+    with pytest.raises(WireError, match="router needs"):
+        read_xml(content)
+
+
+def test_xml_is_read_without_namespaces() -> None:
+    root = read_xml(b'<s:a xmlns:s="urn:s"><u:b xmlns:u="urn:u"> one </u:b><c><d>2</d></c></s:a>')
+    assert root.value("b") == "one"
+    assert [each.value("d") for each in root.every("c")] == ["2"]
+    assert root.leaves() == {"b": " one ", "d": "2"}

@@ -7,8 +7,8 @@ Reading XML is not here (it needs a parser that refuses bombs); this is the rest
 from __future__ import annotations
 
 import re
+from html import escape
 from urllib.parse import urljoin, urlsplit
-from xml.sax.saxutils import escape
 
 from p2prc.errors import WireError
 
@@ -65,7 +65,7 @@ def at_gateway(url: str, gateway: str, base: str = "") -> str:
 
 def soap(service: str, action: str, fields: dict[str, str]) -> bytes:
     """Return the body of a request."""
-    inner = "".join(f"<{key}>{escape(value)}</{key}>" for key, value in fields.items())
+    inner = "".join(f"<{key}>{escape(value, quote=False)}</{key}>" for key, value in fields.items())
     return (
         '<?xml version="1.0"?><s:Envelope xmlns:s="http://schemas.xmlsoap.org/soap/envelope/" '
         's:encodingStyle="http://schemas.xmlsoap.org/soap/encoding/"><s:Body>'

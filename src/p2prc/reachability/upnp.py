@@ -1,7 +1,7 @@
 """Open a port by UPnP: find the gateway's description, then ask its connection service.
 
 Everything is HTTP to the gateway itself, bounded in size and time. XML is read by
-defusedxml (its only importer), which refuses entities, and with them bombs.
+`xml_values`, which refuses entities, and with them bombs.
 """
 
 from __future__ import annotations
@@ -11,10 +11,6 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
-from xml.etree.ElementTree import Element, ParseError
-
-import defusedxml.ElementTree
-from defusedxml.common import DefusedXmlException
 
 from p2prc.errors import WireError
 from p2prc.protocol.port_mapping import Opened, Protocol, Unwilling
@@ -33,6 +29,7 @@ from p2prc.protocol.upnp import (
 )
 from p2prc.reachability.gateway import Gateway
 from p2prc.reachability.small_http import Request, ask
+from p2prc.reachability.xml_values import read_xml
 
 SEARCH_S = 2.0
 _ANSWERS_LIMIT = 20
@@ -120,10 +117,10 @@ class _OnlyPermanent(Unwilling):
 
 
 async def _describe(gateway: Gateway, location: str) -> Service:
-    root = _xml(await _http(gateway, location))
+    root = read_xml(await _http(gateway, location))
     found = {
-        _text(service, "serviceType"): _text(service, "controlURL")
-        for service in _named(root, "service")
+        service.value("serviceType"): service.value("controlURL")
+        for service in root.every("service")
     }
     for kind in SERVICES:
         if found.get(kind):
@@ -137,14 +134,14 @@ async def _call(service: Service, action: str, fields: dict[str, str]) -> dict[s
         "SOAPAction": f'"{service.kind}#{action}"',
     }
     asked = soap(service.kind, action, fields)
-    root = _xml(await _http(service.gateway, service.url, asked, headers))
-    if (code := next((each.text or "" for each in _named(root, "errorCode")), "")) != "":
+    root = read_xml(await _http(service.gateway, service.url, asked, headers))
+    if (code := next((each.text.strip() for each in root.every("errorCode")), "")) != "":
         number = int(code) if code.isascii() and code.isdigit() and len(code) < 6 else 0
         reason = REFUSALS.get(number, f"error {number}")
         if number == ONLY_PERMANENT:
             raise _OnlyPermanent(reason)
         raise PortConflict(reason) if number == CONFLICT else Unwilling(reason)
-    return {_local(each): each.text or "" for each in root.iter() if len(each) == 0}
+    return root.leaves()
 
 
 async def _http(
@@ -163,23 +160,3 @@ async def _http(
     if answer.status not in (200, 500):
         raise WireError(f"the gateway answers with status {answer.status}")
     return answer.body
-
-
-def _xml(content: bytes) -> Element:
-    try:
-        root: Element = defusedxml.ElementTree.fromstring(content)
-    except (ParseError, DefusedXmlException, ValueError, LookupError, RecursionError) as error:
-        raise WireError("an answer of the gateway that is no XML") from error
-    return root
-
-
-def _local(element: Element) -> str:
-    return element.tag.rpartition("}")[2] if isinstance(element.tag, str) else ""
-
-
-def _named(root: Element, name: str) -> list[Element]:
-    return [each for each in root.iter() if _local(each) == name]
-
-
-def _text(element: Element, name: str) -> str:
-    return next(((each.text or "").strip() for each in element if _local(each) == name), "")
