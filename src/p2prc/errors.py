@@ -10,7 +10,7 @@ class. The exit status belongs to the branch of the tree:
         JobInvalid  SettingInvalid  NameAmbiguous  RequirementInvalid  PathInvalid
         AlreadyInNetwork
       NotFound                      4
-        NodeUnknown  LeaseUnknown  JobUnknown  FileUnknown
+        NodeUnknown  LeaseUnknown  JobUnknown  FileUnknown  PortClosed
       NotAllowed                    5
         NotMember  Revoked  RequestDenied  RightMissing
         LendingPaused  PolicyRefuses
@@ -163,6 +163,12 @@ class FileUnknown(NotFound):
     """There is no such file."""
 
     code = "file-unknown"
+
+
+class PortClosed(NotFound):
+    """Nothing listens at that port."""
+
+    code = "port-closed"
 
 
 class NotAllowed(P2prcError):

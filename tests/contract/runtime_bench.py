@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,8 +14,10 @@ import pytest
 
 from p2prc.model.identity import LeaseId
 from p2prc.model.resources import MEBIBYTE, Limits
+from p2prc.runtime.docker.adapter import DockerRuntime
+from p2prc.runtime.docker.presence import candidates, find_engine
 from p2prc.runtime.fake import FakeRuntime
-from p2prc.runtime.port import Execution, Exit, Runtime, Sandbox, SandboxSpec
+from p2prc.runtime.port import Execution, Exit, Feature, Runtime, Sandbox, SandboxSpec
 from p2prc.runtime.process.adapter import ProcessRuntime
 from p2prc.runtime.process.assets import find_bubblewrap
 
@@ -23,6 +26,8 @@ PATIENCE_S = 15.0
 """What takes milliseconds on an idle machine may take this long on a busy one."""
 WALLED = ("shared", "isolated")
 REAL = (*WALLED, "bare")
+CONTAINED = "docker"
+_TIERS = {"bare": "none", CONTAINED: "container"}
 
 
 @dataclass
@@ -34,15 +39,31 @@ class Bench:
     variant: str
     made: int = 0
 
-    def spec(self, limits: Limits = LIMITS, *, environment: Path | None = None) -> SandboxSpec:
+    @property
+    def tier(self) -> str:
+        return _TIERS.get(self.variant, "userns")
+
+    def features(self) -> frozenset[Feature]:
+        return self.runtime.features(self.tier)
+
+    def spec(
+        self,
+        limits: Limits = LIMITS,
+        *,
+        environment: Path | None = None,
+        has_sessions: bool = False,
+        image: str = "",
+    ) -> SandboxSpec:
         self.made += 1
         return SandboxSpec(
             LeaseId(f"{self.made:020x}"),
             self.folder / f"lease-{self.made}",
             limits,
-            "none" if self.variant == "bare" else "userns",
+            self.tier,
             environment=environment,
             is_isolated=self.variant == "isolated",
+            has_sessions=has_sessions,
+            image=image,
         )
 
     async def sandbox(self, *, environment: Path | None = None, **limits: int | float) -> Sandbox:
@@ -57,12 +78,24 @@ async def open_bench(
     if variant in WALLED and not find_bubblewrap():
         pytest.skip("bubblewrap is not installed")
     home = folder / "home"
-    runtime: Runtime = (
-        FakeRuntime() if variant == "fake" else ProcessRuntime(home, core_count=core_count)
-    )
+    runtime: Runtime
+    if variant == "fake":
+        runtime = FakeRuntime()
+    elif variant == CONTAINED:
+        runtime = DockerRuntime(home, await engine_socket())
+    else:
+        runtime = ProcessRuntime(home, core_count=core_count)
     yield Bench(runtime, folder / "leases", variant)
     async with asyncio.timeout(20):
         await runtime.close()
+
+
+async def engine_socket() -> Path:
+    """Return where the container engine of this machine listens; skip the test without one."""
+    socket = await find_engine(candidates(os.environ, Path.home()))
+    if socket is None:
+        pytest.skip("no container engine answers here")
+    return socket
 
 
 async def finish(execution: Execution) -> tuple[Exit, bytes, bytes]:

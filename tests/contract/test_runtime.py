@@ -1,4 +1,4 @@
-"""What every runtime promises, tried on each: the fake, the sandbox (shared and isolated), bare."""
+"""What every runtime promises: the fake, the sandbox (shared and isolated), bare, containers."""
 
 from __future__ import annotations
 
@@ -10,10 +10,18 @@ from pathlib import Path
 import pytest
 
 from p2prc.errors import JobInvalid, LeaseEnded, PeerBusy, RuntimeMissing
-from tests.contract.runtime_bench import PATIENCE_S, REAL, Bench, finish, open_bench, run
+from tests.contract.runtime_bench import (
+    CONTAINED,
+    PATIENCE_S,
+    REAL,
+    Bench,
+    finish,
+    open_bench,
+    run,
+)
 
 
-@pytest.fixture(params=("fake", *REAL))
+@pytest.fixture(params=("fake", *REAL, CONTAINED))
 async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
     async with open_bench(request.param, tmp_path) as opened:
         yield opened
@@ -183,6 +191,8 @@ async def test_a_tier_that_is_not_there_is_refused(bench: Bench) -> None:
 
 async def test_probing_tells_what_works(bench: Bench) -> None:
     offers = await bench.runtime.probe()
-    assert {offer.name for offer in offers} == {"process"}
-    assert {offer.limits for offer in offers} == {"polled"}
+    is_contained = bench.variant == CONTAINED
+    assert {offer.name for offer in offers} == {"docker" if is_contained else "process"}
+    assert {offer.limits for offer in offers} == {"hard" if is_contained else "polled"}
+    assert bench.tier in {offer.tier for offer in offers}
     assert offers == await bench.runtime.probe()

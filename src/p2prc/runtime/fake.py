@@ -16,7 +16,18 @@ from pathlib import Path
 
 from p2prc.errors import JobInvalid, LeaseEnded, MachineCannot, PeerBusy, RuntimeMissing
 from p2prc.model.resources import RuntimeOffer, Usage
-from p2prc.runtime.port import Execution, Exit, OutputChunk, Sandbox, SandboxSpec
+from p2prc.runtime.archive import pack, unpack
+from p2prc.runtime.port import (
+    Execution,
+    Exit,
+    Feature,
+    Link,
+    OutputChunk,
+    Sandbox,
+    SandboxSpec,
+    Terminal,
+    check_features,
+)
 
 _QUEUED_CHUNKS = 4
 _CHUNK_BYTES = 64 * 1024
@@ -32,6 +43,8 @@ class FakeCommand:
     work: Path
     inputs: Path
     print: Callable[[int, bytes], Awaitable[None]]
+    read: Callable[[], Awaitable[bytes]]
+    """Return what was written to the command's input, nothing at its end."""
 
 
 Program = Callable[[FakeCommand], Awaitable[int]]
@@ -42,6 +55,7 @@ class FakeExecution:
 
     def __init__(self) -> None:
         self._chunks: asyncio.Queue[OutputChunk | None] = asyncio.Queue(_QUEUED_CHUNKS)
+        self._input: asyncio.Queue[bytes] = asyncio.Queue()
         self._exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self._task: asyncio.Task[None] | None = None
         self._cause = ("", "")
@@ -54,6 +68,19 @@ class FakeExecution:
         for start in range(0, len(content), _CHUNK_BYTES):
             part = content[start : start + _CHUNK_BYTES]
             await self._chunks.put(OutputChunk(channel, part))
+
+    async def read(self) -> bytes:
+        return await self._input.get()
+
+    async def write(self, content: bytes) -> None:
+        if content:
+            await self._input.put(content)
+
+    async def end_input(self) -> None:
+        await self._input.put(b"")
+
+    async def resize(self, terminal: Terminal) -> None:
+        """Do nothing: no program of ours has a terminal."""
 
     async def output(self) -> AsyncIterator[OutputChunk]:
         while (chunk := await self._chunks.get()) is not _CLOSED:
@@ -128,7 +155,11 @@ class FakeSandbox:
         *,
         variables: Mapping[str, str],
         timeout_s: float | None = None,
+        takes_input: bool = False,
+        terminal: Terminal | None = None,
     ) -> Execution:
+        if terminal is not None:
+            raise RuntimeMissing("there are no terminals here")
         if self._is_ending:
             raise LeaseEnded
         if self._running is not None and not self._running.is_over:
@@ -147,9 +178,27 @@ class FakeSandbox:
             work=Path(self.work_path),
             inputs=Path(self.inputs_path),
             print=execution.print,
+            read=execution.read,
         )
+        if not takes_input:
+            await execution.end_input()
         execution.start(program, command, timeout_s)
         return execution
+
+    async def dial(self, port: int) -> Link:
+        raise RuntimeMissing("there are no ports here")
+
+    async def put_files(self, stream: AsyncIterator[bytes], folder: str = "") -> int:
+        if self._is_ending:
+            raise LeaseEnded
+        limit = self._spec.limits.disk_bytes
+        return await unpack(stream, Path(self.work_path), folder, owner=0, limit_bytes=limit)
+
+    async def get_files(self, path: str = "") -> AsyncIterator[bytes]:
+        if self._is_ending:
+            raise LeaseEnded
+        async for content in pack(Path(self.work_path), path):
+            yield content
 
     async def reset(self) -> None:
         if self._is_ending:
@@ -206,9 +255,17 @@ class FakeRuntime:
     async def probe(self) -> tuple[RuntimeOffer, ...]:
         return self._offers
 
+    def features(self, tier: str) -> frozenset[Feature]:
+        is_ours = tier in {offer.tier for offer in self._offers}
+        return frozenset({Feature.INPUT}) if is_ours else frozenset()
+
+    async def adopt(self, kept: Sequence[SandboxSpec]) -> list[Sandbox]:
+        return []
+
     async def create(self, spec: SandboxSpec) -> Sandbox:
         if spec.tier not in {offer.tier for offer in self._offers}:
             raise RuntimeMissing(f"there is no tier `{spec.tier}` in the runtime `{self.name}`")
+        check_features(spec, self.features(spec.tier))
         sandbox = FakeSandbox(spec, self._programs)
         self.sandboxes.append(sandbox)
         return sandbox
@@ -256,6 +313,8 @@ async def _touch(command: FakeCommand) -> int:
 
 
 async def _cat(command: FakeCommand) -> int:
+    while len(command.argv) == 1 and (content := await command.read()):
+        await command.print(1, content)
     for name in command.argv[1:]:
         file = command.work / name
         if not file.is_file():

@@ -1,7 +1,7 @@
 """What the rest of the house knows of a place to run things.
 
-A runtime makes sandboxes; a sandbox runs one command at a time and is ended. Bytes go in and out
-through two folders of the lease that the provider fills and reads: `inputs` (read-only inside, at
+A runtime makes sandboxes; a sandbox runs commands and is ended. Bytes go in and out through two
+folders of the lease that the provider fills and reads: `inputs` (read-only inside, at
 /inputs) and `work` (the working folder, at /work). The tenant is another user when the node is
 root: what is put into `inputs` must be readable for everyone, the folders above it need not be.
 """
@@ -10,11 +10,38 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+from p2prc.errors import RuntimeMissing
 from p2prc.model.identity import LeaseId
 from p2prc.model.resources import Limits, RuntimeOffer, Usage
+
+
+class Feature(StrEnum):
+    """What a tier of a runtime can do beyond running one command after another."""
+
+    INPUT = "input"
+    """Commands read what is written to them."""
+    TERMINAL = "terminal"
+    """Commands run on a terminal that can be resized."""
+    DIAL = "dial"
+    """Ports inside can be reached."""
+    SESSIONS = "sessions"
+    """Several commands at once; what one leaves in the background goes on."""
+    IMAGE = "image"
+    """The requester's choice of image."""
+    ADOPT = "adopt"
+    """Sandboxes outlive the node, and the next one takes them up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terminal:
+    """The size of a terminal in characters."""
+
+    rows: int = 24
+    columns: int = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +49,9 @@ class SandboxSpec:
     """What a sandbox needs. `folder` is the lease's own; the runtime makes what is missing in it.
 
     `environment` is a finished virtual environment (a `--target` folder), mounted read-only.
-    With `is_isolated` every command gets a sandbox of its own.
+    With `is_isolated` every command gets a sandbox of its own. With `has_sessions` several
+    commands run at once, and what one leaves in the background goes on until the sandbox ends.
+    `image` "" is the runtime's own choice.
     """
 
     lease: LeaseId
@@ -31,6 +60,16 @@ class SandboxSpec:
     tier: str
     environment: Path | None = None
     is_isolated: bool = False
+    has_sessions: bool = False
+    image: str = ""
+
+
+def check_features(spec: SandboxSpec, offered: frozenset[Feature]) -> None:
+    """Raise RuntimeMissing when the spec needs a feature that its tier has not."""
+    if spec.has_sessions and Feature.SESSIONS not in offered:
+        raise RuntimeMissing(f"the tier `{spec.tier}` runs one command at a time")
+    if spec.image and Feature.IMAGE not in offered:
+        raise RuntimeMissing(f"the tier `{spec.tier}` runs no images")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +102,23 @@ class Execution(Protocol):
         """Yield what the command prints until both streams are closed."""
         ...
 
+    async def write(self, content: bytes) -> None:
+        """Give bytes to the command's input; returns when there is room for more.
+
+        Bytes for a command that has closed its input or has ended are dropped.
+        """
+        ...
+
+    async def end_input(self) -> None:
+        """Say that nothing more comes. Calling twice is safe."""
+        ...
+
+    async def resize(self, terminal: Terminal) -> None:
+        """Change the size of the command's terminal; nothing happens without one."""
+        ...
+
     async def wait(self) -> Exit:
-        """Wait for the end. By then no process of the command is alive."""
+        """Wait for the end. By then no process of the command is alive, sessions aside."""
         ...
 
     async def cancel(self) -> None:
@@ -72,8 +126,28 @@ class Execution(Protocol):
         ...
 
 
+class Link(Protocol):
+    """Bytes both ways between us and a port inside a sandbox."""
+
+    async def read(self) -> bytes:
+        """Return what comes next; nothing once the other side has ended."""
+        ...
+
+    async def write(self, content: bytes) -> None:
+        """Send bytes; returns when there is room for more. Raises OSError."""
+        ...
+
+    async def end_writing(self) -> None:
+        """Say that nothing more comes from us; reading goes on."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of both directions. Twice is safe."""
+        ...
+
+
 class Sandbox(Protocol):
-    """A place with limits, for one requester. One command at a time."""
+    """A place with limits, for one requester. One command at a time, sessions aside."""
 
     @property
     def spec(self) -> SandboxSpec: ...
@@ -94,10 +168,34 @@ class Sandbox(Protocol):
         *,
         variables: Mapping[str, str],
         timeout_s: float | None = None,
+        takes_input: bool = False,
+        terminal: Terminal | None = None,
     ) -> Execution:
-        """Start a command in the working folder.
+        """Start a command in the working folder; on a terminal it always takes input.
 
         A command that does not exist ends with `command-not-found`; it does not raise here.
+        Raises RuntimeMissing for a feature that is not there.
+        """
+        ...
+
+    async def dial(self, port: int) -> Link:
+        """Open a connection to a port on the loopback inside; nothing is published.
+
+        Raises PortClosed when nothing listens there, RuntimeMissing without the feature.
+        """
+        ...
+
+    async def put_files(self, archive: AsyncIterator[bytes], folder: str = "") -> int:
+        """Unpack a tar stream below a folder of the working folder; return the bytes of files.
+
+        Files and folders only, within the disk limit. Raises PathInvalid, DiskFull.
+        """
+        ...
+
+    def get_files(self, path: str = "") -> AsyncIterator[bytes]:
+        """Yield a file or folder of the working folder as a tar stream of files and folders.
+
+        Links and devices are left out. Raises PathInvalid, FileUnknown.
         """
         ...
 
@@ -128,8 +226,19 @@ class Runtime(Protocol):
         """Try, really, what works here, best tier first; empty when nothing does."""
         ...
 
+    def features(self, tier: str) -> frozenset[Feature]:
+        """Return what a tier of this runtime can do; empty for a tier that is not ours."""
+        ...
+
     async def create(self, spec: SandboxSpec) -> Sandbox:
         """Make a sandbox ready for commands. Raises MachineCannot (`RuntimeMissing`, ...)."""
+        ...
+
+    async def adopt(self, kept: Sequence[SandboxSpec]) -> list[Sandbox]:
+        """Take up what is left of an earlier life of this node; end all of it that is not kept.
+
+        Returns those of `kept` that live. Their commands ended with the node that read them.
+        """
         ...
 
     async def close(self) -> None:

@@ -11,13 +11,14 @@ import contextlib
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random, SystemRandom
 
 from p2prc.errors import MachineCannot, RuntimeMissing
 from p2prc.model.identity import LeaseId
 from p2prc.model.resources import Limits, RuntimeOffer
-from p2prc.runtime.port import Sandbox, SandboxSpec
+from p2prc.runtime.port import Feature, Sandbox, SandboxSpec, check_features
 from p2prc.runtime.process import folders
 from p2prc.runtime.process.assets import (
     Interpreter,
@@ -43,6 +44,7 @@ NAME = "process"
 SANDBOXED = "userns"
 BARE = "none"
 _TIERS = (SANDBOXED, BARE)
+_FEATURES: dict[str, frozenset[Feature]] = {SANDBOXED: frozenset(), BARE: frozenset()}
 _PROBE_LIMITS = Limits(memory_bytes=1 << 30, disk_bytes=1 << 30, processes=64, lifetime_s=30)
 _PROBE_S = 20.0
 _REBALANCE_S = 2.0
@@ -97,6 +99,7 @@ class ProcessRuntime:
     async def create(self, spec: SandboxSpec) -> Sandbox:
         if spec.tier not in _TIERS:
             raise RuntimeMissing(f"there is no tier `{spec.tier}` in the runtime `{NAME}`")
+        check_features(spec, self.features(spec.tier))
         if spec.tier == SANDBOXED and not self._bwrap:
             raise RuntimeMissing("`bwrap` is not installed")
         self._prepare()
@@ -109,6 +112,13 @@ class ProcessRuntime:
             await sandbox.end()
             raise
         return sandbox
+
+    def features(self, tier: str) -> frozenset[Feature]:
+        return _FEATURES.get(tier, frozenset())
+
+    async def adopt(self, kept: Sequence[SandboxSpec]) -> list[Sandbox]:
+        """Take up nothing: sandboxes end with the node, and so does what they left."""
+        return []
 
     async def close(self) -> None:
         async with asyncio.TaskGroup() as group:

@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 
-from p2prc.runtime.port import Exit, OutputChunk
+from p2prc.runtime.port import Exit, OutputChunk, Terminal
 
 _CHUNK_BYTES = 64 * 1024
 
@@ -35,6 +35,15 @@ class ProcessExecution:
                     self._close(channel)
             if is_quiet:
                 await self._something_to_read()
+
+    async def write(self, content: bytes) -> None:
+        """Drop it: the command has no input."""
+
+    async def end_input(self) -> None:
+        """Do nothing: the command has no input."""
+
+    async def resize(self, terminal: Terminal) -> None:
+        """Do nothing: the command has no terminal."""
 
     async def wait(self) -> Exit:
         return await asyncio.shield(self._exit)

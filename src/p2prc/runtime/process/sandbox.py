@@ -9,12 +9,13 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol
 
 from p2prc.errors import JobInvalid, LeaseEnded, MachineCannot, PeerBusy, RuntimeMissing
 from p2prc.model.resources import Usage
-from p2prc.runtime.port import Execution, Exit, SandboxSpec
+from p2prc.runtime import archive
+from p2prc.runtime.port import Execution, Exit, Link, SandboxSpec, Terminal
 from p2prc.runtime.process import folders
 from p2prc.runtime.process.execution import ProcessExecution
 from p2prc.runtime.process.messages import (
@@ -105,7 +106,11 @@ class ProcessSandbox:
         *,
         variables: Mapping[str, str],
         timeout_s: float | None = None,
+        takes_input: bool = False,
+        terminal: Terminal | None = None,
     ) -> Execution:
+        if takes_input or terminal is not None:
+            raise RuntimeMissing(f"commands of the tier `{self._spec.tier}` take no input")
         if self._ended.done() or self._cleaned is not None:
             raise LeaseEnded
         if self._running is not None:
@@ -125,6 +130,26 @@ class ProcessSandbox:
             for end in ends:
                 os.close(end)
         return execution
+
+    async def dial(self, port: int) -> Link:
+        raise RuntimeMissing(f"the tier `{self._spec.tier}` has no ports of its own")
+
+    async def put_files(self, stream: AsyncIterator[bytes], folder: str = "") -> int:
+        if self._ended.done() or self._cleaned is not None:
+            raise LeaseEnded
+        return await archive.unpack(
+            stream,
+            self._spec.folder / "work",
+            folder,
+            owner=self.uid,
+            limit_bytes=self._spec.limits.disk_bytes,
+        )
+
+    async def get_files(self, path: str = "") -> AsyncIterator[bytes]:
+        if self._ended.done() or self._cleaned is not None:
+            raise LeaseEnded
+        async for content in archive.pack(self._spec.folder / "work", path):
+            yield content
 
     async def reset(self) -> None:
         answer = await self._ask(Reset(next(self._numbers)))

@@ -1,0 +1,1 @@
+"""Sandboxes in containers, by any engine that speaks Docker's API."""

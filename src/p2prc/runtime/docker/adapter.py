@@ -1,0 +1,303 @@
+"""The door to containers: sandboxes behind the runtime port, by an engine of this machine.
+
+The engine is trusted with everything, as root mostly is; no tenant ever sees its socket. What is
+ours among its containers bears labels: the home folder's mark and the lease's folder.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random, SystemRandom
+
+from p2prc.errors import LeaseEnded, MachineCannot, RuntimeMissing
+from p2prc.model.identity import LeaseId
+from p2prc.model.resources import Limits, RuntimeOffer
+from p2prc.runtime.docker import images
+from p2prc.runtime.docker.config import (
+    ENVIRONMENT,
+    LABEL_FOLDER,
+    LABEL_HOME,
+    LABEL_UNTIL,
+    WORK,
+    Plan,
+    container_config,
+)
+from p2prc.runtime.docker.engine import Engine, EngineRefused, Facts
+from p2prc.runtime.docker.sandbox import DockerSandbox
+from p2prc.runtime.port import Feature, Sandbox, SandboxSpec
+from p2prc.runtime.process import bubblewrap, folders
+from p2prc.runtime.process.assets import Interpreter, base_interpreter, write_assets
+from p2prc.runtime.process.users import tenant_uid
+
+log = logging.getLogger(__name__)
+
+NAME = "docker"
+CONTAINER = "container"
+_PROBE_LIMITS = Limits(memory_bytes=1 << 28, disk_bytes=1 << 28, processes=64, lifetime_s=60)
+_PROBE_S = 30.0
+_GRACE_S = 60
+"""A container outlives its lease by so much at most, when nobody is there to end it."""
+_FEATURES = frozenset(Feature)
+
+
+class DockerRuntime:
+    """Containers of the engine at `socket`, for the node whose home folder this is."""
+
+    def __init__(
+        self,
+        home: Path,
+        socket: Path,
+        *,
+        interpreter: Interpreter | None = None,
+        rng: Random | None = None,
+    ) -> None:
+        self._home = Path(os.path.realpath(home)) / "runtime-docker"
+        self._mark = hashlib.sha256(os.fsencode(self._home)).hexdigest()[:20]
+        self._interpreter = interpreter or base_interpreter()
+        self._rng = rng or SystemRandom()
+        self._engine = Engine(socket)
+        self._sandboxes: set[DockerSandbox] = set()
+        self._uids: dict[DockerSandbox, int] = {}
+        self._left_over: set[str] = set()
+        self._offers: tuple[RuntimeOffer, ...] | None = None
+        self._preparing = asyncio.Lock()
+        self._host_image: images.HostImage | None = None
+        self._is_rootless = False
+
+    @property
+    def name(self) -> str:
+        return NAME
+
+    def features(self, tier: str) -> frozenset[Feature]:
+        return _FEATURES if tier == CONTAINER else frozenset()
+
+    async def probe(self) -> tuple[RuntimeOffer, ...]:
+        if self._offers is None:
+            self._offers = await self._try_out()
+        return self._offers
+
+    async def create(self, spec: SandboxSpec) -> Sandbox:
+        if spec.tier != CONTAINER:
+            raise RuntimeMissing(f"there is no tier `{spec.tier}` in the runtime `{NAME}`")
+        await self._prepare()
+        await self._sweep()
+        uid = self._new_uid()
+        plan = await self._plan(spec, uid)
+        container = ""
+        try:
+            await asyncio.to_thread(_make_folders, spec.folder, uid)
+            container = await self._engine.create(self._name_of(plan), container_config(plan))
+            return await self._start(spec, container, uid)
+        except BaseException as error:
+            await self._undo(spec, container)
+            if isinstance(error, LeaseEnded):
+                raise RuntimeMissing("the container ended at once") from error
+            raise
+
+    async def adopt(self, kept: Sequence[SandboxSpec]) -> list[Sandbox]:
+        wanted = {_real(spec.folder): spec for spec in kept}
+        ours = {sandbox.container for sandbox in self._sandboxes}
+        adopted: list[Sandbox] = []
+        for found in await self._engine.containers([f"{LABEL_HOME}={self._mark}"]):
+            container = str(found["Id"])
+            if container in ours:
+                continue
+            spec = wanted.get(found["Labels"].get(LABEL_FOLDER, ""))
+            sandbox = None if spec is None else await self._take_up(spec, container)
+            if sandbox is None:
+                await self._engine.remove(container)
+            else:
+                adopted.append(sandbox)
+        return adopted
+
+    async def close(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for sandbox in tuple(self._sandboxes):
+                group.create_task(sandbox.end())
+        await self._engine.close()
+
+    async def let_go(self) -> None:
+        """Go without ending what runs: the next life of the node takes it up."""
+        await self._engine.close()
+
+    def sandbox_ended(self, sandbox: DockerSandbox, *, is_removed: bool) -> None:
+        """Forget a sandbox that is gone; try again later where the engine did not answer."""
+        self._sandboxes.discard(sandbox)
+        self._uids.pop(sandbox, None)
+        if not is_removed:
+            self._left_over.add(sandbox.container)
+
+    # -- making -------------------------------------------------------------------------------
+
+    async def _start(self, spec: SandboxSpec, container: str, uid: int) -> DockerSandbox:
+        until = time.time() + spec.limits.lifetime_s
+        sandbox = DockerSandbox(spec, self._engine, container, uid=uid, until=until, host=self)
+        # Before it starts: the first word must not be missed.
+        await sandbox.open()
+        await self._engine.start(container)
+        await sandbox.started()
+        self._sandboxes.add(sandbox)
+        self._uids[sandbox] = uid
+        return sandbox
+
+    async def _undo(self, spec: SandboxSpec, container: str) -> None:
+        if container:
+            try:
+                await self._engine.remove(container)
+            except MachineCannot:
+                self._left_over.add(container)
+        await asyncio.to_thread(folders.remove, str(spec.folder))
+
+    async def _take_up(self, spec: SandboxSpec, container: str) -> DockerSandbox | None:
+        facts = await self._engine.facts(container)
+        if facts is None or not facts["State"].get("Running"):
+            return None
+        until = float(facts["Config"]["Labels"].get(LABEL_UNTIL, "0")) - _GRACE_S
+        uid = int(str(facts["Config"]["User"]).partition(":")[0] or 0)
+        sandbox = DockerSandbox(spec, self._engine, container, uid=uid, until=until, host=self)
+        try:
+            await sandbox.reopen()
+        except (MachineCannot, LeaseEnded) as error:
+            log.info("a container cannot be taken up", extra={"reason": error.message})
+            return None
+        self._sandboxes.add(sandbox)
+        self._uids[sandbox] = uid
+        return sandbox
+
+    async def _sweep(self) -> None:
+        for container in tuple(self._left_over):
+            await self._engine.remove(container)
+            self._left_over.discard(container)
+
+    async def _plan(self, spec: SandboxSpec, uid: int) -> Plan:
+        assert self._host_image is not None
+        variables = {"HOME": WORK, "TMPDIR": "/tmp", "LANG": "C.UTF-8"}  # noqa: S108
+        environment = _real(spec.environment) if spec.environment else ""
+        shared: tuple[str, ...] = ()
+        if spec.image in ("", images.HOST_IMAGE):
+            image = self._host_image.name
+            shared = self._host_image.shared
+            variables = bubblewrap.base_variables(environment)
+        else:
+            image = await self._image_here(spec.image)
+            if environment:
+                variables["PYTHONPATH"] = ENVIRONMENT
+        return Plan(
+            image=image,
+            home=self._mark,
+            lease=spec.lease,
+            folder=_real(spec.folder),
+            first=str(self._home / "first"),
+            uid=uid,
+            until=int(time.time() + spec.limits.lifetime_s) + 1 + _GRACE_S,
+            limits=spec.limits,
+            variables=variables,
+            environment=environment,
+            shared=shared,
+        )
+
+    async def _image_here(self, name: str) -> str:
+        """Return the digest of an image, so that its name can change hands meanwhile."""
+        try:
+            found = await self._engine.image(name)
+        except EngineRefused as error:
+            raise RuntimeMissing(f"{name[:100]!a} is no image") from error
+        if found is None:
+            raise RuntimeMissing(
+                f"the image {name[:100]!a} is not on this node",
+                hint=f"its owner can fetch it; `{images.HOST_IMAGE}` is always there",
+            )
+        return str(found["Id"])
+
+    def _name_of(self, plan: Plan) -> str:
+        return f"p2prc-{plan.lease[:12]}-{self._rng.getrandbits(32):08x}"
+
+    def _new_uid(self) -> int:
+        if os.geteuid() == 0:
+            return tenant_uid(set(self._uids.values()), self._rng)
+        # A rootless engine's uid 0 is ourselves, and it has no power there.
+        return 0 if self._is_rootless else os.geteuid()
+
+    # -- what is needed before ----------------------------------------------------------------
+
+    async def _prepare(self) -> None:
+        """Write what every container shows, and make the image that is always there."""
+        async with self._preparing:
+            if self._host_image is None:
+                self._host_image = await asyncio.to_thread(self._write)
+            if await self._engine.image(self._host_image.name) is None:
+                await self._engine.import_image(self._host_image.name, self._host_image.archive)
+
+    def _write(self) -> images.HostImage:
+        try:
+            self._home.mkdir(parents=True, exist_ok=True)
+            for leftover in self._home.glob("probe-*"):
+                folders.remove(str(leftover))
+            first = self._home / "first"
+            first.unlink(missing_ok=True)
+            first.write_bytes(images.first_process())
+            first.chmod(0o755)
+            write_assets(self._home / "assets", self._interpreter)
+        except FileNotFoundError as error:
+            raise RuntimeMissing(f"containers do not work on this processor: {error}") from error
+        except OSError as error:
+            raise MachineCannot(f"the runtime's folder cannot be written: {error}") from error
+        return images.host_image(self._home / "assets", self._interpreter.prefix)
+
+    async def _try_out(self) -> tuple[RuntimeOffer, ...]:
+        if not sys.platform.startswith("linux"):
+            return ()
+        try:
+            facts = await self._engine.info()
+            self._is_rootless = any(
+                "rootless" in str(o) for o in facts.get("SecurityOptions") or ()
+            )
+            works = await self._works()
+        except (MachineCannot, OSError) as error:
+            log.info("containers do not work here", extra={"reason": str(error)})
+            return ()
+        return (RuntimeOffer(NAME, CONTAINER, _limits(facts)),) if works else ()
+
+    async def _works(self) -> bool:
+        """Run `true` in a container, the way a lease would."""
+        name = f"probe-{self._rng.getrandbits(32):08x}"
+        spec = SandboxSpec(LeaseId(name), self._home / name, _PROBE_LIMITS, CONTAINER)
+        try:
+            async with asyncio.timeout(_PROBE_S):
+                sandbox = await self.create(spec)
+                try:
+                    running = await sandbox.execute(["true"], variables={})
+                    return (await running.wait()).status == 0
+                finally:
+                    await sandbox.end()
+        except TimeoutError:
+            log.info("containers do not work here: too slow")
+            return False
+
+
+def _real(path: Path) -> str:
+    return os.path.realpath(path)
+
+
+def _limits(facts: Facts) -> str:
+    """Say whether the kernel holds memory and processes to their limits under this engine."""
+    is_hard = all(facts.get(name) for name in ("MemoryLimit", "PidsLimit"))
+    return "hard" if is_hard else "polled"
+
+
+def _make_folders(folder: Path, uid: int) -> None:
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)
+    for name in ("inputs", "work", "tmp"):
+        made = folder / name
+        made.mkdir(mode=0o755, exist_ok=True)
+        made.chmod(0o755)
+        if os.geteuid() == 0 and name != "inputs":
+            os.chown(made, uid, uid)

@@ -1,0 +1,124 @@
+"""What the engine is told about a container: its walls and limits, as the API's own JSON. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from p2prc.model.resources import MEBIBYTE, Limits
+
+INPUTS = "/inputs"
+WORK = "/work"
+TEMPORARY = "/tmp"  # noqa: S108 - in there
+ENVIRONMENT = "/environment"
+FIRST = "/.p2prc-first"
+_NANOS_PER_MILLI = 1_000_000
+_LEAST_MEMORY_BYTES = 6 * MEBIBYTE
+_OWN_PROCESSES = 2
+"""The first process, and the one that is about to become a command."""
+
+LABEL_HOME = "p2prc.home"
+LABEL_LEASE = "p2prc.lease"
+LABEL_FOLDER = "p2prc.folder"
+LABEL_UNTIL = "p2prc.until"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What differs from one container to the next. Paths are the host's; `until` is epoch time.
+
+    `shared` are folders of the host, shown read-only under their own names.
+    """
+
+    image: str
+    home: str
+    lease: str
+    folder: str
+    first: str
+    uid: int
+    until: int
+    limits: Limits
+    variables: Mapping[str, str]
+    environment: str = ""
+    shared: tuple[str, ...] = ()
+
+
+def container_config(plan: Plan) -> dict[str, Any]:
+    """Return the body of the request that creates the container."""
+    limits = plan.limits
+    memory = max(limits.memory_bytes, _LEAST_MEMORY_BYTES)
+    return {
+        "Image": plan.image,
+        "Entrypoint": [FIRST, str(plan.until)],
+        "Cmd": [],
+        "User": f"{plan.uid}:{plan.uid}",
+        "WorkingDir": WORK,
+        "Hostname": "sandbox",
+        "Env": [f"{name}={value}" for name, value in plan.variables.items()],
+        "Labels": {
+            LABEL_HOME: plan.home,
+            LABEL_LEASE: plan.lease,
+            LABEL_FOLDER: plan.folder,
+            LABEL_UNTIL: str(plan.until),
+        },
+        # Whoever holds this end may go and come again: `StdinOnce` would end it with us.
+        "OpenStdin": True,
+        "StdinOnce": False,
+        "AttachStdin": True,
+        "AttachStdout": True,
+        "AttachStderr": True,
+        "HostConfig": {
+            "Mounts": _mounts(plan),
+            "NetworkMode": "none",
+            "CapDrop": ["ALL"],
+            "SecurityOpt": ["no-new-privileges:true"],
+            "Privileged": False,
+            "ReadonlyRootfs": True,
+            "IpcMode": "private",
+            "PidsLimit": limits.processes + _OWN_PROCESSES,
+            "Memory": memory,
+            "MemorySwap": memory,
+            "NanoCpus": limits.cpu_millis * _NANOS_PER_MILLI,
+            "ShmSize": max(MEBIBYTE, memory // 2),
+            "OomScoreAdj": 500,
+            "Ulimits": [
+                {"Name": "core", "Soft": 0, "Hard": 0},
+                {"Name": "fsize", "Soft": limits.disk_bytes, "Hard": limits.disk_bytes},
+            ],
+            "RestartPolicy": {"Name": "no"},
+            "LogConfig": {"Type": "none", "Config": {}},
+            "DeviceRequests": _devices(limits.gpus),
+        },
+    }
+
+
+def _mounts(plan: Plan) -> list[dict[str, Any]]:
+    mounts = [
+        _bind(plan.first, FIRST, is_read_only=True),
+        _bind(f"{plan.folder}/inputs", INPUTS, is_read_only=True),
+        _bind(f"{plan.folder}/work", WORK, is_read_only=False),
+        _bind(f"{plan.folder}/tmp", TEMPORARY, is_read_only=False),  # noqa: S108
+    ]
+    mounts += [_bind(folder, folder, is_read_only=True) for folder in plan.shared]
+    if plan.environment:
+        mounts.append(_bind(plan.environment, ENVIRONMENT, is_read_only=True))
+    return mounts
+
+
+def _bind(source: str, target: str, *, is_read_only: bool) -> dict[str, Any]:
+    # Not the short form: it has a meaning for colons, and makes folders that are missing.
+    options = {"Propagation": "rprivate", "NonRecursive": is_read_only}
+    return {
+        "Type": "bind",
+        "Source": source,
+        "Target": target,
+        "ReadOnly": is_read_only,
+        "BindOptions": options,
+    }
+
+
+def _devices(gpus: int) -> list[dict[str, Any]]:
+    if not gpus:
+        return []
+    return [{"Driver": "nvidia", "Count": gpus, "Capabilities": [["gpu"]]}]
