@@ -267,6 +267,20 @@ def test_a_guest_reaches_its_one_destination_and_nobody_else_reaches_it() -> Non
     assert relay.refusals() == {"guest-elsewhere": 1, "not-for-guest": 1}
 
 
+def test_a_guests_line_that_comes_back_takes_nothing_from_the_member_it_became() -> None:
+    relay = Relay()
+    ben, cleo, anna = relay.admit(BEN), relay.admit(CLEO), relay.admit(ANNA)
+    guest = relay.admit(ANNA, RelayTerms(expires_in_s=60.0, only_to=BEN.node))
+    relay.heard(anna), relay.heard(guest)
+    relay.send(cleo, ANNA)
+    relay.send(anna, CLEO)
+    assert relay.heard(anna) == [packet(CLEO)]
+    assert relay.heard(cleo) == [packet(ANNA)]
+    relay.send(guest, BEN)
+    assert relay.heard(ben) == [packet(ANNA)]
+    assert relay.refusals() == {}
+
+
 def test_a_guest_goes_when_its_time_is_over_however_busy() -> None:
     relay = Relay()
     anna = relay.admit(ANNA, RelayTerms(expires_in_s=60.0, only_to=BEN.node))

@@ -15,6 +15,7 @@ from p2prc.node.network import Network
 from p2prc.node.tasks import Tasks
 from p2prc.protocol import relay_choice
 from p2prc.protocol.diagnosis import RelayFacts
+from p2prc.protocol.membership import NodeView
 from p2prc.protocol.reachability_events import host_of
 from p2prc.protocol.relay_choice import Candidate, CandidatesChanged, RelayChoice
 from p2prc.relay.admission import member_bearer
@@ -116,7 +117,7 @@ class Relays:
                 latency_s=each.latency_s if each.is_alive else None,
                 trouble="" if each.is_alive else "it does not answer",
             )
-            for each in self._choice.readings()
+            for each in self._choice.allowed()
             if each.latency_s is not None or each.silent
         )
 
@@ -130,15 +131,28 @@ class Relays:
         self._apply()
 
     def _members(self) -> list[Candidate]:
-        records = [
-            view.record
-            for view in self._network.nodes()
-            if not view.is_self and view.state in ("alive", "suspect") and view.record.is_public
-        ]
+        records = [view.record for view in self._with_relays() if view.record.is_public]
         # When there are more than anybody looks at, each node looks at others.
         own = int(self._network.own, 16)
         records.sort(key=lambda record: int(record.node, 16) ^ own)
         return [Candidate(url, "member") for record in records if (url := _served_by(record))]
+
+    def _with_relays(self) -> list[NodeView]:
+        """Return the others whose relays may work.
+
+        One in use is kept though its member is silent: both may be back soon, and whoever we reach
+        through it alone would be lost with it.
+        """
+        used = {each.url for each in self._choice.used}
+        return [
+            view
+            for view in self._network.nodes()
+            if not view.is_self
+            and (
+                view.state in ("alive", "suspect")
+                or (view.state == "dead" and not used.isdisjoint(view.record.relays))
+            )
+        ]
 
     def _shared(self) -> list[Candidate]:
         """Return relays of strangers at which other members are found: whoever named one chose."""
@@ -148,8 +162,7 @@ class Relays:
         served = {url for view in views for url in (_served_by(view.record),) if url is not None}
         found = Counter(
             url
-            for view in views
-            if not view.is_self and view.state in ("alive", "suspect")
+            for view in self._with_relays()
             for url in view.record.relays
             if url not in served and url not in self._foreign
         )

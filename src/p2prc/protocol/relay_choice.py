@@ -125,10 +125,6 @@ class RelayChoice:
         """Return those in use that answer."""
         return tuple(url for url in self._used if self._readings[url].is_alive)
 
-    def readings(self) -> list[Reading]:
-        """Return what is known of every relay that is looked at."""
-        return list(self._readings.values())
-
     def allowed(self) -> list[Reading]:
         """Return what is known of those that may be used now."""
         return [each for each in self._readings.values() if self._is_allowed(each)]

@@ -177,9 +177,14 @@ class RelaySession:
         self._agree(session, event.terms, now)
         effects: list[RelayEffect] = [Send(session.line, [frames.confirm()])]
         others = self._clients.setdefault(session.key, [])
-        if others:
-            effects += self._say(others[-1], Status.SAME_ID_ELSEWHERE)
-        others.append(session)
+        if others and others[-1].only_to is None and session.only_to is not None:
+            # A newcomer's old line may come back after it has become a member.
+            effects += self._say(session, Status.SAME_ID_ELSEWHERE)
+            others.insert(0, session)
+        else:
+            if others:
+                effects += self._say(others[-1], Status.SAME_ID_ELSEWHERE)
+            others.append(session)
         if len(others) > self._config.lines_per_client:
             effects += self._end(others[0], "too-many-lines")
         return effects
