@@ -26,6 +26,7 @@ CONFIG_FILE = "config.toml"
 _TEXT_LIMIT = 10_000
 _CACHE_LIMIT_BYTES = 20 << 30
 _NODE = re.compile(r"[0-9a-f]{64}")
+_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]{0,199}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _HOST = re.compile(r"[A-Za-z0-9_.:-]{0,253}")
 _RELAY = re.compile(r"https?://[^\s/]+(?:/\S*)?")
@@ -59,6 +60,7 @@ class LendSettings:
 
     `to` is `members`, `none`, or the nodes; `deny` get nothing in any case. `tier_none_to` are
     those whose work may run without isolation. `lifetime_s` bounds one lease; None is no bound.
+    `images` are those that containers may be made of; `*` among them is any that is here.
     """
 
     to: str | tuple[NodeId, ...]
@@ -68,6 +70,7 @@ class LendSettings:
     memory_bytes: int
     disk_bytes: int
     lifetime_s: float | None
+    images: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +225,16 @@ def _lend_to(text: str) -> str | tuple[NodeId, ...]:
     return text if text in ("members", "none") else _nodes(text) or "none"
 
 
+def _images(text: str) -> tuple[str, ...]:
+    found = [part.strip() for part in text.split(",") if part.strip()]
+    for image in found:
+        if image != "*" and _IMAGE.fullmatch(image) is None:
+            raise SettingInvalid(
+                f"`{image[:80]}` is not an image's name", hint="like `python:3.12`, or `*` for all"
+            )
+    return tuple(dict.fromkeys(found))
+
+
 _KEYS: Mapping[str, Callable[[str], Any]] = {
     "name": _name,
     "listen": _address,
@@ -238,6 +251,7 @@ _KEYS: Mapping[str, Callable[[str], Any]] = {
     "lend.memory": parse_size,
     "lend.disk": parse_size,
     "lend.lifetime": parse_duration,
+    "lend.images": _images,
     "cache.bytes": parse_size,
 }
 SETTING_KEYS = tuple(_KEYS)
@@ -253,6 +267,7 @@ def _settings(texts: Mapping[str, str], origins: Mapping[str, str]) -> Settings:
         memory_bytes=value["lend.memory"],
         disk_bytes=value["lend.disk"],
         lifetime_s=value["lend.lifetime"],
+        images=value["lend.images"],
     )
     return Settings(
         name=value["name"],
@@ -288,6 +303,7 @@ def _defaults(machine: Machine) -> dict[str, str]:
         "lend.memory": str(machine.memory_bytes // 2),
         "lend.disk": str(tenth_of_disk),
         "lend.lifetime": "24h",
+        "lend.images": "host",
         "cache.bytes": str(min(tenth_of_disk, _CACHE_LIMIT_BYTES)),
     }
 

@@ -82,7 +82,7 @@ async def open_bench(
     if variant == "fake":
         runtime = FakeRuntime()
     elif variant == CONTAINED:
-        runtime = DockerRuntime(home, await engine_socket())
+        runtime = DockerRuntime(home, await engine_socket(), offered=("host", "*"))
     else:
         runtime = ProcessRuntime(home, core_count=core_count)
     yield Bench(runtime, folder / "leases", variant)

@@ -339,6 +339,7 @@ class _Work(Request, frozen=True):
         dict[_Name, Annotated[str, Meta(max_length=128 * 1024)]], Meta(max_length=1000)
     ] = {}
     runtime: _Name = "auto"
+    image: Annotated[str, Meta(max_length=200)] = ""
     cpus: Annotated[float, Meta(gt=0, le=1000)] | None = None
     memory_bytes: _Bytes | None = None
     disk_bytes: _Bytes | None = None

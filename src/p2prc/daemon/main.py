@@ -29,6 +29,7 @@ from p2prc.daemon.doctor import machine_facts
 from p2prc.daemon.log import set_up_logging
 from p2prc.daemon.memory import allow_many_files, give_back, take_for_permanent
 from p2prc.daemon.policy import PolicyDesk, lent_of, policy_of
+from p2prc.daemon.runtimes import NodeRuntimes, find_runtimes
 from p2prc.daemon.service import DaemonService
 from p2prc.errors import P2prcError, PortTaken
 from p2prc.model.resources import Capacity
@@ -41,7 +42,6 @@ from p2prc.node.relaying import Relaying, open_relaying
 from p2prc.protocol.diagnosis import diagnose_machine
 from p2prc.reachability.lan import open_lan
 from p2prc.runtime.environments import EnvironmentStore
-from p2prc.runtime.process.adapter import ProcessRuntime
 from p2prc.settings import DEFAULT_PORT, Address, Settings, read_settings, this_machine
 from p2prc.storage.blobs import BlobStore
 from p2prc.storage.home import Home, node_secret, open_home
@@ -174,8 +174,8 @@ async def _open(
         memory_bytes=settings.lend.memory_bytes,
         disk_bytes=settings.lend.disk_bytes,
     )
-    runtime = ProcessRuntime(home.folder, core_count=-(-lent.cpu_millis // _MILLIS))
-    stack.push_async_callback(runtime.close)
+    runtimes = await find_runtimes(home.folder, settings)
+    stack.push_async_callback(runtimes.all.close)
     endpoint = await _endpoint(secret, settings, state)
     stack.push_async_callback(endpoint.close)
     policy = policy_of(settings)
@@ -185,13 +185,13 @@ async def _open(
         cpus=core_count(),
         memory_bytes=memory_bytes(),
         lent=lent_of(settings),
-        runtimes=await runtime.probe(),
+        runtimes=await runtimes.all.probe(),
         addresses=_addresses(settings.public, await endpoint.addresses()),
         is_public=settings.public is not None,
     )
     adapters = Adapters(
         endpoint=endpoint,
-        runtime=runtime,
+        runtime=runtimes.all,
         environments=environments,
         blobs=blobs,
         state=state,
@@ -213,16 +213,17 @@ async def _open(
     relaying = await _relaying(stack, node, settings, await endpoint.addresses())
     # The membership was in it: the node is alone now, in a network of its own.
     notices = [f"{state.notice}; join your network again by a ticket"] if state.notice else []
+    notices += [runtimes.notice] if runtimes.notice else []
     notices += overcommitted(lent, cpus=core_count(), memory=memory_bytes())
-    policies = PolicyDesk(settings, home, apply=partial(_apply, node, runtime))
+    policies = PolicyDesk(settings, home, apply=partial(_apply, node, runtimes))
     return DaemonService(
         node, policies, home, relaying=relaying, shut_down=stop.set, notices=notices
     )
 
 
-def _apply(node: Node, runtime: ProcessRuntime, settings: Settings) -> None:
+def _apply(node: Node, runtimes: NodeRuntimes, settings: Settings) -> None:
     """Put changed rules of lending into force."""
-    runtime.use_cores(-(-settings.lend.cpu_millis // _MILLIS))
+    runtimes.follow(settings)
     node.change_terms(lent_of(settings), policy_of(settings))
 
 

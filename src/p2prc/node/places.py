@@ -141,6 +141,7 @@ class Places:
             tier=tier,
             environment=environment,
             is_isolated=is_isolated,
+            image=workload.image,
         )
         try:
             with _machine_errors():

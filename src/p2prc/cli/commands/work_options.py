@@ -24,6 +24,7 @@ class WorkOptions:
     env: tuple[str, ...]
     requirements: tuple[str, ...]
     runtime: str
+    image: str
     cpus: float | None
     memory: int | None
     disk: int | None
@@ -42,6 +43,7 @@ class WorkOptions:
             "to": absolute(self.to or "."),
             "variables": variables(self.env),
             "runtime": self.runtime,
+            "image": self.image,
             "cpus": self.cpus,
             "memory_bytes": self.memory,
             "disk_bytes": self.disk,
@@ -97,6 +99,9 @@ _OPTIONS = [
         type=click.Choice(["auto", "docker", "process"]),
         default="auto",
         help="What it runs in.",
+    ),
+    click.option(
+        "--image", default="", metavar="NAME", help="The container's image; else the node's own."
     ),
     click.option("--name", default="", metavar="NAME", help="A name for people."),
 ]

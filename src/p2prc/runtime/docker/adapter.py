@@ -12,7 +12,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from random import Random, SystemRandom
 
@@ -45,21 +45,27 @@ _PROBE_S = 30.0
 _GRACE_S = 60
 """A container outlives its lease by so much at most, when nobody is there to end it."""
 _FEATURES = frozenset(Feature)
+_ALL_IMAGES = "*"
 
 
 class DockerRuntime:
-    """Containers of the engine at `socket`, for the node whose home folder this is."""
+    """Containers of the engine at `socket`, for the node whose home folder this is.
+
+    `offered` are the images that requesters may name; `*` among them is any that is here.
+    """
 
     def __init__(
         self,
         home: Path,
         socket: Path,
         *,
+        offered: Collection[str] = (images.HOST_IMAGE,),
         interpreter: Interpreter | None = None,
         rng: Random | None = None,
     ) -> None:
         self._home = Path(os.path.realpath(home)) / "runtime-docker"
         self._mark = hashlib.sha256(os.fsencode(self._home)).hexdigest()[:20]
+        self._offered = frozenset(offered)
         self._interpreter = interpreter or base_interpreter()
         self._rng = rng or SystemRandom()
         self._engine = Engine(socket)
@@ -74,6 +80,10 @@ class DockerRuntime:
     @property
     def name(self) -> str:
         return NAME
+
+    def offer_images(self, offered: Collection[str]) -> None:
+        """Let requesters name these images from now on."""
+        self._offered = frozenset(offered)
 
     def features(self, tier: str) -> frozenset[Feature]:
         return _FEATURES if tier == CONTAINER else frozenset()
@@ -205,6 +215,11 @@ class DockerRuntime:
 
     async def _image_here(self, name: str) -> str:
         """Return the digest of an image, so that its name can change hands meanwhile."""
+        if not self._offered & {name, _ALL_IMAGES}:
+            raise RuntimeMissing(
+                f"this node does not offer the image {name[:100]!a}",
+                hint=f"`{images.HOST_IMAGE}` is there; ask its owner for others (`lend.images`)",
+            )
         try:
             found = await self._engine.image(name)
         except EngineRefused as error:
@@ -212,7 +227,7 @@ class DockerRuntime:
         if found is None:
             raise RuntimeMissing(
                 f"the image {name[:100]!a} is not on this node",
-                hint=f"its owner can fetch it; `{images.HOST_IMAGE}` is always there",
+                hint=f"`{images.HOST_IMAGE}` is there; its owner can fetch others",
             )
         return str(found["Id"])
 

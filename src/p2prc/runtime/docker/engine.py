@@ -31,8 +31,6 @@ Facts = Mapping[str, Any]
 class EngineRefused(MachineCannot):
     """The container engine refuses."""
 
-    code = "engine-refused"
-
     def __init__(self, message: str, status: int = 0) -> None:
         super().__init__(f"the container engine refuses: {message[:500]}")
         self.status = status

@@ -1,0 +1,52 @@
+"""All the runtimes of a node as one: who asks for a tier gets the runtime that has it.
+
+The order is that of preference: sandboxes of the first runtime, then the next one's; what
+isolates nothing comes last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from p2prc.errors import RuntimeMissing
+from p2prc.model.resources import RuntimeOffer
+from p2prc.runtime.port import Feature, Runtime, Sandbox, SandboxSpec
+
+_NO_ISOLATION = "none"
+
+
+class SeveralRuntimes:
+    """Routes by tier: no two of the runtimes share one."""
+
+    def __init__(self, runtimes: Sequence[Runtime]) -> None:
+        self._runtimes = tuple(runtimes)
+
+    @property
+    def name(self) -> str:
+        return ",".join(runtime.name for runtime in self._runtimes)
+
+    def features(self, tier: str) -> frozenset[Feature]:
+        return frozenset().union(*(runtime.features(tier) for runtime in self._runtimes))
+
+    async def probe(self) -> tuple[RuntimeOffer, ...]:
+        async with asyncio.TaskGroup() as group:
+            probes = [group.create_task(runtime.probe()) for runtime in self._runtimes]
+        offers = [offer for probe in probes for offer in probe.result()]
+        return tuple(sorted(offers, key=lambda offer: offer.tier == _NO_ISOLATION))
+
+    async def create(self, spec: SandboxSpec) -> Sandbox:
+        for runtime in self._runtimes:
+            if any(offer.tier == spec.tier for offer in await runtime.probe()):
+                return await runtime.create(spec)
+        raise RuntimeMissing(f"there is no tier `{spec.tier}` on this node")
+
+    async def adopt(self, kept: Sequence[SandboxSpec]) -> list[Sandbox]:
+        async with asyncio.TaskGroup() as group:
+            adoptions = [group.create_task(runtime.adopt(kept)) for runtime in self._runtimes]
+        return [sandbox for adoption in adoptions for sandbox in adoption.result()]
+
+    async def close(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for runtime in self._runtimes:
+                group.create_task(runtime.close())
