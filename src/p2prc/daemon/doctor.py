@@ -25,12 +25,17 @@ log = logging.getLogger(__name__)
 
 
 async def look(node: Node, home: Path, reach: ReachFacts, peer: NodeId | None) -> Facts:
-    """Gather everything; asks the peer when one is named, for at most `PEER_PATIENCE_S`."""
+    """Gather everything; asks the peer when one is named, for at most `PEER_PATIENCE_S`.
+
+    Linked peers are asked for their clocks meanwhile.
+    """
+    asked = None if peer is None or peer == node.id else peer
+    skews, told = await asyncio.gather(node.clock_skews_s(), _peer_or_none(node, asked))
     return Facts(
         reach=reach,
         machine=_machine_of(node, home),
-        network=_network_of(node),
-        peer=None if peer is None or peer == node.id else await _peer(node, peer),
+        network=_network_of(node, skews),
+        peer=told,
     )
 
 
@@ -66,7 +71,7 @@ def _machine_of(node: Node, home: Path) -> MachineFacts:
     )
 
 
-def _network_of(node: Node) -> NetworkFacts:
+def _network_of(node: Node, clock_skews_s: tuple[float, ...]) -> NetworkFacts:
     others = [view for view in node.network.nodes() if not view.is_self]
     counted = {"alive": 0, "suspect": 0, "dead": 0}
     for view in others:
@@ -77,7 +82,12 @@ def _network_of(node: Node) -> NetworkFacts:
         suspect=counted["suspect"],
         dead=counted["dead"],
         linked=len(node.links.peers()),
+        clock_skews_s=clock_skews_s,
     )
+
+
+async def _peer_or_none(node: Node, peer: NodeId | None) -> PeerFacts | None:
+    return None if peer is None else await _peer(node, peer)
 
 
 async def _peer(node: Node, peer: NodeId) -> PeerFacts:

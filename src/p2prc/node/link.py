@@ -17,6 +17,8 @@ from p2prc.errors import PeerRefused as _PeerRefused
 from p2prc.model.identity import NodeId, short
 from p2prc.node.handshake import Introduction
 from p2prc.protocol.messages import (
+    AskClock,
+    Clock,
     Control,
     Goodbye,
     Gossip,
@@ -56,6 +58,8 @@ _UPKEEP = (
     SeenAt,
     ProbeMe,
     Probed,
+    AskClock,
+    Clock,
     *get_args(Gossip),
 )
 """What two nodes say when neither works for the other."""

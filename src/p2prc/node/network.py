@@ -31,6 +31,7 @@ from p2prc.errors import (
     Revoked,
     RightMissing,
     SettingInvalid,
+    TicketExpired,
     WireError,
 )
 from p2prc.model.identity import NodeId, short
@@ -408,7 +409,15 @@ class Network:
     async def join(self, text: str) -> Standing:
         """Enter the network of a ticket. Raises TicketInvalid and its kin, AlreadyInNetwork."""
         ticket = read_ticket(text)
-        check_fresh(ticket, now=time.time())
+        try:
+            return await self._join(ticket, text)
+        except PeerUnreachable:
+            # The member that admits has the last word, by its own clock: ours may be wrong. When
+            # nobody answers, an old ticket is the likelier reason.
+            check_fresh(ticket, now=time.time())
+            raise
+
+    async def _join(self, ticket: Ticket, text: str) -> Standing:
         if ticket.network == self.standing.network:
             # A member of it already: the ticket's addresses may be newer than what we know.
             await self._meet(ticket, await self._relays_as_member(ticket))
@@ -500,7 +509,8 @@ class Network:
                     name=self.description.name,
                     relays=relays,
                 )
-            except PeerError as error:
+            except (PeerError, TicketExpired) as error:
+                # Expired by that member's clock; by another's perhaps not.
                 unreachable = error
             else:
                 return node, chain

@@ -19,6 +19,7 @@ from p2prc.errors import MachineCannot, P2prcError
 from p2prc.model.identity import NodeId
 from p2prc.model.resources import Capacity, RuntimeOffer
 from p2prc.node.bulk import Bulk
+from p2prc.node.clocks import clock_skews_s, tell_clock
 from p2prc.node.door import Door
 from p2prc.node.grants import Grants
 from p2prc.node.handshake import Knock
@@ -43,6 +44,7 @@ from p2prc.protocol.lending import LendingPolicy
 from p2prc.protocol.membership import NodeView
 from p2prc.protocol.messages import (
     Announce,
+    AskClock,
     AskSpecs,
     Branches,
     Call,
@@ -265,6 +267,11 @@ class Node:
         """Ask a node what machine it is. Raises PeerError."""
         return await self.post.ask(node, AskSpecs(), Specs)
 
+    async def clock_skews_s(self) -> tuple[float, ...]:
+        """Return by how many seconds the clocks of some linked peers are ahead of ours."""
+        links = (self.links.get(peer) for peer in self.links.peers())
+        return await clock_skews_s(link for link in links if link is not None)
+
     def _lent(self) -> Lent:
         return Lent(self.provider.is_lending, self.provider.free)
 
@@ -412,6 +419,9 @@ class Node:
             case ProbeMe():
                 if answer is not None:
                     self.reach.probe_asked(peer, body, answer)
+            case AskClock():
+                if answer is not None:
+                    answer(tell_clock())
             case AskSpecs():
                 self._ask_for_specs(answer)
             case _:

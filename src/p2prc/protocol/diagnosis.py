@@ -294,19 +294,40 @@ def _members(network: NetworkFacts) -> Finding:
 
 
 def _clock(network: NetworkFacts) -> Finding:
-    skews = sorted(network.clock_skews_s)
-    if not skews:
+    if not network.clock_skews_s:
         return Finding("clock", is_ok=True, finding="nobody to compare it with")
-    middle = skews[len(skews) // 2]
-    if abs(middle) <= CLOCK_SKEW_LIMIT_S:
-        return Finding("clock", is_ok=True, finding=f"within {abs(middle):.0f} s of the others'")
-    side = "behind" if middle > 0 else "ahead of"
+    skew_s = _middle(network.clock_skews_s)
+    size = _span(abs(skew_s))
+    if abs(skew_s) <= CLOCK_SKEW_LIMIT_S:
+        return Finding("clock", is_ok=True, finding=f"within {size} of the others'")
+    side = "behind" if skew_s > 0 else "ahead of"
+    harm = "tickets may seem expired, or last longer"
+    if len(network.clock_skews_s) == 1:
+        return Finding(
+            "clock",
+            is_ok=False,
+            finding=f"{size} {side} the only other one that answers: {harm}",
+            advice="see by `date` which is wrong, and set it there: `timedatectl set-ntp true`",
+        )
     return Finding(
         "clock",
         is_ok=False,
-        finding=f"{abs(middle):.0f} s {side} most others: tickets may seem expired",
+        finding=f"{size} {side} most others: {harm}",
         advice="set it: `timedatectl set-ntp true`",
     )
+
+
+def _middle(skews: tuple[float, ...]) -> float:
+    """Return the median; of two middles the nearer: one wrong clock of two may be the other's."""
+    ordered = sorted(skews)
+    return min(ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2], key=abs)
+
+
+def _span(seconds: float) -> str:
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _peer(peer: PeerFacts, reach: ReachFacts) -> Finding:

@@ -29,6 +29,7 @@ PROTOCOL_VERSION = 2
 NOTICES_SINCE_VERSION = 2
 BULK_DOOR_SINCE_VERSION = 2
 PROBES_SINCE_VERSION = 2
+CLOCK_SINCE_VERSION = 2
 """Peers of older versions take an unknown message for misbehaviour: they are sent none."""
 OLDEST_PROTOCOL_VERSION = 1
 CONTROL_FRAME_LIMIT_BYTES = 1 << 20
@@ -267,6 +268,16 @@ class Probed(_Message, frozen=True, tag="probed"):
     by_udp: bool
 
 
+class AskClock(_Message, frozen=True, tag="ask-clock"):
+    """Tell what your wall clock shows."""
+
+
+class Clock(_Message, frozen=True, tag="clock"):
+    """Milliseconds since 1970 in UTC by the sender's clock, right or wrong."""
+
+    unix_ms: Annotated[int, Meta(ge=0, lt=1 << 53)]
+
+
 class AskSpecs(_Message, frozen=True, tag="ask-specs"):
     """Tell what machine you are."""
 
@@ -464,6 +475,8 @@ Control = (
     | SeenAt
     | ProbeMe
     | Probed
+    | AskClock
+    | Clock
     | AskSpecs
     | Specs
     | RequestLease
