@@ -24,13 +24,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.figures", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART")
     parser.add_argument("--membership-seeds", type=int, default=MEMBERSHIP_SEEDS)
+    parser.add_argument(
+        "--churn-node-hours", type=float, default=simulated.CHURN_NODE_HOURS, help="of `scale`"
+    )
     parser.add_argument("--job-seeds", type=int, default=JOB_SEEDS)
     parser.add_argument("--race-nodes", type=int, default=membership_race.NODES)
     parser.add_argument("--to", type=Path, default=FIGURES, help="the folder for the records")
     given = parser.parse_args(arguments)
     parts: dict[str, Callable[[], Record]] = {
         "membership": lambda: simulated.membership(given.membership_seeds),
-        "scale": lambda: simulated.scale(given.membership_seeds),
+        "scale": lambda: simulated.scale(given.membership_seeds, given.churn_node_hours),
         "jobs": lambda: simulated.jobs(given.job_seeds),
         "race": lambda: membership_race.race(given.race_nodes),
         "connectivity": connectivity.connectivity,

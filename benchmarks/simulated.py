@@ -45,7 +45,7 @@ def membership(seeds: int) -> Record:
     )
 
 
-def scale(seeds: int) -> Record:
+def scale(seeds: int, churn_node_hours: float = CHURN_NODE_HOURS) -> Record:
     """Run large networks: how soon all know, who is wronged, and what an idle node sends."""
     numbers = range(1, seeds + 1)
     churn = max(1, seeds // 2)
@@ -57,7 +57,7 @@ def scale(seeds: int) -> Record:
         "idle, 1,000 nodes": [Run("idle", seed, 1_000) for seed in range(1, 3)],
         "churn, 1,000 nodes": [
             # Altogether a little more than CHURN_NODE_HOURS.
-            Run("churn", seed, 1_000, ends_at_s=CHURN_NODE_HOURS * 3.6 / churn + 60)
+            Run("churn", seed, 1_000, ends_at_s=churn_node_hours * 3.6 / churn + 60)
             for seed in range(1, churn + 1)
         ],
     }

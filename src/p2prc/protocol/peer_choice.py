@@ -19,12 +19,15 @@ from p2prc.protocol.node_table import Known, NodeState, NodeTable
 class ChoiceConfig:
     """How many connections we ask for and keep, and how patiently.
 
-    We dial while there are fewer than `wanted`; whoever dials us is welcome, but above `kept` one
-    that nobody uses is hung up. A call on a node that we are not connected with is made every
-    `probe_interval_s`, and another one on a dead node every `retry_dead_s`.
+    We dial while there are fewer than `wanted`: up to `hurried` at once, the rest one every
+    `pace_s`, so that many who join together hear of each other first. Whoever dials us is welcome,
+    but above `kept` one that nobody uses is hung up. A call on a node that we are not connected
+    with is made every `probe_interval_s`, and another one on a dead node every `retry_dead_s`.
     """
 
     wanted: int = 5
+    hurried: int = 2
+    pace_s: float = 2.0
     kept: int = 8
     retry_first_s: float = 1.0
     retry_longest_s: float = 15.0
@@ -62,6 +65,7 @@ class PeerChoice:
         self._probe_at = now + self._jittered(config.probe_interval_s)
         self._retry_dead_at = now + self._jittered(config.retry_dead_s)
         self._probes_due = 0
+        self._unhurried_at = now
 
     @property
     def connected(self) -> list[NodeId]:
@@ -145,13 +149,21 @@ class PeerChoice:
 
         kept = len(self._connected) + len(self._dialling) - len(self._visits)
         chosen: list[NodeId] = []
-        for node in self._draw(table, self._config.wanted - kept, suits):
+        for node in self._draw(table, self._missing(kept, now), suits):
             self._start(node, now)
             chosen.append(node)
+            self._unhurried_at = now + self._jittered(self._config.pace_s)
         for node in self._calls(table, now, suits):
             self._start(node, now, is_visit=True)
             chosen.append(node)
         return chosen
+
+    def _missing(self, kept: int, now: float) -> int:
+        """Return how many to dial now."""
+        missing = self._config.wanted - kept
+        if kept < self._config.hurried:
+            return min(missing, self._config.hurried - kept)
+        return min(missing, 1) if self._unhurried_at <= now else 0
 
     def _start(self, node: NodeId, now: float, *, is_visit: bool = False) -> None:
         self._dialling[node] = now + self._config.dial_timeout_s

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass
+from functools import lru_cache
 
 from p2prc.model.identity import NodeId
 from p2prc.protocol.diagnosis import NatKind
@@ -19,6 +20,11 @@ _INSIDE = tuple(
 _Host = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
+_KNOWN = 4096
+"""Reading addresses costs, and the same few are read again and again."""
+
+
+@lru_cache(_KNOWN)
 def split(address: str) -> tuple[str, int] | None:
     """Return host and port of a numeric address, None for anything else."""
     host, _, port = address.rpartition(":")
@@ -42,6 +48,7 @@ def host_of(address: str) -> str:
     return "" if found is None else found[0]
 
 
+@lru_cache(_KNOWN)
 def is_outside(host: str) -> bool:
     """Whether a numeric host is none that private networks or carriers give out."""
     try:
