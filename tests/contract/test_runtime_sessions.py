@@ -19,6 +19,7 @@ from p2prc.errors import (
     DiskFull,
     FileUnknown,
     LeaseEnded,
+    MachineCannot,
     P2prcError,
     PathInvalid,
     PortClosed,
@@ -349,6 +350,6 @@ async def test_in_sessions_commands_run_at_once_and_leave_things_behind(bench: B
 
 async def test_an_image_that_is_not_here_is_named_and_a_bad_name_refused(bench: Bench) -> None:
     for image in ("no-such-image", "a b\n$(id)", "../..", "x" * 500):
-        with pytest.raises(RuntimeMissing):
+        with pytest.raises(MachineCannot):
             await bench.runtime.create(bench.spec(image=image))
     assert not bench.folder.exists() or list(bench.folder.iterdir()) == []

@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from p2prc.errors import P2prcError
+from p2prc.runtime.docker.late import LateDocker
 from p2prc.runtime.docker.presence import candidates, find_engine
 from p2prc.runtime.port import Runtime
 from p2prc.runtime.process.adapter import ProcessRuntime
 from p2prc.runtime.several import SeveralRuntimes
 from p2prc.settings import Settings
 
-if TYPE_CHECKING:
-    from p2prc.runtime.docker.adapter import DockerRuntime
-
 _MILLIS = 1000
-
-log = logging.getLogger(__name__)
 
 
 class NodeRuntimes:
     """The runtimes of one node. `notice` says what the owner should know about them, or nothing."""
 
     def __init__(
-        self,
-        process: ProcessRuntime | None,
-        docker: DockerRuntime | None,
-        *,
-        notice: str = "",
+        self, process: ProcessRuntime | None, docker: LateDocker | None, *, notice: str = ""
     ) -> None:
         self._process = process
         self._docker = docker
@@ -48,33 +36,18 @@ class NodeRuntimes:
 
 
 async def find_runtimes(home: Path, settings: Settings) -> NodeRuntimes:
-    """Look for what the owner's setting allows; ends what an earlier life of the node left."""
-    wants_docker = settings.runtime in ("auto", "docker")
-    docker = await _docker(home, settings.lend.images) if wants_docker else None
-    process = None
+    """Look for what the owner's setting allows."""
+    docker = process = None
+    if settings.runtime in ("auto", "docker"):
+        socket = await find_engine(candidates(os.environ, Path.home()))
+        if socket is not None:
+            docker = LateDocker(home, socket, offered=settings.lend.images)
     if settings.runtime != "docker":
         process = ProcessRuntime(home, core_count=cores_lent(settings))
     notice = ""
     if settings.runtime == "docker" and docker is None:
         notice = "lends nothing: no container engine answers on this machine"
     return NodeRuntimes(process, docker, notice=notice)
-
-
-async def _docker(home: Path, images: Collection[str]) -> DockerRuntime | None:
-    socket = await find_engine(candidates(os.environ, Path.home()))
-    if socket is None:
-        return None
-    # Only now: what it brings along would be dead weight on a machine without an engine.
-    from p2prc.runtime.docker.adapter import DockerRuntime  # noqa: PLC0415
-
-    runtime = DockerRuntime(home, socket, offered=images)
-    try:
-        await runtime.adopt(())
-    except P2prcError as error:
-        log.info("the container engine is of no use", extra={"reason": error.message})
-        await runtime.close()
-        return None
-    return runtime
 
 
 def cores_lent(settings: Settings) -> int:

@@ -231,7 +231,10 @@ class Runtime(Protocol):
         ...
 
     async def create(self, spec: SandboxSpec) -> Sandbox:
-        """Make a sandbox ready for commands. Raises MachineCannot (`RuntimeMissing`, ...)."""
+        """Make a sandbox ready for commands.
+
+        Raises MachineCannot (`RuntimeMissing`, ...), PolicyRefuses for an image.
+        """
         ...
 
     async def adopt(self, kept: Sequence[SandboxSpec]) -> list[Sandbox]:

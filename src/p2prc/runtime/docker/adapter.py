@@ -16,7 +16,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from random import Random, SystemRandom
 
-from p2prc.errors import LeaseEnded, MachineCannot, RuntimeMissing
+from p2prc.errors import LeaseEnded, MachineCannot, PolicyRefuses, RuntimeMissing
 from p2prc.model.identity import LeaseId
 from p2prc.model.resources import Limits, RuntimeOffer
 from p2prc.runtime.docker import images
@@ -216,19 +216,13 @@ class DockerRuntime:
     async def _image_here(self, name: str) -> str:
         """Return the digest of an image, so that its name can change hands meanwhile."""
         if not self._offered & {name, _ALL_IMAGES}:
-            raise RuntimeMissing(
-                f"this node does not offer the image {name[:100]!a}",
-                hint=f"`{images.HOST_IMAGE}` is there; ask its owner for others (`lend.images`)",
-            )
+            raise PolicyRefuses(f"this node does not offer the image {name[:100]!a}")
         try:
             found = await self._engine.image(name)
         except EngineRefused as error:
-            raise RuntimeMissing(f"{name[:100]!a} is no image") from error
+            raise MachineCannot(f"{name[:100]!a} is no image") from error
         if found is None:
-            raise RuntimeMissing(
-                f"the image {name[:100]!a} is not on this node",
-                hint=f"`{images.HOST_IMAGE}` is there; its owner can fetch others",
-            )
+            raise MachineCannot(f"the image {name[:100]!a} is not on this node")
         return str(found["Id"])
 
     def _name_of(self, plan: Plan) -> str:

@@ -1,0 +1,95 @@
+"""Containers for a node that may never lend one: nothing is loaded before the first."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sys
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from p2prc.model.resources import RuntimeOffer
+from p2prc.runtime.port import Feature, Sandbox, SandboxSpec
+
+if TYPE_CHECKING:
+    from p2prc.runtime.docker.adapter import DockerRuntime
+
+NAME = "docker"
+CONTAINER = "container"
+_TRIAL_S = 60.0
+
+log = logging.getLogger(__name__)
+
+
+class LateDocker:
+    """The runtime of `adapter`, made when it is first needed."""
+
+    def __init__(self, home: Path, socket: Path, *, offered: Collection[str]) -> None:
+        self._home = home
+        self._socket = socket
+        self._offered = tuple(offered)
+        self._offers: tuple[RuntimeOffer, ...] | None = None
+        self._trying = asyncio.Lock()
+        self._runtime: DockerRuntime | None = None
+
+    @property
+    def name(self) -> str:
+        return NAME
+
+    def features(self, tier: str) -> frozenset[Feature]:
+        return frozenset(Feature) if tier == CONTAINER else frozenset()
+
+    def offer_images(self, offered: Collection[str]) -> None:
+        """Let requesters name these images from now on."""
+        self._offered = tuple(offered)
+        if self._runtime is not None:
+            self._runtime.offer_images(self._offered)
+
+    async def probe(self) -> tuple[RuntimeOffer, ...]:
+        async with self._trying:
+            if self._offers is None:
+                self._offers = await self._try_out()
+            return self._offers
+
+    async def create(self, spec: SandboxSpec) -> Sandbox:
+        return await self._loaded().create(spec)
+
+    async def adopt(self, kept: Sequence[SandboxSpec]) -> list[Sandbox]:
+        return await self._loaded().adopt(kept)
+
+    async def close(self) -> None:
+        if self._runtime is not None:
+            await self._runtime.close()
+
+    def _loaded(self) -> DockerRuntime:
+        if self._runtime is None:
+            from p2prc.runtime.docker.adapter import DockerRuntime  # noqa: PLC0415
+
+            self._runtime = DockerRuntime(self._home, self._socket, offered=self._offered)
+        return self._runtime
+
+    async def _try_out(self) -> tuple[RuntimeOffer, ...]:
+        words = ["-P", "-m", "p2prc.runtime.docker.trial", str(self._home), str(self._socket)]
+        trial = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *words,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        try:
+            async with asyncio.timeout(_TRIAL_S):
+                said, _ = await trial.communicate()
+            return msgspec.json.decode(said, type=tuple[RuntimeOffer, ...])
+        except (TimeoutError, msgspec.MsgspecError):
+            log.info("the container engine is of no use")
+            return ()
+        finally:
+            if trial.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    trial.kill()
+                await trial.wait()

@@ -1,0 +1,34 @@
+"""Try what the container engine can do, in a process of its own, and end what is left of old.
+
+Run as `python -m p2prc.runtime.docker.trial HOME SOCKET`; prints the offers as JSON. What it loads
+to do so is gone with it: a node that lends no container stays as small as without an engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import msgspec
+
+from p2prc.errors import P2prcError
+from p2prc.model.resources import RuntimeOffer
+from p2prc.runtime.docker.adapter import DockerRuntime
+
+
+async def try_out(home: Path, socket: Path) -> tuple[RuntimeOffer, ...]:
+    """Return what works, after every container of an earlier life of this home has ended."""
+    runtime = DockerRuntime(home, socket)
+    try:
+        await runtime.adopt(())
+        return await runtime.probe()
+    except P2prcError as error:
+        print(error.message, file=sys.stderr)
+        return ()
+    finally:
+        await runtime.close()
+
+
+if __name__ == "__main__":
+    print(msgspec.json.encode(asyncio.run(try_out(Path(sys.argv[1]), Path(sys.argv[2])))).decode())
