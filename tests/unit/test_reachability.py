@@ -227,3 +227,20 @@ def test_whatever_peers_say_is_bounded_and_asked_for_sparingly(
         assert len(reach.addresses) <= machine.ADDRESSES_LIMIT
         assert len(external) <= machine.EXTERNAL_LIMIT
         assert reach.deadline is None or reach.deadline > now
+
+
+def test_a_witness_is_public_outside_and_on_a_path_without_a_relay() -> None:
+    reach = at_home()
+    assert reach.witness is None
+    outside = "198.51.100.1:8088"
+    for path in (
+        PathSeen(ADA, is_direct=False, is_public=True),
+        PathSeen(ADA, is_direct=True, remote="192.168.1.9:8088", is_public=True),
+        PathSeen(ADA, is_direct=True, remote=outside, is_public=False),
+    ):
+        reach.handle(path, 0.0)
+        assert reach.witness is None
+    reach.handle(PathSeen(ADA, is_direct=True, remote=outside, is_public=True), 0.0)
+    assert reach.witness == ADA
+    reach.handle(PeerGone(ADA), 1.0)
+    assert reach.witness is None

@@ -130,6 +130,16 @@ class Links:
             dial.add_done_callback(lambda _: self._dials.pop(peer, None))
         return await asyncio.shield(dial)
 
+    async def renew(self, peer: NodeId) -> None:
+        """Put a fresh link in the place of the one to the peer. Raises PeerError, NotAllowed.
+
+        What a peer sees of us is what it saw when the connection was made.
+        """
+        old = self.get(peer)
+        await self._dial(peer)
+        if old is not None:
+            await old.close("renewed")
+
     async def bulk_connection(self, peer: NodeId) -> Connection:
         """Return the connection on which we fetch from the peer: over TCP if that goes."""
         if (direct := await self.lanes.connection(peer)) is not None:

@@ -55,6 +55,8 @@ INTERFACES_EVERY = 3
 FRESH_S = (0.0, 0.3, 0.7, 1.5)
 """A new link is looked at this often at first: its path changes within the first second or two."""
 PROBE_TIMEOUT_S = 10.0
+SEEN_AFRESH_S = 5.0
+"""A peer is asked afresh how it sees us at most this often."""
 WAY_IN_PATIENCE_S = 6.0
 
 _NATS: dict[NatKind, str] = {
@@ -111,6 +113,7 @@ class ReachDriver:
         self._has_asked_router = self._ports is None
         self._is_stopped = False
         self._refreshing: asyncio.TimerHandle | None = None
+        self._seen_afresh_at = -SEEN_AFRESH_S
         self.relays = Relays(
             config.relay,
             config.foreign,
@@ -263,7 +266,11 @@ class ReachDriver:
         rounds = 0
         while True:
             if rounds % INTERFACES_EVERY == 0:
-                self._driver.feed(LocalChanged(await self._endpoint.addresses()))
+                local = await self._endpoint.addresses()
+                has_moved = self._machine.local and set(local) != set(self._machine.local)
+                self._driver.feed(LocalChanged(local))
+                if has_moved:
+                    self._see_afresh()
             for peer in self._links.peers():
                 await self._look_at(peer)
             self._refresh()
@@ -275,6 +282,19 @@ class ReachDriver:
         for pause_s in FRESH_S:
             await asyncio.sleep(pause_s)
             await self._look_at(peer)
+        link = self._links.get(peer)
+        if link is not None and (await link.connection.path()).kind == "relayed":
+            # It may be so because others look for us where we were before.
+            self._see_afresh()
+
+    def _see_afresh(self) -> None:
+        """Have a peer outside tell how it sees us now: paths are told by when they were made."""
+        now = asyncio.get_running_loop().time()
+        witness = self._machine.witness
+        if witness is None or now < self._seen_afresh_at + SEEN_AFRESH_S:
+            return
+        self._seen_afresh_at = now
+        self._tasks.start(self._links.renew(witness), "have it told how we are seen")
 
     async def _look_at(self, peer: NodeId) -> None:
         link = self._links.get(peer)

@@ -125,6 +125,21 @@ class Reachability:
         return tuple(each for each, found in self._candidates.items() if found.is_public)
 
     @property
+    def witness(self) -> NodeId | None:
+        """Return a peer that sees us from outside, on a path without a relay."""
+        return next(
+            (
+                peer
+                for peer, observer in sorted(self._observers.items())
+                if observer.gone_at is None
+                and observer.is_direct
+                and observer.is_public
+                and is_outside(host_of(observer.remote))
+            ),
+            None,
+        )
+
+    @property
     def is_public(self) -> bool:
         """Whether whoever is outside can dial us."""
         return bool(self.given or self.verified)
