@@ -226,3 +226,31 @@ def test_nodes_that_both_moved_find_each_other_on_the_local_network(
     finally:
         for node in nodes:
             node.p2prc("down", status=None)
+
+
+def test_nodes_that_move_while_they_run_find_each_other_again(
+    lab: Lab, home: Router, tmp_path: Path
+) -> None:
+    hosts = [lab.host(f"moving-{name}", behind=home) for name in ("ada", "bob", "eve")]
+    nodes = ada, bob = [LabNode(tmp_path, host) for host in hosts[:2]]
+    try:
+        ada.up("--relay", "none", "--open")
+        bob.up("--relay", "none")
+        # By address alone: whoever asks is let in.
+        bob.p2prc("join", hosts[0].address)
+        wait_until(lambda: linked(ada, bob) and linked(bob, ada), "they are members")
+        with shouting(hosts[2]) as shout:
+            shout(announcement("eve", b"x", hosts[2].address))
+            wait_until(lambda: "lan-word" in ada.json("status")["refusals"], "it is counted")
+        # At once: neither can tell the other where it is now.
+        hosts[0].change_address("192.168.1.160")
+        hosts[1].change_address("192.168.1.161")
+        wait_until(
+            lambda: ada.p2prc("run", bob.name, "--", "true", status=None).status == 0,
+            "they meet at their new addresses",
+        )
+        for node, host in zip(nodes, hosts, strict=False):
+            assert any(host.address in each for each in node.addresses)
+    finally:
+        for node in nodes:
+            node.p2prc("down", status=None)

@@ -86,6 +86,7 @@ class DaemonService:
                 node.links.refusals
                 + Counter(node.network.gossip.refusals())
                 + Counter(node.network.revocations.refusals())
+                + Counter(node.neighbours.refusals())
             ),
             reachability=node.reach.sentence(),
             notices=[*self._notices, *node.reach.notices(), *self._admission.notices()],

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +28,8 @@ LOOK_S = 5.0
 RETRY_S = 60.0
 """After no multicast, or a flood of names; the latter doubles it up to `RETRY_LIMIT_S`."""
 RETRY_LIMIT_S = 960.0
+REFUSED, FLOOD = "lan-word", "lan-flood"
+"""What `refusals` counts: announcements that were none, and how often there were too many."""
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +39,9 @@ class LanAnnouncement(Protocol):
 
     @property
     def is_flooded(self) -> bool: ...
+
+    @property
+    def refused(self) -> int: ...
 
     async def close(self) -> None: ...
 
@@ -85,6 +91,7 @@ class Neighbours:
         self._known = NeighbourList()
         self._open_at = 0.0
         self._floods = 0
+        self._refusals: Counter[str] = Counter()
         self.trouble = "" if open_lan else "switched off"
         """Why nobody is looked for, "" when all is well."""
 
@@ -93,6 +100,11 @@ class Neighbours:
         """How many nodes of our network were heard on the local network."""
         return len(self._known)
 
+    def refusals(self) -> dict[str, int]:
+        """Return how often what was refused since the node started."""
+        now = 0 if self._lan is None else self._lan.refused
+        return dict(self._refusals + Counter({REFUSED: now}))
+
     def start(self) -> None:
         """Begin to announce and to look."""
         if self._open_lan is not None:
@@ -100,9 +112,10 @@ class Neighbours:
 
     async def close(self) -> None:
         """Take the announcement back."""
-        if self._lan is not None:
-            await self._lan.close()
-            self._lan = None
+        lan, self._lan = self._lan, None
+        if lan is not None:
+            await lan.close()
+            self._refusals[REFUSED] += lan.refused
 
     def found(self, node: NodeId, addresses: tuple[str, ...]) -> None:
         """Somebody of our network is announced."""
@@ -122,6 +135,7 @@ class Neighbours:
         place = await self._place_now()
         if self._lan is not None and self._lan.is_flooded:
             log.warning("the local network is flooded with names")
+            self._refusals[FLOOD] += 1
             self.trouble = "somebody floods the local network with names"
             self._open_at = now + min(RETRY_LIMIT_S, RETRY_S * 2.0**self._floods)
             self._floods = min(self._floods + 1, 10)

@@ -73,6 +73,11 @@ class Lan:
             return False
         return self._has_overflowed or len(self._zeroconf.zeroconf.cache.names()) > CACHE_LIMIT
 
+    @property
+    def refused(self) -> int:
+        """How many announcements nobody honest makes."""
+        return self.heard["refused"]
+
     async def open(self, hosts: Sequence[str]) -> None:
         """Announce ourselves at these addresses of ours. Raises LanUnavailable."""
         import zeroconf  # noqa: PLC0415 - three megabytes that not everybody needs
