@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from p2prc.reachability.lan_word import seal
 from tests.nat.lab import Host, Lab, Router, inside
 from tests.nat.nodes import LabNode
 from tests.nat.rules import Nat
-from tests.system.nodes import wait_until
+from tests.system.nodes import at_once, wait_until
 
 ADA, BOB, EVE, HOME, OTHER = (NodeId(digit * 64) for digit in "abe12")
 GROUP = ("224.0.0.251", 5353)
@@ -209,23 +210,19 @@ def test_nodes_that_both_moved_find_each_other_on_the_local_network(
     hosts = [lab.host(f"lan-{name}", behind=home) for name in ("ada", "bob", "eve")]
     nodes = ada, bob, eve = [LabNode(tmp_path, host) for host in hosts]
     try:
-        for node in nodes:
-            node.up("--relay", "none")
+        at_once(partial(node.up, "--relay", "none") for node in nodes)
         bob.p2prc("join", ada.json("invite", "--lan")["ticket"])
-        for node in (ada, bob):
-            node.p2prc("down")
+        at_once(partial(node.p2prc, "down") for node in (ada, bob))
         # Neither is where the other has last seen it.
         hosts[0].change_address("192.168.1.150")
         hosts[1].change_address("192.168.1.151")
-        for node in (ada, bob):
-            node.up("--relay", "none")
+        at_once(partial(node.up, "--relay", "none") for node in (ada, bob))
         wait_until(lambda: linked(ada, bob) and linked(bob, ada), "they meet", timeout_s=15)
         # She is of another network.
         assert [row["name"] for row in eve.json("nodes")] == [eve.name]
         assert {row["name"] for row in ada.json("nodes")} == {ada.name, bob.name}
     finally:
-        for node in nodes:
-            node.p2prc("down", status=None)
+        at_once(partial(node.p2prc, "down", status=None) for node in nodes)
 
 
 def test_nodes_that_move_while_they_run_find_each_other_again(
@@ -234,8 +231,7 @@ def test_nodes_that_move_while_they_run_find_each_other_again(
     hosts = [lab.host(f"moving-{name}", behind=home) for name in ("ada", "bob", "eve")]
     nodes = ada, bob = [LabNode(tmp_path, host) for host in hosts[:2]]
     try:
-        ada.up("--relay", "none", "--open")
-        bob.up("--relay", "none")
+        at_once(partial(each.up, "--relay", "none", "--open") for each in nodes)
         # By address alone: whoever asks is let in.
         bob.p2prc("join", hosts[0].address)
         wait_until(lambda: linked(ada, bob) and linked(bob, ada), "they are members")
@@ -252,5 +248,4 @@ def test_nodes_that_move_while_they_run_find_each_other_again(
         for node, host in zip(nodes, hosts, strict=False):
             assert any(host.address in each for each in node.addresses)
     finally:
-        for node in nodes:
-            node.p2prc("down", status=None)
+        at_once(partial(node.p2prc, "down", status=None) for node in nodes)
