@@ -27,7 +27,7 @@ def connectivity() -> Record:
             pairs = [(one, other) for one in nodes for other in nodes if one is not other]
             # Neighbours in the list would make one node busy.
             pairs.sort(key=lambda pair: _spread(nodes, pair))
-            found = try_pairs(members, nodes, pairs, patience_s=PUNCHED_WITHIN_S)
+            found = try_pairs(members, nodes, pairs, patience_s=PUNCHED_WITHIN_S, at_once=1)
     return Record("connectivity", _figures(found), {"pairs": [_row(each) for each in found]})
 
 

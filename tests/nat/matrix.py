@@ -15,7 +15,7 @@ from enum import Enum
 from pathlib import Path
 
 from tests.nat.lab import Host, Lab, Line
-from tests.nat.nodes import LabNode, Way, commands_between, join_all, path_to
+from tests.nat.nodes import RUNS_AT_ONCE, LabNode, Way, commands_between, join_all, path_to
 from tests.nat.rules import Nat
 from tests.system.nodes import stop_all, up_all, wait_until
 
@@ -119,11 +119,13 @@ def try_pairs(
     pairs: Sequence[tuple[LabNode, LabNode]],
     *,
     patience_s: float,
+    at_once: int = RUNS_AT_ONCE,
 ) -> list[Found]:
     """Run a command for each pair, then wait for the paths that must become direct."""
     member_of = {node.name: member for node, member in zip(nodes, members, strict=True)}
     found = []
-    for (asker, lender), way in zip(pairs, commands_between(pairs), strict=True):
+    ways = commands_between(pairs, at_once=at_once)
+    for (asker, lender), way in zip(pairs, ways, strict=True):
         one, other = member_of[asker.name], member_of[lender.name]
         path = way.path
         if way.is_there and must_be_direct(one, other):
