@@ -14,6 +14,7 @@ from p2prc.model.identity import NodeId
 from p2prc.node.lookup import Doorplate
 from p2prc.node.node import Node
 from p2prc.node.tasks import Tasks, Work
+from p2prc.protocol.messages import Join
 from p2prc.transport.memory import MemoryNetwork
 from tests.unit.test_node_in_memory import DAY_S, node_of, run
 
@@ -154,6 +155,22 @@ async def test_who_an_admin_put_out_comes_back_by_the_founders_word(tmp_path: Pa
         assert (await run(linus, grace.id, "echo", "back"))[0] == 0
         with pytest.raises(AlreadyInNetwork):
             await linus.network.join(ticket_of(await _own(grace)))
+
+
+async def test_a_ticket_of_who_was_put_out_opens_no_door(tmp_path: Path) -> None:
+    async with three(tmp_path) as (ada, grace, linus, _):
+        await grace.network.leave()
+        await grace.network.join(ticket_of(ada, may_invite=True))
+        await until(lambda: len(ada.network.nodes()) == 2 == len(grace.network.nodes()))
+        # It names the founder as another door, and its issuer can write more of them any time.
+        ticket = ticket_of(grace, may_invite=True)
+        ada.network.revoke(grace.id, reason="")
+        await until(lambda: grace.id not in ada.links.peers())
+        with pytest.raises(Revoked):
+            ada.network.admit(linus.id, Join(ada.id, ticket))
+        with pytest.raises(Revoked):
+            await linus.network.join(ticket)
+        assert linus.network.standing.network == linus.id
 
 
 async def _own(node: Node) -> Node:

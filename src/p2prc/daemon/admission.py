@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 
 from p2prc.api import schema
-from p2prc.daemon.names import find_node
+from p2prc.daemon.names import find_asking
 from p2prc.daemon.rows import instant
 from p2prc.errors import NodeUnknown, PeerBusy
 from p2prc.model.identity import NodeId, short
@@ -95,12 +95,8 @@ class AdmissionDesk:
         """Let in or refuse who asks. Raises NodeUnknown, NameAmbiguous, RightMissing, Revoked."""
         waiting = {one.asked.joiner: one for one in self._node.door.requests()}
         names = {joiner: one.asked.name for joiner, one in waiting.items()}
-        typed = decision.node
-        if typed not in names.values():
-            # A fingerprint is the beginning of an id, with dashes.
-            typed = typed.replace("-", "").lower()
         try:
-            joiner = find_node(typed, names)
+            joiner = find_asking(decision.node, names)
         except NodeUnknown as error:
             raise NodeUnknown(
                 f"nobody who asks is called `{decision.node[:80]}`", hint="see `p2prc requests`"

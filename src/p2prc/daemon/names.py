@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from p2prc.errors import JobUnknown, LeaseUnknown, NameAmbiguous, NodeUnknown, NotFound
 from p2prc.model.identity import PREFIX_DIGITS, JobId, LeaseId, NodeId, short
+from p2prc.protocol.asking import FINGERPRINT_DIGITS
 
 _SHOWN = 5
 Identity = TypeVar("Identity", bound=str)
@@ -16,12 +17,17 @@ Identity = TypeVar("Identity", bound=str)
 def find_node(typed: str, names: Mapping[NodeId, str]) -> NodeId:
     """Return the node that is meant. Raises NodeUnknown, NameAmbiguous with what matches.
 
-    A whole id wins over a name, a name over a prefix.
+    Names are chosen by their nodes, so none may look like another's id and be taken for it: what
+    is as long as a fingerprint is an id before it is a name, and a name that is also the beginning
+    of another's id is ambiguous.
     """
     if typed in names:
         return NodeId(typed)
+    prefixed = _with_prefix(typed, names)
+    if len(typed) >= FINGERPRINT_DIGITS and len(prefixed) == 1:
+        return prefixed[0]
     named = [node for node, name in names.items() if name == typed]
-    matches = named or _with_prefix(typed, names)
+    matches = list(dict.fromkeys([*named, *prefixed]))
     if len(matches) > 1:
         listed = ", ".join(f"{names[node]} ({short(node)})" for node in matches[:_SHOWN])
         raise NameAmbiguous(
@@ -30,6 +36,22 @@ def find_node(typed: str, names: Mapping[NodeId, str]) -> NodeId:
     if not matches:
         raise NodeUnknown(f"no node is called `{typed[:80]}`")
     return matches[0]
+
+
+def find_asking(typed: str, names: Mapping[NodeId, str]) -> NodeId:
+    """Return who is meant of those that ask: as `find_node`, or by a fingerprint with dashes."""
+    digits = typed.replace("-", "").lower()
+    if digits == typed:
+        return find_node(typed, names)
+    by_fingerprint = _with_prefix(digits, names)
+    if len(digits) >= FINGERPRINT_DIGITS and len(by_fingerprint) == 1:
+        return by_fingerprint[0]
+    if by_fingerprint and typed in names.values():
+        raise NameAmbiguous(
+            f"`{typed[:80]}` is the name of one and the fingerprint of another",
+            hint="type the whole fingerprint: `p2prc requests`",
+        )
+    return find_node(digits if by_fingerprint else typed, names)
 
 
 def is_node_id(typed: str) -> bool:

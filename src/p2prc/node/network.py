@@ -365,12 +365,11 @@ class Network:
                 hint="use a ticket of a member who may invite",
             )
         ticket = read_ticket(request.ticket)
-        rights = check_ticket(
-            ticket,
-            network=standing.network,
-            issuer=self._issuer(ticket.issuer),
-            now=time.time(),
-        )
+        issuer = self._issuer(ticket.issuer)
+        rights = check_ticket(ticket, network=standing.network, issuer=issuer, now=time.time())
+        if issuer is not None:
+            # Who was put out can write tickets still, and name us as a door.
+            self.revocations.judge(issuer)
         if self.revocations.is_named(joiner):
             raise Revoked(
                 "this node was put out of the network, and a ticket does not bring it back",

@@ -73,7 +73,8 @@ async def _look_up(host: str, port: int) -> list[str]:
     loop = asyncio.get_running_loop()
     try:
         answers = await loop.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
-    except OSError:
+    except (OSError, ValueError, OverflowError):
+        # A name with an empty or overlong label is not even asked for: UnicodeError.
         return []
     return [join(str(answer[4][0]), port) for answer in answers]
 
