@@ -44,7 +44,10 @@ class Bench:
         return _TIERS.get(self.variant, "userns")
 
     def features(self) -> frozenset[Feature]:
-        return self.runtime.features(self.tier)
+        found = self.runtime.features(self.tier)
+        if self.variant == "isolated":
+            return found - {Feature.TERMINAL, Feature.DIAL}
+        return found
 
     def spec(
         self,

@@ -10,13 +10,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import errno
 import os
 import socket
 import threading
+from collections.abc import Awaitable, Callable
 
 from p2prc.errors import MachineCannot, PortClosed
 
 _NETWORK = 0x40000000
+_OUR_NETWORK = "/proc/self/ns/net"
 _CONNECT_S = 5.0
 _CHUNK_BYTES = 64 * 1024
 _LOOPBACKS = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
@@ -52,8 +55,23 @@ async def dial_in(network: str, port: int) -> SocketLink:
 
     Raises PortClosed, MachineCannot.
     """
+
+    async def make(family: int) -> socket.socket:
+        return await asyncio.to_thread(_socket_in, network, family)
+
+    return await dial_with(make, port)
+
+
+async def dial_with(make: Callable[[int], Awaitable[socket.socket]], port: int) -> SocketLink:
+    """Connect to a port on a socket that `make` makes, for an address family, in its network.
+
+    Raises PortClosed, and what `make` raises.
+    """
+    if not 0 < port < 1 << 16:
+        raise PortClosed(f"{port} is no port")
     for family, address in _LOOPBACKS:
-        made = await asyncio.to_thread(_socket_in, network, family)
+        made = await make(family)
+        made.setblocking(False)
         try:
             async with asyncio.timeout(_CONNECT_S):
                 await asyncio.get_running_loop().sock_connect(made, (address, port))
@@ -74,6 +92,9 @@ def _socket_in(network: str, family: int) -> socket.socket:
         try:
             handle = os.open(network, os.O_RDONLY | os.O_CLOEXEC)
             try:
+                if os.fstat(handle).st_ino == os.stat(_OUR_NETWORK).st_ino:  # noqa: PTH116
+                    # The process ended, and another one, of the host, has its number now.
+                    raise OSError(errno.ESRCH, os.strerror(errno.ESRCH))
                 if _libc.setns(handle, _NETWORK) != 0:
                     number = ctypes.get_errno()
                     raise OSError(number, os.strerror(number))

@@ -40,6 +40,8 @@ class ExecLink:
 
 async def dial_by_exec(engine: Engine, container: str, port: int) -> ExecLink:
     """Connect to a port of the loopback inside. Raises PortClosed, MachineCannot."""
+    if not 0 < port < 1 << 16:
+        raise PortClosed(f"{port} is no port")
     command = await engine.exec(
         container,
         [FIRST, "dial", str(port)],

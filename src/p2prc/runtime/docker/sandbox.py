@@ -127,8 +127,6 @@ class DockerSandbox:
 
     async def dial(self, port: int) -> Link:
         self._check_alive()
-        if not 0 < port < 1 << 16:
-            raise JobInvalid(f"{port} is no port")
         if os.geteuid() == 0 and self._meter is not None:
             return await dial_in(f"/proc/{self._pid}/ns/net", port)
         return await dial_by_exec(self._engine, self.container, port)

@@ -44,7 +44,10 @@ NAME = "process"
 SANDBOXED = "userns"
 BARE = "none"
 _TIERS = (SANDBOXED, BARE)
-_FEATURES: dict[str, frozenset[Feature]] = {SANDBOXED: frozenset(), BARE: frozenset()}
+_FEATURES = {
+    SANDBOXED: frozenset({Feature.INPUT, Feature.TERMINAL, Feature.DIAL}),
+    BARE: frozenset({Feature.INPUT, Feature.TERMINAL}),
+}
 _PROBE_LIMITS = Limits(memory_bytes=1 << 30, disk_bytes=1 << 30, processes=64, lifetime_s=30)
 _PROBE_S = 20.0
 _REBALANCE_S = 2.0

@@ -35,50 +35,62 @@ def main() -> None:
         request = _receive(channel)
         if request is None:
             return
-        words, out, err = request
-        answer = _run(words, out, err)
+        answer = _run(*request)
         # What a command leaves in memory goes with this sandbox; the next one gets a new one.
         is_leaving = bool(os.listdir("/dev/shm"))
         channel.send(b"%d %d %d %d %d" % (*answer, is_leaving))
 
 
-def _receive(channel: _socket.socket) -> tuple[list[bytes], int, int] | None:
+def _receive(channel: _socket.socket) -> tuple[list[bytes], list[int]] | None:
     """Return the words of a request and its two or three descriptors."""
     content, ancillary, _, _ = channel.recvmsg(
-        _PACKET_BYTES, _socket.CMSG_SPACE(12), _socket.MSG_CMSG_CLOEXEC
+        _PACKET_BYTES, _socket.CMSG_SPACE(16), _socket.MSG_CMSG_CLOEXEC
     )
     if not content:
         return None
     rights = ancillary[0][2]
     fds = [int.from_bytes(rights[at : at + 4], sys.byteorder) for at in range(0, len(rights), 4)]
-    if len(fds) == 3:
+    if content == b"@":
         memory = fds.pop(0)
         content = os.pread(memory, os.fstat(memory).st_size, 0)
         os.close(memory)
-    return content.split(b"\0"), fds[0], fds[1]
+    return content.split(b"\0"), fds
 
 
-def _run(words: list[bytes], out: int, err: int) -> tuple[int, int, int, int]:
+def _run(words: list[bytes], fds: list[int]) -> tuple[int, int, int, int]:
     """Run a command to its end and the end of all it started.
 
     Returns its exit status, the error's number when it did not start, the CPU time of all in
     microseconds and the largest process in KiB.
     """
-    count = int(words[0])
+    count = int(words[0].rstrip(b"t"))
     argv = words[1 : count + 1]
     variables = dict(word.split(b"=", 1) for word in words[count + 1 :])
     try:
-        pid = _start(argv, variables, out, err)
+        pid = _start(argv, variables, _actions(fds, is_terminal=words[0].endswith(b"t")))
     except OSError as error:
         return 0, error.errno or _NO_COMMAND, 0, 0
     finally:
-        os.close(out)
-        os.close(err)
+        for descriptor in fds:
+            os.close(descriptor)
     return _reap(pid)
 
 
-def _start(argv: list[bytes], variables: dict[bytes, bytes], out: int, err: int) -> int:
-    actions = [(os.POSIX_SPAWN_DUP2, out, 1), (os.POSIX_SPAWN_DUP2, err, 2)]
+def _actions(fds: list[int], *, is_terminal: bool) -> list[tuple[int, ...]]:
+    """Say where a command's descriptors come from."""
+    if is_terminal:
+        # A session without a terminal gets the first that it opens.
+        found: list[tuple[int, ...]] = [
+            (os.POSIX_SPAWN_OPEN, 0, b"/proc/self/fd/%d" % fds[0], os.O_RDWR, 0),  # type: ignore[list-item]
+        ]
+        return found + [(os.POSIX_SPAWN_DUP2, 0, number) for number in _FDS]
+    found = [(os.POSIX_SPAWN_DUP2, fds[0], 1), (os.POSIX_SPAWN_DUP2, fds[1], 2)]
+    if len(fds) > 2:
+        found.append((os.POSIX_SPAWN_DUP2, fds[2], 0))
+    return found
+
+
+def _start(argv: list[bytes], variables: dict[bytes, bytes], actions: list[tuple[int, ...]]) -> int:
     path = _find(argv[0], variables.get(b"PATH", b""))
     try:
         return _spawn(path, argv, variables, actions)
@@ -94,7 +106,7 @@ def _spawn(
     path: bytes,
     argv: list[bytes],
     variables: dict[bytes, bytes],
-    actions: list[tuple[int, int, int]],
+    actions: list[tuple[int, ...]],
 ) -> int:
     return os.posix_spawn(
         path, argv, variables, file_actions=actions, setsid=True, setsigdef=_RESET_SIGNALS

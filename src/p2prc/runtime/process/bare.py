@@ -13,7 +13,7 @@ from p2prc.runtime.process import kernel, watch
 from p2prc.runtime.process.bubble import START_LIMIT_MS, read_within
 from p2prc.runtime.process.caps import Caps, lower_limit
 from p2prc.runtime.process.messages import Execute
-from p2prc.runtime.process.places import Finished, reaped
+from p2prc.runtime.process.places import Finished, Streams, reaped
 
 
 class BarePlace:
@@ -34,7 +34,7 @@ class BarePlace:
     def open(self) -> None:
         """Do nothing: there is nothing to make."""
 
-    def run(self, request: Execute, out: int, err: int, variables: dict[str, str]) -> None:
+    def run(self, request: Execute, streams: Streams, variables: dict[str, str]) -> None:
         caps = self._caps
         if not self._has_own_uid:
             # The kernel counts all processes of the user, so the rest of them need room too.
@@ -44,7 +44,7 @@ class BarePlace:
         self._main = os.fork()
         if self._main == 0:
             try:
-                _turn_into(request, (out, err), variables, caps, self._work)
+                _turn_into(request, streams, variables, caps, self._work)
             except OSError as error:
                 os.write(failing, b"%d" % (error.errno or errno.ENOENT))
             finally:
@@ -84,21 +84,25 @@ class BarePlace:
 
 
 def _turn_into(
-    request: Execute, fds: tuple[int, int], variables: dict[str, str], caps: Caps, work: str
+    request: Execute, streams: Streams, variables: dict[str, str], caps: Caps, work: str
 ) -> None:
     """Become the command, in a child that was forked for it; raises OSError."""
     kernel.die_with_parent()
     os.setsid()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.chdir(work)
     for kind, value in caps.limits():
         lower_limit(0, kind, value)
     kernel.be_last_in_line(0)
     if request.cores:
         os.sched_setaffinity(0, request.cores)
-    null = os.open("/dev/null", os.O_RDONLY)
-    for ours, theirs in ((null, 0), (fds[0], 1), (fds[1], 2)):
+    source = streams.source if streams.source >= 0 else os.open("/dev/null", os.O_RDONLY)
+    if streams.is_terminal:
+        # A session without a terminal gets the first that it opens.
+        source = os.open(f"/proc/self/fd/{streams.out}", os.O_RDWR)
+    for ours, theirs in ((source, 0), (streams.out, 1), (streams.err, 2)):
         os.dup2(ours, theirs)
     # exec drops the saved id; until then nothing of the tenant's has run.
     os.execvpe(request.argv[0], request.argv, variables)  # noqa: S606

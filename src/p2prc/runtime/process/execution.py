@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
+import struct
+import termios
 from collections.abc import AsyncIterator, Callable
 
 from p2prc.runtime.port import Exit, OutputChunk, Terminal
 
 _CHUNK_BYTES = 64 * 1024
+_END_OF_INPUT = b"\x04"
 
 
 class ProcessExecution:
     """A command in a sandbox. Its output stays in the pipes until it is asked for."""
 
-    def __init__(self, pipes: dict[int, int], cancel: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        pipes: dict[int, int],
+        cancel: Callable[[], None],
+        *,
+        source: int = -1,
+        is_terminal: bool = False,
+    ) -> None:
         self._pipes = pipes
+        self._source = source
+        self._is_terminal = is_terminal
+        self._room: asyncio.Future[None] | None = None
         self._cancel = cancel
         self._exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
 
@@ -28,6 +42,9 @@ class ProcessExecution:
                     content = os.read(pipe, _CHUNK_BYTES)
                 except BlockingIOError:
                     continue
+                except OSError:
+                    # A terminal that nobody holds any more.
+                    content = b""
                 is_quiet = False
                 if content:
                     yield OutputChunk(channel, content)
@@ -37,13 +54,24 @@ class ProcessExecution:
                 await self._something_to_read()
 
     async def write(self, content: bytes) -> None:
-        """Drop it: the command has no input."""
+        rest = memoryview(content)
+        while rest and self._source >= 0:
+            try:
+                rest = rest[os.write(self._source, rest) :]
+            except BlockingIOError:
+                await self._room_for_more()
+            except OSError:
+                self._close_input()
 
     async def end_input(self) -> None:
-        """Do nothing: the command has no input."""
+        if self._is_terminal:
+            await self.write(_END_OF_INPUT)
+        else:
+            self._close_input()
 
     async def resize(self, terminal: Terminal) -> None:
-        """Do nothing: the command has no terminal."""
+        if self._is_terminal and self._source >= 0:
+            set_size(self._source, terminal)
 
     async def wait(self) -> Exit:
         return await asyncio.shield(self._exit)
@@ -54,17 +82,38 @@ class ProcessExecution:
 
     def finish(self, result: Exit) -> None:
         """Tell who waits how it ended; the first word counts."""
+        self._close_input()
         if not self._exit.done():
             self._exit.set_result(result)
 
     def discard(self) -> None:
         """Forget the output that nobody read."""
+        self._close_input()
         for channel in list(self._pipes):
             self._close(channel)
 
     @property
     def is_over(self) -> bool:
         return self._exit.done()
+
+    def _close_input(self) -> None:
+        if self._source >= 0:
+            asyncio.get_running_loop().remove_writer(self._source)
+            os.close(self._source)
+            self._source = -1
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+
+    async def _room_for_more(self) -> None:
+        """Wait until the command reads, or is gone; a lease's lifetime bounds the wait."""
+        loop = asyncio.get_running_loop()
+        room = self._room = loop.create_future()
+        loop.add_writer(self._source, lambda: None if room.done() else room.set_result(None))
+        try:
+            await room
+        finally:
+            if self._source >= 0:
+                loop.remove_writer(self._source)
 
     def _close(self, channel: int) -> None:
         pipe = self._pipes.pop(channel, None)
@@ -89,3 +138,9 @@ class ProcessExecution:
         finally:
             for pipe in self._pipes.values():
                 loop.remove_reader(pipe)
+
+
+def set_size(terminal: int, size: Terminal) -> None:
+    """Tell a terminal its size; whoever runs on it is told by a signal."""
+    packed = struct.pack("HHHH", min(size.rows, 0xFFFF), min(size.columns, 0xFFFF), 0, 0)
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, packed)

@@ -11,7 +11,7 @@ from p2prc.runtime.process import bubblewrap, watch
 from p2prc.runtime.process.bubble import Bubble
 from p2prc.runtime.process.caps import Caps
 from p2prc.runtime.process.messages import Execute
-from p2prc.runtime.process.places import Finished, reaped
+from p2prc.runtime.process.places import Finished, Streams, reaped
 
 
 class IsolatedPlace:
@@ -40,9 +40,12 @@ class IsolatedPlace:
     def open(self) -> None:
         """Do nothing: there is nothing to share."""
 
-    def run(self, request: Execute, out: int, err: int, variables: dict[str, str]) -> None:
+    def run(self, request: Execute, streams: Streams, variables: dict[str, str]) -> None:
         options = self._options + bubblewrap.variables(variables)
-        sandbox = Bubble(self._bwrap, options, request.argv, {1: out, 2: err})
+        fds = {1: streams.out, 2: streams.err}
+        if streams.source >= 0:
+            fds[0] = streams.source
+        sandbox = Bubble(self._bwrap, options, request.argv, fds)
         self._sandbox, self._code, self._used, self._peak = sandbox, None, 0.0, 0
         self._request, self._variables = request, variables
         if sandbox.confine(self._caps, request.cores):

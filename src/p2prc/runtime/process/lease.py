@@ -20,10 +20,12 @@ import socket
 import time
 from collections.abc import Iterator
 
-from p2prc.runtime.process import bubblewrap, folders, watch
+from p2prc.runtime.process import bubblewrap, entering, folders, watch
 from p2prc.runtime.process.bare import BarePlace
 from p2prc.runtime.process.messages import (
     Cancel,
+    Dial,
+    Dialed,
     Done,
     Ended,
     Execute,
@@ -38,7 +40,7 @@ from p2prc.runtime.process.messages import (
     receive,
     send,
 )
-from p2prc.runtime.process.places import Finished, Place, PlaceBroken
+from p2prc.runtime.process.places import Finished, Place, PlaceBroken, Streams
 
 _LOOK_S = 0.1
 _LOOK_AT_DISK_S = 0.5
@@ -130,6 +132,8 @@ class Supervisor:
                 self._tell(Done(number, self._reset()))
             case Measure(number):
                 self._tell(self._measured(number))
+            case Dial(number, family):
+                self._dial(number, family)
             case UseCores(cores):
                 watch.use_cores(self._place.processes(), cores)
             case _:
@@ -144,7 +148,9 @@ class Supervisor:
         self._used_when_killed_s = 0.0
         variables = self._base_variables() | request.variables
         try:
-            self._place.run(request, fds[0], fds[1], variables)
+            source = fds[2] if len(fds) > 2 else -1
+            streams = Streams(fds[0], fds[1], source, request.has_terminal)
+            self._place.run(request, streams, variables)
         except (PlaceBroken, OSError) as error:
             self._cause = ("runtime-missing", str(error))
             self._finish(Finished(None, 0, 0.0, 0))
@@ -309,6 +315,21 @@ class Supervisor:
             self._sample = (now, used_s)
         peak = self._peak = max(self._peak, self._command_peak)
         return Measured(number, used_s, self._percent, self._memory, peak, self._disk, processes)
+
+    def _dial(self, number: int, family: int) -> None:
+        """Answer with a socket that was made in the sandbox's network."""
+        init = self._place.init()
+        if not init:
+            self._tell(Dialed(number, "nothing runs in the sandbox"))
+            return
+        try:
+            made = entering.socket_inside(init, family, is_root=self._start.uid != 0)
+        except OSError as error:
+            self._tell(Dialed(number, f"its network cannot be entered: {error.strerror}"))
+            return
+        with contextlib.suppress(OSError):
+            send(self._channel, Dialed(number, ""), (made,))
+        os.close(made)
 
     def _reset(self) -> str:
         if self._running is not None:

@@ -39,13 +39,17 @@ class Start(NamedTuple):
 
 
 class Execute(NamedTuple):
-    """Run a command; two descriptors come along: its output and its errors."""
+    """Run a command; two or three descriptors come along: its output, its errors, its input.
+
+    With `has_terminal` all three are the same terminal.
+    """
 
     number: int
     argv: list[str]
     variables: dict[str, str]
     timeout_s: float | None
     cores: list[int]
+    has_terminal: bool
 
 
 class Cancel(NamedTuple):
@@ -64,6 +68,13 @@ class Measure(NamedTuple):
     """Tell what the sandbox uses."""
 
     number: int
+
+
+class Dial(NamedTuple):
+    """Make a socket of this address family in the sandbox's network."""
+
+    number: int
+    family: int
 
 
 class UseCores(NamedTuple):
@@ -109,6 +120,13 @@ class Done(NamedTuple):
     reason: str
 
 
+class Dialed(NamedTuple):
+    """The socket comes along, not connected; or `reason` says why there is none."""
+
+    number: int
+    reason: str
+
+
 class Measured(NamedTuple):
     """What the sandbox uses now and used up to now."""
 
@@ -134,6 +152,8 @@ Message = (
     | Cancel
     | Reset
     | Measure
+    | Dial
+    | Dialed
     | UseCores
     | End
     | Ready
@@ -151,6 +171,8 @@ _TYPES: dict[str, type[Message]] = {
         Cancel,
         Reset,
         Measure,
+        Dial,
+        Dialed,
         UseCores,
         End,
         Ready,

@@ -27,6 +27,15 @@ class Finished(NamedTuple):
     memory_peak_bytes: int
 
 
+class Streams(NamedTuple):
+    """A command's descriptors; `source` -1 is an input that is empty."""
+
+    out: int
+    err: int
+    source: int
+    is_terminal: bool
+
+
 class Place(Protocol):
     """Where one command at a time runs."""
 
@@ -39,7 +48,7 @@ class Place(Protocol):
         """Make what can be made before the first command; raises PlaceBroken."""
         ...
 
-    def run(self, request: Execute, out: int, err: int, variables: dict[str, str]) -> None:
+    def run(self, request: Execute, streams: Streams, variables: dict[str, str]) -> None:
         """Start a command; raises PlaceBroken. The descriptors stay the caller's."""
         ...
 

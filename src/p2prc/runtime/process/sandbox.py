@@ -15,11 +15,14 @@ from typing import Protocol
 from p2prc.errors import JobInvalid, LeaseEnded, MachineCannot, PeerBusy, RuntimeMissing
 from p2prc.model.resources import Usage
 from p2prc.runtime import archive
+from p2prc.runtime.network_namespace import dial_with
 from p2prc.runtime.port import Execution, Exit, Link, SandboxSpec, Terminal
 from p2prc.runtime.process import folders
-from p2prc.runtime.process.execution import ProcessExecution
+from p2prc.runtime.process.execution import ProcessExecution, set_size
 from p2prc.runtime.process.messages import (
     Cancel,
+    Dial,
+    Dialed,
     Done,
     End,
     Ended,
@@ -76,6 +79,7 @@ class ProcessSandbox:
         self._last_word: Ended | None = None
         self._supervisor = -1
         self._usage = Usage()
+        self._dialed: dict[int, socket.socket] = {}
         self._paths = Ready("", "")
         loop.add_reader(channel.fileno(), self._hear)
 
@@ -109,8 +113,8 @@ class ProcessSandbox:
         takes_input: bool = False,
         terminal: Terminal | None = None,
     ) -> Execution:
-        if takes_input or terminal is not None:
-            raise RuntimeMissing(f"commands of the tier `{self._spec.tier}` take no input")
+        if terminal is not None and self._spec.is_isolated:
+            raise RuntimeMissing("a sandbox for one command has no terminal")
         if self._ended.done() or self._cleaned is not None:
             raise LeaseEnded
         if self._running is not None:
@@ -119,20 +123,41 @@ class ProcessSandbox:
         if self._last is not None:
             self._last.discard()
         number = next(self._numbers)
-        pipes, ends = self._pipes()
-        execution = ProcessExecution(pipes, lambda: self._tell(Cancel(number)))
+        if terminal is None:
+            pipes, source, ends = self._pipes(takes_input=takes_input)
+        else:
+            pipes, source, ends = self._terminal(terminal)
+            variables = {"TERM": "xterm-256color", **variables}
+        execution = ProcessExecution(
+            pipes,
+            lambda: self._tell(Cancel(number)),
+            source=source,
+            is_terminal=terminal is not None,
+        )
         cores = self._host.cores_for(self._spec)
         self._running, self._last = (number, execution), execution
-        request = Execute(number, list(argv), dict(variables), timeout_s, cores)
+        has_terminal = terminal is not None
+        request = Execute(number, list(argv), dict(variables), timeout_s, cores, has_terminal)
         try:
             self._tell(request, ends)
         finally:
-            for end in ends:
+            for end in set(ends):
                 os.close(end)
         return execution
 
     async def dial(self, port: int) -> Link:
-        raise RuntimeMissing(f"the tier `{self._spec.tier}` has no ports of its own")
+        if self._spec.tier == "none" or self._spec.is_isolated:
+            raise RuntimeMissing(f"the tier `{self._spec.tier}` has no ports of its own")
+        return await dial_with(self._socket_inside, port)
+
+    async def _socket_inside(self, family: int) -> socket.socket:
+        number = next(self._numbers)
+        answer = await self._ask(Dial(number, family))
+        made = self._dialed.pop(number, None)
+        if made is None:
+            reason = answer.reason if isinstance(answer, Dialed) else "no answer"
+            raise MachineCannot(f"no port can be reached: {reason}")
+        return made
 
     async def put_files(self, stream: AsyncIterator[bytes], folder: str = "") -> int:
         if self._ended.done() or self._cleaned is not None:
@@ -191,7 +216,16 @@ class ProcessSandbox:
         """Move what runs to other cores."""
         self._tell(UseCores(cores))
 
-    def _pipes(self) -> tuple[dict[int, int], tuple[int, int]]:
+    def _terminal(self, size: Terminal) -> tuple[dict[int, int], int, tuple[int, ...]]:
+        """Make a terminal out here: what is ours of it, the tenant must never hold."""
+        ours, theirs = os.openpty()
+        set_size(ours, size)
+        os.set_blocking(ours, False)
+        if self.uid:
+            os.fchown(theirs, self.uid, self.uid)
+        return {1: ours}, os.dup(ours), (theirs, theirs)
+
+    def _pipes(self, *, takes_input: bool) -> tuple[dict[int, int], int, tuple[int, ...]]:
         pipes: dict[int, int] = {}
         ends: list[int] = []
         for channel in (1, 2):
@@ -201,9 +235,15 @@ class ProcessSandbox:
                 # Programs open /dev/stdout by name, which only the pipe's owner may.
                 os.fchown(end, self.uid, self.uid)
             ends.append(end)
-        return pipes, (ends[0], ends[1])
+        if not takes_input:
+            return pipes, -1, tuple(ends)
+        end, source = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(source, False)
+        if self.uid:
+            os.fchown(end, self.uid, self.uid)
+        return pipes, source, (*ends, end)
 
-    async def _ask(self, request: Reset | Measure) -> Message:
+    async def _ask(self, request: Reset | Measure | Dial) -> Message:
         if self._ended.done() or self._cleaned is not None:
             raise LeaseEnded
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
@@ -249,9 +289,13 @@ class ProcessSandbox:
                     self._ready.set_exception(RuntimeMissing(reason))
             case Exited():
                 self._command_ended(message)
-            case Done() | Measured():
+            case Done() | Measured() | Dialed():
                 if (asker := self._asked.get(message.number)) and not asker.done():
+                    if fds:
+                        self._dialed[message.number] = socket.socket(fileno=fds.pop())
                     asker.set_result(message)
+                for descriptor in fds:
+                    os.close(descriptor)
             case Ended():
                 self._last_word = message
             case _:

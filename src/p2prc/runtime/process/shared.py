@@ -11,7 +11,7 @@ from p2prc.runtime.process import bubblewrap, watch
 from p2prc.runtime.process.bubble import START_LIMIT_MS, Bubble, memory_file, read_within
 from p2prc.runtime.process.caps import Caps
 from p2prc.runtime.process.messages import PACKET_LIMIT_BYTES, Execute
-from p2prc.runtime.process.places import Finished, PlaceBroken, reaped
+from p2prc.runtime.process.places import Finished, PlaceBroken, Streams, reaped
 
 
 class SharedPlace:
@@ -58,24 +58,26 @@ class SharedPlace:
         # Only now: making a sandbox is the node's work, and somebody waits for it.
         self._sandbox.be_last_in_line()
 
-    def run(self, request: Execute, out: int, err: int, variables: dict[str, str]) -> None:
+    def run(self, request: Execute, streams: Streams, variables: dict[str, str]) -> None:
         self.open()
         assert self._channel is not None
         self._before_s = watch.cpu_s([self.init()])
         if request.cores:
             watch.use_cores([self.init()], request.cores)
-        words = [str(len(request.argv)), *request.argv]
+        mark = "t" if streams.is_terminal else ""
+        words = [f"{len(request.argv)}{mark}", *request.argv]
         words += [f"{name}={value}" for name, value in variables.items()]
         packet = "\0".join(words).encode("utf-8", "surrogateescape")
         self._is_running = True
+        fds = [streams.out, streams.err, *([streams.source] if streams.source >= 0 else [])]
         # An agent that is gone is noticed by `poll`.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             if len(packet) <= PACKET_LIMIT_BYTES:
-                socket.send_fds(self._channel, [packet], [out, err])
+                socket.send_fds(self._channel, [packet], fds)
                 return
             memory = memory_file(packet)
             try:
-                socket.send_fds(self._channel, [b"@"], [memory, out, err])
+                socket.send_fds(self._channel, [b"@"], [memory, *fds])
             finally:
                 os.close(memory)
 
