@@ -11,11 +11,13 @@ import pytest
 
 from p2prc.errors import AlreadyInNetwork, RequestDenied, Revoked, RightMissing
 from p2prc.model.identity import NodeId
+from p2prc.node.handshake import introduce
 from p2prc.node.lookup import Doorplate
 from p2prc.node.node import Node
 from p2prc.node.tasks import Tasks, Work
 from p2prc.protocol.messages import Join
-from p2prc.transport.memory import MemoryNetwork
+from p2prc.transport.memory import MemoryConnection, MemoryNetwork
+from p2prc.transport.port import Channel, Connection
 from tests.unit.test_node_in_memory import DAY_S, node_of, run
 
 
@@ -155,6 +157,54 @@ async def test_who_an_admin_put_out_comes_back_by_the_founders_word(tmp_path: Pa
         assert (await run(linus, grace.id, "echo", "back"))[0] == 0
         with pytest.raises(AlreadyInNetwork):
             await linus.network.join(ticket_of(await _own(grace)))
+
+
+async def dial(node: Node, peer: Node, channel: Channel) -> Connection:
+    """Introduce a member on a connection of its own, beside its links."""
+    connection = await node._adapters.endpoint.connect(
+        peer.id, peer.network.description.addresses, channel, timeout_s=5
+    )
+    await introduce(connection, node.network.standing)
+    return connection
+
+
+async def test_who_is_put_out_while_it_introduces_itself_stays_outside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with three(tmp_path) as (ada, grace, linus, tasks):
+        await linus.network.join(ticket_of(ada))
+        await until(lambda: all(len(node.network.nodes()) == 3 for node in (ada, grace, linus)))
+        is_half_way, goes_on = asyncio.Event(), asyncio.Event()
+
+        async def slow(_: object) -> str:
+            is_half_way.set()
+            await goes_on.wait()
+            return ""
+
+        monkeypatch.setattr(MemoryConnection, "remote_address", slow)
+        dialling = tasks.start(dial(linus, grace, Channel.CONTROL), "dial")
+        await is_half_way.wait()
+        ada.network.revoke(linus.id, reason="")
+        await until(lambda: grace.network.is_put_out(linus.id))
+        await until(lambda: linus.id not in grace.links.peers())
+        goes_on.set()
+        connection = await dialling
+        # Sooner than a link that says nothing is given up.
+        await until(lambda: connection.is_closed, within_s=2)
+        assert linus.id not in grace.links.peers()
+
+
+async def test_who_is_put_out_is_served_no_bulk_either(tmp_path: Path) -> None:
+    async with three(tmp_path) as (ada, grace, linus, _):
+        await linus.network.join(ticket_of(ada))
+        await until(lambda: all(len(node.network.nodes()) == 3 for node in (ada, grace, linus)))
+        await grace.links.drop(linus.id, "test")
+        await until(lambda: linus.id not in grace.links.peers())
+        connection = await dial(linus, grace, Channel.BULK)
+        await until(lambda: linus.id in grace.links._served)
+        ada.network.revoke(linus.id, reason="")
+        await until(lambda: grace.network.is_put_out(linus.id))
+        await until(lambda: connection.is_closed)
 
 
 async def test_a_ticket_of_who_was_put_out_opens_no_door(tmp_path: Path) -> None:

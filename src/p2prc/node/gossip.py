@@ -66,6 +66,10 @@ class Gossip:
         """Tell the network our new record."""
         self._driver.feed(membership.OwnRecordChanged(record))
 
+    def members_barred(self) -> None:
+        """Somebody was put out."""
+        self._driver.feed(membership.MembersBarred())
+
     def link_up(self, peer: NodeId, version: int) -> None:
         """A link to the peer exists; it speaks this version of the protocol."""
         self._driver.feed(membership.PeerConnected(peer, version))

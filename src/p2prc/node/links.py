@@ -88,6 +88,7 @@ class Links:
         self._dials: dict[NodeId, Work[Link]] = {}
         self._bulk: dict[NodeId, Work[Connection]] = {}
         self._served: dict[NodeId, list[Connection]] = {}
+        self._bulk_members: dict[NodeId, Member] = {}
         self._departed: set[NodeId] = set()
         self._guests: dict[int, Connection] = {}
         self._dismissed: set[NodeId] = set()
@@ -110,6 +111,14 @@ class Links:
     def peers(self) -> list[NodeId]:
         """Return whom we talk to."""
         return list(self._links)
+
+    def members(self) -> list[Member]:
+        """Return who has any connection to us, as they introduced themselves."""
+        links = [links[-1].member for links in self._links.values() if links]
+        return [
+            *links,
+            *(who for who in self._bulk_members.values() if who.node not in self._links),
+        ]
 
     def tell(self, peer: NodeId, body: Control) -> bool:
         """Send a notice when there is a link; say whether there was."""
@@ -257,7 +266,13 @@ class Links:
 
     async def _dial_bulk(self, peer: NodeId) -> Connection:
         connection, introduction = await self._connect(peer, Channel.BULK)
-        await introduction.stream.finish()
+        try:
+            await introduction.stream.finish()
+            self._board.judge(introduction.peer)
+        except P2prcError:
+            await _hang_up(connection, "put out")
+            raise
+        self._bulk_members[peer] = introduction.peer
         self._tasks.start(
             self._serve_streams(connection, self._board.serve_bulk), f"bulk of {short(peer)}"
         )
@@ -307,7 +322,10 @@ class Links:
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
                 standing, judge = self._board.standing(), self._board.judge
-                return connection, await introduce(connection, standing, judge)
+                introduction = await introduce(connection, standing, judge)
+                # It may have been put out since it showed its chain.
+                judge(introduction.peer)
+                return connection, introduction
         except TimeoutError as error:
             await connection.close("no handshake")
             raise PeerUnreachable(f"{short(peer)} did not finish the handshake") from error
@@ -329,6 +347,9 @@ class Links:
                 introduction = await receive(
                     connection, self._board.standing(), self._board.admit, self._board.judge
                 )
+            if isinstance(introduction, Introduction):
+                # It may have been put out since it showed its chain.
+                self._board.judge(introduction.peer)
         except (P2prcError, TimeoutError) as error:
             code = error.code if isinstance(error, P2prcError) else "silent-handshake"
             self.refusals[code] += 1
@@ -343,6 +364,7 @@ class Links:
             finally:
                 await _hang_up(connection, "answered")
         elif connection.channel is Channel.BULK:
+            self._bulk_members[connection.peer] = introduction.peer
             await self._serve_bulk(connection)
         else:
             self._adopt(connection, introduction)
@@ -401,8 +423,13 @@ class Links:
         if dialled is None or not dialled.done():
             return
         del self._bulk[peer]
+        self._forget_bulk_member(peer)
         if not dialled.cancelled() and dialled.exception() is None:
             self._tasks.start(_hang_up(dialled.result(), "the peer is lost"), "bulk is over")
+
+    def _forget_bulk_member(self, peer: NodeId) -> None:
+        if peer not in self._bulk and peer not in self._served:
+            self._bulk_members.pop(peer, None)
 
     def _take(self, link: Link, body: Control, answer: Answer | None) -> None:
         if link.peer in self._dismissed:
@@ -428,6 +455,7 @@ class Links:
             served.remove(connection)
             if not served:
                 self._served.pop(connection.peer, None)
+                self._forget_bulk_member(connection.peer)
 
     async def _serve_streams(
         self, connection: Connection, serve: Callable[[NodeId, Stream], Awaitable[None]]

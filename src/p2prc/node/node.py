@@ -315,15 +315,15 @@ class Node:
 
     def _put_out(self) -> None:
         """Somebody was put out: end what it and those it let in have here."""
-        for peer in self.links.peers():
-            link = self.links.get(peer)
-            if link is not None and self.network.revocations.revoker_of(link.member) is not None:
-                self._dismiss(peer)
+        for member in self.links.members():
+            if self.network.revocations.revoker_of(member) is not None:
+                self._dismiss(member.node)
         for view in self.provider.leases():
             if view.peer != self.id and self.network.is_put_out(view.peer):
                 self.provider.evict(view.peer, "put out of the network")
         if self.relay is not None:
             self.relay.drop([who for who in self.relay.clients() if not self._is_known(who)])
+        self.network.gossip.members_barred()
         self.jobs.offers_changed()
 
     def _is_known(self, node: NodeId) -> bool:

@@ -33,6 +33,7 @@ from p2prc.protocol.membership_events import (
     Effect,
     Event,
     HangUp,
+    MembersBarred,
     MembershipConfig,
     MessageReceived,
     NodeChanged,
@@ -83,6 +84,7 @@ __all__ = [
     "Effect",
     "Event",
     "HangUp",
+    "MembersBarred",
     "Membership",
     "MembershipConfig",
     "MessageReceived",
@@ -232,6 +234,9 @@ class Membership:
                 self._own_changed(event.signed, now)
             case DialFailed():
                 self._dial_failed(event.peer, now)
+            case MembersBarred():
+                for node in self._parts.table.bar(self._is_barred, now):
+                    self._parts.changed(node)
             case Tick():
                 pass
             case _:
@@ -384,6 +389,9 @@ class Membership:
                 assert_never(message)
         if (faults := self._parts.gate.take_faults()) > 0.0:
             self._parts.blame(peer, faults, now)
+
+    def _is_barred(self, node: NodeId, record: NodeRecord) -> bool:
+        return node != self._self and not self._parts.gate.is_member(record)
 
     # -- ourselves --
 

@@ -93,6 +93,11 @@ class DialFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class MembersBarred:
+    """Somebody was put out: whom `is_member` knows no more is to be told to nobody."""
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """The deadline has come."""
 
@@ -142,5 +147,13 @@ class OwnVersionBehind:
     version: int
 
 
-Event = PeerConnected | PeerLost | MessageReceived | OwnRecordChanged | DialFailed | Tick
+Event = (
+    PeerConnected
+    | PeerLost
+    | MessageReceived
+    | OwnRecordChanged
+    | DialFailed
+    | MembersBarred
+    | Tick
+)
 Effect = Send | Dial | HangUp | Shun | NodeChanged | OwnVersionBehind

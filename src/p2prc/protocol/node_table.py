@@ -298,6 +298,15 @@ class NodeTable:
                 changed.append(node)
         return changed
 
+    def bar(self, is_barred: Callable[[NodeId, NodeRecord], bool], now: float) -> list[NodeId]:
+        """Hold these nodes dead from now on, whatever they said; return whom that changes."""
+        changed = []
+        for node, held in list(self):
+            if held.is_present and is_barred(node, held.signed.record):
+                self._move(node, self._mine(node, held), NodeState.DEAD, now)
+                changed.append(node)
+        return changed
+
     def settle(self, now: float) -> tuple[list[NodeId], list[Life]]:
         """Hold every overdue suspect dead; return them, and whom to ask others for in time."""
         overdue: list[NodeId] = []

@@ -36,7 +36,7 @@ class RecordGate:
         open_testimony: Callable[[Envelope], Testimony],
     ) -> None:
         self._network = network
-        self._is_member = is_member
+        self.is_member = is_member
         self._open_record = open_record
         self._open_testimony = open_testimony
         self.refusals: Counter[str] = Counter()
@@ -58,7 +58,7 @@ class RecordGate:
             return self._refuse(FOREIGN)
         if held is not None and record.version < held.record.version:
             return self._refuse(OLD)
-        if not self._is_member(record):
+        if not self.is_member(record):
             return self._refuse(NOT_MEMBER)
         if held is not None and record.version == held.record.version:
             # Its author signed two records as one version. Everybody must keep the same one.
@@ -74,6 +74,13 @@ class RecordGate:
         except WireError:
             self._refuse(FORGED)
             return None
+
+    def speaks(self, author: NodeRecord) -> bool:
+        """Whether what this node says of lives counts: it may have been put out meanwhile."""
+        if self.is_member(author):
+            return True
+        self._refuse(NOT_MEMBER)
+        return False
 
     def _refuse(self, reason: str) -> SignedRecord | None:
         self.refusals[reason] += 1

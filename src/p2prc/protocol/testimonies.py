@@ -44,6 +44,8 @@ class Testimonies:
             if author is None:
                 self._parts.answer(peer, Want((Life(envelope.author, -1),)), now)
                 continue
+            if not self._parts.gate.speaks(author.signed.record):
+                continue
             if testimony.is_statement:
                 is_news = self._take_statement(peer, testimony, author, now)
             else:
