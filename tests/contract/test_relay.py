@@ -16,7 +16,15 @@ import pytest
 from benchmarks.relay import Client, datagrams, masked
 from benchmarks.relays import TOLD, RunningRelay, open_ours, open_rival, rival_program
 
-from p2prc.authority import Rights, admit, found_network, verify_chain, write_ticket
+from p2prc.authority import (
+    Rights,
+    admit,
+    commitment_to,
+    found_network,
+    shown_half,
+    verify_chain,
+    write_ticket,
+)
 from p2prc.errors import PeerUnreachable
 from p2prc.model.identity import NodeId
 from p2prc.model.ticket import Ticket
@@ -199,6 +207,7 @@ async def test_a_relay_that_comes_back_is_used_again(open_one: Open) -> None:
 # -- what only ours does -----------------------------------------------------------------------
 
 FOUNDER, MEMBER = b"\x01" * 32, b"\x02" * 32
+OPENER = b"\x03" * 16
 NETWORK = NodeId(public_key_of(FOUNDER).hex())
 
 
@@ -217,8 +226,14 @@ async def test_members_get_in_by_their_chain_and_a_newcomer_reaches_its_inviter_
         )
     )
     ticket = write_ticket(
-        Ticket(network=NETWORK, issuer=NETWORK, expires_at=int(now) + 600, nonce=b"123456"),
+        Ticket(
+            network=NETWORK,
+            issuer=NETWORK,
+            expires_at=int(now) + 600,
+            commitment=commitment_to(OPENER),
+        ),
         secret=FOUNDER,
+        opener=OPENER,
     )
     server = await open_relay("127.0.0.1", 0, identity=WellKnown(NETWORK, 1), admit=admission)
     url = f"http://127.0.0.1:{server.port}"
@@ -226,7 +241,7 @@ async def test_members_get_in_by_their_chain_and_a_newcomer_reaches_its_inviter_
         async with (
             endpoint(url, secret=FOUNDER, token=member_bearer(founders)) as founder,
             endpoint(url, secret=MEMBER, token=member_bearer(members)) as ben,
-            endpoint(url, token=ticket) as newcomer,
+            endpoint(url, token=shown_half(ticket)) as newcomer,
             endpoint(url, token=member_bearer(members)) as thief,
         ):
             await at_home(founder, ben, newcomer)

@@ -12,12 +12,20 @@ from dataclasses import dataclass
 
 import msgspec
 
-from p2prc.authority import admit, found_network, read_ticket, verify_chain, write_ticket
+from p2prc.authority import (
+    admit,
+    commitment_to,
+    found_network,
+    read_ticket,
+    shown_half,
+    verify_chain,
+    write_ticket,
+)
 from p2prc.authority.chains import Rights
 from p2prc.model.identity import AttemptId, BlobId, LeaseId, NodeId
 from p2prc.model.notice import Revocation, open_notice, sign_notice
 from p2prc.model.record import NodeRecord, open_record, sign_record
-from p2prc.model.ticket import NONCE_BYTES, Ticket
+from p2prc.model.ticket import OPENER_BYTES, Ticket
 from p2prc.model.tree import FileEntry, Tree, decode_tree
 from p2prc.model.workload import Command
 from p2prc.protocol import messages
@@ -90,6 +98,9 @@ def _chain(content: bytes) -> object:
     return verify_chain(content, network=NODE)
 
 
+_OPENER = b"\7" * OPENER_BYTES
+
+
 def _example_ticket() -> bytes:
     ticket = Ticket(
         network=NODE,
@@ -97,10 +108,14 @@ def _example_ticket() -> bytes:
         addresses=("192.0.2.1:8088", "[2001:db8::1]:8088", "example.org:1"),
         expires_at=int(time.time()) + 3600,
         may_invite=True,
-        nonce=b"\7" * NONCE_BYTES,
+        commitment=commitment_to(_OPENER),
         reach="internet",
     )
-    return write_ticket(ticket, secret=SECRET).encode()
+    return write_ticket(ticket, secret=SECRET, opener=_OPENER).encode()
+
+
+def _example_half() -> bytes:
+    return shown_half(_example_ticket().decode()).encode()
 
 
 def _letters(*bodies: messages.Control) -> tuple[bytes, ...]:
@@ -134,7 +149,7 @@ DECODERS = (
         opening_codec.decode,
         (
             encode(messages.Hello(NODE, CHAIN)),
-            encode(messages.Join(NODE, "p2prc1abc", name="bob")),
+            encode(messages.Join(NODE, "p2prc2abc", name="bob")),
             encode(messages.Admitted(CHAIN)),
             encode(messages.Refused("no", "because", "ask")),
         ),
@@ -175,7 +190,7 @@ DECODERS = (
     Decoder("notice", _notice, (encode(_NOTICE.envelope),), ("_codec",)),
     Decoder("relay client", read_frame, (received(b"\1" * 32, _DATAGRAMS), ping(b"12345678"))),
     Decoder("relay proof", read_auth, (b"\1" + b"\2" * 32 + b"\x40" + b"\3" * 64,)),
-    Decoder("relay bearer", _bearer, (member_bearer(CHAIN).encode(), _example_ticket())),
+    Decoder("relay bearer", _bearer, (member_bearer(CHAIN).encode(), _example_half())),
     Decoder("PCP", _pcp, (b"\2\x81" + bytes(22) + b"n" * 12 + b"\x11" + bytes(23),)),
     Decoder("NAT-PMP", _pmp, (b"\0\x81" + bytes(14),)),
     Decoder("NAT-PMP address", read_pmp_address, (b"\0\x80" + bytes(10),)),

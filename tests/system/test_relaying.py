@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from p2prc.authority import Rights, admit, found_network
+from p2prc.authority import Rights, admit, found_network, shown_half
 from p2prc.model.identity import NodeId
 from p2prc.protocol import relay_frames as frames
 from p2prc.protocol.messages import PROTOCOL_VERSION
@@ -49,7 +49,7 @@ async def test_a_node_relays_for_members_of_its_network_alone(make_nodes: MakeNo
     async with (
         admitted(relay, node.key, bearer=member_bearer(founders)) as founder,
         admitted(relay, secret, bearer=member_bearer(chain)) as member,
-        admitted(relay, 1, bearer=ticket) as newcomer,
+        admitted(relay, 1, bearer=shown_half(ticket)) as newcomer,
         client(relay, 2, bearer=member_bearer(chain)) as thief,
         client(relay, 3) as stranger,
     ):

@@ -13,6 +13,7 @@ import msgspec
 import psutil
 import pytest
 
+from p2prc.authority import shown_half
 from p2prc.errors import LeaseUnknown, P2prcError, PeerBusy, PeerError, PolicyRefuses
 from p2prc.model.identity import AttemptId, BlobId, JobId, LeaseId, NodeId, random_id
 from p2prc.model.record import open_record
@@ -190,6 +191,12 @@ async def test_an_expired_or_made_up_ticket_is_no_way_in(
     with pytest.raises(P2prcError) as refused:
         await stranger.join(ticket[:-8] + "aaaaaaaa")
     assert refused.value.code == "ticket-invalid"
+    # What relays are shown, and whoever listens on the way to them hears.
+    shown = shown_half(ticket)
+    for heard in (shown, "p2prc2" + shown.removeprefix("shown2")):
+        with pytest.raises(P2prcError) as refused:
+            await stranger.join(heard)
+        assert refused.value.code == "ticket-invalid"
     async with asyncio.timeout(10):
         while True:
             try:

@@ -9,13 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from p2prc.errors import AlreadyInNetwork, RequestDenied, Revoked, RightMissing
+from p2prc.authority import read_ticket, shown_half
+from p2prc.errors import AlreadyInNetwork, RequestDenied, Revoked, RightMissing, TicketInvalid
 from p2prc.model.identity import NodeId
+from p2prc.model.ticket import Ticket
 from p2prc.node.handshake import introduce
 from p2prc.node.lookup import Doorplate
 from p2prc.node.node import Node
 from p2prc.node.tasks import Tasks, Work
 from p2prc.protocol.messages import Join
+from p2prc.relay.admission import member_bearer
 from p2prc.transport.memory import MemoryConnection, MemoryNetwork
 from p2prc.transport.port import Channel, Connection
 from tests.unit.test_node_in_memory import DAY_S, node_of, run
@@ -112,6 +115,21 @@ async def test_an_open_network_lets_in_whoever_asks_at_any_member(tmp_path: Path
         assert linus.network.standing.member.is_open
         assert not linus.network.standing.member.rights.may_invite
         assert ada.policy.trusted <= {ada.id}
+
+
+async def test_on_the_way_in_relays_are_shown_half_the_ticket(tmp_path: Path) -> None:
+    async with three(tmp_path) as (ada, _, linus, _):
+        ticket, shown = ticket_of(ada), []
+
+        async def borrow(_: Ticket, bearer: str) -> tuple[str, ...]:
+            shown.append(bearer)
+            return ()
+
+        linus.network.borrow_relays = borrow
+        await linus.network.join(f" {ticket[:99]}\n{ticket[99:].upper()} ")
+        assert shown == [shown_half(ticket), member_bearer(linus.network.standing.chain)]
+        with pytest.raises(TicketInvalid):
+            read_ticket(shown[0])
 
 
 async def test_who_is_put_out_has_nothing_left_anywhere(tmp_path: Path) -> None:

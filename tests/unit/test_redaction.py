@@ -8,10 +8,13 @@ REDACTION = Redaction(home="/home/ada/.p2prc", names=["ada", "ada-laptop", ""])
 
 
 def test_addresses_tickets_names_and_the_home_are_taken_out() -> None:
-    ticket = "p2prc1" + "a" * 60
-    text = f"ada-laptop at 203.0.113.9:8088 and [2001:db8::1]:8088, {ticket}, /home/ada/.p2prc/log"
+    ticket, shown = "p2prc2" + "a" * 60, "shown2" + "b" * 60
+    text = (
+        "ada-laptop at 203.0.113.9:8088 and [2001:db8::1]:8088, "
+        f"{ticket}, {shown}, /home/ada/.p2prc/log"
+    )
     told = REDACTION.of(text)
-    for secret in ("ada", "203.0.113.9", "2001:db8", ticket, "/home"):
+    for secret in ("ada", "203.0.113.9", "2001:db8", ticket, shown, "/home"):
         assert secret not in told
     assert "node-1" in told
     assert ":8088" in told

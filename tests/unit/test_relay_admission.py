@@ -6,7 +6,16 @@ import base64
 
 import pytest
 
-from p2prc.authority import Member, Rights, admit, found_network, verify_chain, write_ticket
+from p2prc.authority import (
+    Member,
+    Rights,
+    admit,
+    commitment_to,
+    found_network,
+    shown_half,
+    verify_chain,
+    write_ticket,
+)
 from p2prc.errors import (
     NotMember,
     P2prcError,
@@ -15,9 +24,10 @@ from p2prc.errors import (
     TicketExpired,
     TicketForeign,
     TicketInvalid,
+    TicketVersionUnsupported,
 )
 from p2prc.model.identity import NodeId
-from p2prc.model.ticket import Ticket
+from p2prc.model.ticket import OPENER_BYTES, Ticket
 from p2prc.relay.admission import (
     JOINER_BYTES_PER_S,
     JOINER_S,
@@ -71,11 +81,20 @@ class Home:
             self.admission(node_of(key), bearer)
 
 
-def ticket(issuer: bytes = FOUNDER, *, network: NodeId = NETWORK, nonce: bytes = b"123456") -> str:
-    return write_ticket(
-        Ticket(network=network, issuer=node_of(issuer), expires_at=1_000_600, nonce=nonce),
-        secret=issuer,
+def whole(issuer: bytes, *, network: NodeId, number: int) -> str:
+    opener = number.to_bytes(OPENER_BYTES, "big")
+    made = Ticket(
+        network=network,
+        issuer=node_of(issuer),
+        expires_at=1_000_600,
+        commitment=commitment_to(opener),
     )
+    return write_ticket(made, secret=issuer, opener=opener)
+
+
+def ticket(issuer: bytes = FOUNDER, *, network: NodeId = NETWORK, number: int = 0) -> str:
+    """Return what a newcomer shows of its ticket."""
+    return shown_half(whole(issuer, network=network, number=number))
 
 
 def joiner(number: int) -> NodeId:
@@ -133,7 +152,7 @@ def test_coming_again_does_not_prolong_it() -> None:
     home = Home()
     home.admission(joiner(1), ticket())
     home.now += 45.0
-    assert home.admission(joiner(1), ticket().upper()).expires_in_s == JOINER_S - 45.0
+    assert home.admission(joiner(1), ticket()).expires_in_s == JOINER_S - 45.0
     home.now += 16.0
     assert home.admission(joiner(1), ticket()).expires_in_s == JOINER_S
 
@@ -143,9 +162,15 @@ def test_tickets_that_are_no_good() -> None:
     home.refuses(STRANGER, ticket()[:-4], TicketInvalid)
     home.refuses(STRANGER, ticket(STRANGER, network=node_of(STRANGER)), TicketForeign)
     home.refuses(STRANGER, ticket(STRANGER), NotMember)
-    home.refuses(STRANGER, "p2prc", TicketInvalid)
+    home.refuses(STRANGER, "shown2", TicketInvalid)
+    home.refuses(STRANGER, "shown1" + ticket()[6:], TicketVersionUnsupported)
     home.now += 601.0
     home.refuses(STRANGER, ticket(), TicketExpired)
+
+
+def test_a_whole_ticket_opens_nothing() -> None:
+    # Shown on the way in the clear, it is no secret any more: no relay makes that useful.
+    Home().refuses(STRANGER, whole(FOUNDER, network=NETWORK, number=0), NotMember)
 
 
 def test_a_ticket_of_one_who_may_not_invite_or_was_revoked_opens_nothing() -> None:
@@ -160,7 +185,7 @@ def test_a_ticket_shown_by_many_serves_few_at_once() -> None:
     for number in range(JOINERS_PER_TICKET):
         home.admission(joiner(number), ticket())
     home.refuses(STRANGER, ticket(), PeerBusy)
-    home.admission(joiner(99), ticket(nonce=b"others"))
+    home.admission(joiner(99), ticket(number=99_999))
     home.now += JOINER_S
     home.admission(joiner(98), ticket())
 
@@ -178,8 +203,8 @@ def test_who_has_joined_makes_room_for_the_next() -> None:
 def test_many_tickets_serve_few_at_once() -> None:
     home = Home()
     for number in range(JOINERS_LIMIT):
-        home.admission(joiner(number), ticket(nonce=number.to_bytes(6, "big")))
-    home.refuses(STRANGER, ticket(nonce=b"others"), PeerBusy)
+        home.admission(joiner(number), ticket(number=number))
+    home.refuses(STRANGER, ticket(number=99_999), PeerBusy)
 
 
 def test_a_clock_set_back_frees_the_places() -> None:

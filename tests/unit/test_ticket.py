@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from p2prc.authority import (
@@ -16,9 +16,12 @@ from p2prc.authority import (
     Rights,
     check_fresh,
     check_ticket,
+    commitment_to,
+    read_shown_half,
     read_ticket,
-    write_ticket,
+    shown_half,
 )
+from p2prc.authority import write_ticket as write_with_opener
 from p2prc.authority.ticket_bytes import pack_ticket
 from p2prc.errors import (
     NotMember,
@@ -30,10 +33,11 @@ from p2prc.errors import (
     TicketVersionUnsupported,
 )
 from p2prc.model.identity import NodeId
-from p2prc.model.ticket import TICKET_LIMIT_CHARACTERS, Bootstrap, Ticket
+from p2prc.model.ticket import OPENER_BYTES, TICKET_LIMIT_CHARACTERS, Bootstrap, Ticket
 from p2prc.wire.signed import public_key_of, sign
 
 FOUNDER, ALICE, BOB, CAROL = (bytes([number]) * 32 for number in range(1, 5))
+OPENER = bytes(range(OPENER_BYTES))
 
 
 def node_of(secret: bytes) -> NodeId:
@@ -46,21 +50,30 @@ PLAIN = Ticket(
     network=NETWORK,
     issuer=NETWORK,
     expires_at=EXPIRES_AT,
-    nonce=b"nonce!",
+    commitment=commitment_to(OPENER),
     addresses=("192.0.2.7:8088", "127.0.0.1:8088"),
 )
 FULL = Ticket(
     network=NETWORK,
     issuer=node_of(ALICE),
     expires_at=EXPIRES_AT,
-    nonce=b"nonce!",
+    commitment=commitment_to(OPENER),
     addresses=("192.0.2.7:8088", "10.1.2.3:8088", "[2001:db8::17]:8088", "127.0.0.1:8088"),
     relays=("https://euw1-1.relay.example.org./", "https://use1-1.relay.example.org./"),
     admins=(Bootstrap(NETWORK, ("198.51.100.9:8088",)), Bootstrap(node_of(BOB))),
     may_invite=True,
     reach="internet",
 )
+OF_VERSION_1 = (
+    "p2prc1aaeivchd3v2at4mv7vjnwlj4xjoxfsthbg7r3fasdpzxjcabwqhw6xaanne5eadon5xggzjbw7"
+    "ffj4dwbg36ugm6wpbq6mp7oobdny26ju2cxaiiqu62tirr2ewaesvo5cfat64icgvprwcco2iwlru5xy"
+    "qsrey5egfeee6kwq6uyaq"
+)
 ISSUER = Member(node_of(ALICE), Rights(may_invite=True), depth=1, admitted_by=NETWORK)
+
+
+def write_ticket(ticket: Ticket, *, secret: bytes) -> str:
+    return write_with_opener(ticket, secret=secret, opener=OPENER)
 
 
 def ticket_with(**changes: Any) -> Ticket:
@@ -134,22 +147,28 @@ def test_a_changed_character_makes_it_invalid(position: int, letter: str) -> Non
 
 @given(st.text(max_size=600))
 def test_any_other_text_is_refused_as_a_ticket(text: str) -> None:
-    for candidate in (text, "p2prc1" + text):
+    for candidate in (text, "p2prc2" + text):
         with pytest.raises((TicketInvalid, TicketVersionUnsupported)):
             read_ticket(candidate)
 
 
 def test_a_ticket_of_another_version_says_so() -> None:
     text = write_ticket(PLAIN, secret=FOUNDER)
-    with pytest.raises(TicketVersionUnsupported, match="version 2"):
-        read_ticket(text[:5] + "2" + text[6:])
+    for version in "13":
+        with pytest.raises(TicketVersionUnsupported, match=f"version {version}"):
+            read_ticket(text[:5] + version + text[6:])
+
+
+def test_a_ticket_of_version_1_says_so() -> None:
+    with pytest.raises(TicketVersionUnsupported, match="a ticket of version 1, this is 2"):
+        read_ticket(OF_VERSION_1)
 
 
 def test_a_far_too_long_text_is_refused() -> None:
     with pytest.raises(TicketInvalid, match="too long"):
-        read_ticket("p2prc1" + "a" * 10_000)
+        read_ticket("p2prc2" + "a" * 10_000)
     with pytest.raises(TicketInvalid, match="too long"):
-        read_ticket("p2prc1" + "a" * 510)
+        read_ticket("p2prc2" + "a" * 510)
 
 
 def test_only_the_issuer_can_sign_its_ticket() -> None:
@@ -210,8 +229,8 @@ def test_every_last_character_counts() -> None:
 @pytest.mark.parametrize("extra", [b"\0", b"more"])
 def test_well_signed_bytes_that_say_more_than_a_ticket_are_invalid(extra: bytes) -> None:
     payload = pack_ticket(PLAIN) + extra
-    body = payload + sign(FOUNDER, "p2prc ticket 1", payload).signature
-    text = "p2prc1" + base64.b32encode(body).decode().rstrip("=").lower()
+    body = payload + sign(FOUNDER, "p2prc ticket 2", payload).signature + OPENER
+    text = "p2prc2" + base64.b32encode(body).decode().rstrip("=").lower()
     with pytest.raises(TicketInvalid):
         read_ticket(text)
 
@@ -223,6 +242,77 @@ def test_well_signed_bytes_that_say_more_than_a_ticket_are_invalid(extra: bytes)
 def test_an_address_stays_as_it_was_written(address: str) -> None:
     ticket = ticket_with(addresses=(address,))
     assert read_ticket(write_ticket(ticket, secret=ALICE)).addresses == (address,)
+
+
+@given(st.sampled_from([(PLAIN, FOUNDER), (FULL, ALICE)]))
+def test_half_a_ticket_says_all_but_the_opener(case: tuple[Ticket, bytes]) -> None:
+    ticket, secret = case
+    text = write_ticket(ticket, secret=secret)
+    shown = shown_half(f" {text[:50].upper()}\n{text[50:]} ")
+    assert read_shown_half(shown) == read_ticket(text)
+    assert len(shown) < len(text)
+    assert OPENER not in _bytes_of(shown.removeprefix("shown2"))
+    assert OPENER in _bytes_of(text.removeprefix("p2prc2"))
+
+
+@given(st.sampled_from([b"", OPENER[:-1], bytes(OPENER_BYTES)]) | st.binary(max_size=64))
+def test_nobody_joins_by_the_half_that_relays_are_shown(guess: bytes) -> None:
+    shown = shown_half(write_ticket(PLAIN, secret=FOUNDER))
+    signed = _bytes_of(shown.removeprefix("shown2"))
+    assume(guess != OPENER)
+    for candidate in (
+        shown,
+        "p2prc2" + shown.removeprefix("shown2"),
+        "p2prc2" + _text_of(signed + guess),
+    ):
+        with pytest.raises(TicketInvalid):
+            read_ticket(candidate)
+
+
+def test_a_commitment_is_no_opener() -> None:
+    signed = _bytes_of(shown_half(write_ticket(PLAIN, secret=FOUNDER)).removeprefix("shown2"))
+    with pytest.raises(TicketInvalid):
+        read_ticket("p2prc2" + _text_of(signed + PLAIN.commitment))
+
+
+def test_only_the_opener_that_a_ticket_commits_to_is_written() -> None:
+    for opener in (b"", OPENER[:-1], OPENER + b"\0", bytes(OPENER_BYTES)):
+        with pytest.raises(SettingInvalid):
+            write_with_opener(PLAIN, secret=FOUNDER, opener=opener)
+
+
+@given(st.text(max_size=600))
+def test_any_other_text_is_refused_as_half_a_ticket(text: str) -> None:
+    for candidate in (text, "shown2" + text, "shown" + text):
+        with pytest.raises((TicketInvalid, TicketVersionUnsupported)):
+            read_shown_half(candidate)
+
+
+@given(st.integers(0, 10**6), st.characters())
+def test_a_change_in_what_is_shown_is_seen(position: int, letter: str) -> None:
+    shown = shown_half(write_ticket(FULL, secret=ALICE))
+    position %= len(shown)
+    changed = shown[:position] + letter + shown[position + 1 :]
+    if changed != shown:
+        with pytest.raises((TicketInvalid, TicketVersionUnsupported)):
+            read_shown_half(changed)
+    with pytest.raises((TicketInvalid, TicketVersionUnsupported)):
+        read_shown_half(shown[:position])
+
+
+def test_a_whole_ticket_is_not_what_is_shown() -> None:
+    text = write_ticket(PLAIN, secret=FOUNDER)
+    for candidate in (text, "shown2" + text.removeprefix("p2prc2"), shown_half(text).upper()):
+        with pytest.raises(TicketInvalid):
+            read_shown_half(candidate)
+
+
+def _bytes_of(text: str) -> bytes:
+    return base64.b32decode(text.upper() + "=" * (-len(text) % 8))
+
+
+def _text_of(content: bytes) -> str:
+    return base64.b32encode(content).decode().rstrip("=").lower()
 
 
 TEXTS = [

@@ -1,8 +1,8 @@
 """The inside of a ticket, packed by hand: 512 characters are 316 bytes, and keys take most.
 
 Two bytes of flags and counts, the network (left out when the issuer is its founder), the issuer,
-expiry and nonce, then addresses. An address is one byte of form and 6 bytes (IPv4), 18 (IPv6) or
-text; a relay's `https://` is left out.
+expiry and commitment, then addresses. An address is one byte of form and 6 bytes (IPv4), 18 (IPv6)
+or text; a relay's `https://` is left out.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import msgspec
 
 from p2prc.errors import TicketInvalid
 from p2prc.model.identity import NodeId
-from p2prc.model.ticket import NONCE_BYTES, Bootstrap, Reach, Ticket
+from p2prc.model.ticket import COMMITMENT_BYTES, Bootstrap, Reach, Ticket
 
 _REACHES: tuple[Reach, ...] = get_args(Reach)
 _KEY_BYTES = 32
@@ -41,7 +41,7 @@ def pack_ticket(ticket: Ticket) -> bytes:
     parts += [
         bytes.fromhex(ticket.issuer),
         ticket.expires_at.to_bytes(_EXPIRY_BYTES, "big"),
-        ticket.nonce,
+        ticket.commitment,
         *map(_pack_address, ticket.addresses),
         *(_pack_text(relay.removeprefix(_SECURE)) for relay in ticket.relays),
         *(_pack_admin(admin, ticket.network) for admin in ticket.admins),
@@ -60,7 +60,7 @@ def unpack_ticket(payload: bytes) -> Ticket:
         "network": network or issuer,
         "issuer": issuer,
         "expires_at": reader.number(_EXPIRY_BYTES),
-        "nonce": reader.take(NONCE_BYTES),
+        "commitment": reader.take(COMMITMENT_BYTES),
         "addresses": tuple(reader.address() for _ in range(flags >> 4 & 7)),
         "relays": tuple(reader.relay() for _ in range(flags >> 7 & 3)),
         "admins": tuple(reader.admin(network or issuer) for _ in range(flags >> 9 & 3)),

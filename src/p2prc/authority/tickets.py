@@ -1,17 +1,22 @@
 """Tickets as text: one word that a double-click selects, signed by its issuer.
 
 The text is `p2prc`, one character of version, and base32 in lower case (upper case is read too,
-so that a QR code can use its denser alphabet). A cut or changed ticket fails its signature, so
-there is no checksum beside it.
+so that a QR code can use its denser alphabet): what the ticket says, its issuer's signature, and
+the opener, a secret to which the signed part commits. A cut or changed ticket fails one of these,
+so there is no checksum beside them.
+
+A relay that a newcomer needs before it can speak to a member in private is shown the first two
+alone (`shown_half`): they say that there is such a ticket, and whoever listens on the way cannot
+join with them.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Iterator
 
 import msgspec
+from blake3 import blake3
 
 from p2prc.authority.chains import Member, Rights
 from p2prc.authority.ticket_bytes import pack_ticket, unpack_ticket
@@ -26,20 +31,38 @@ from p2prc.errors import (
     WireError,
 )
 from p2prc.model.identity import NodeId
-from p2prc.model.ticket import TICKET_LIMIT_CHARACTERS, Bootstrap, Ticket
+from p2prc.model.ticket import (
+    COMMITMENT_BYTES,
+    OPENER_BYTES,
+    TICKET_LIMIT_CHARACTERS,
+    Bootstrap,
+    Ticket,
+)
 from p2prc.wire.signed import SIGNATURE_BYTES, Envelope, public_key_of, sign, verify
 
+SHOWN_PREFIX = "shown"
+"""How the half begins that relays are shown: like no ticket and no chain."""
+
 _PREFIX = "p2prc"
-_VERSION = "1"
-_PURPOSE = "p2prc ticket 1"
+_VERSION = "2"
+_PURPOSE = "p2prc ticket 2"
+_OPENER_CONTEXT = "p2prc ticket opener 2"
 
 
-def write_ticket(ticket: Ticket, *, secret: bytes) -> str:
+def commitment_to(opener: bytes) -> bytes:
+    """Return what a ticket says of its opener."""
+    return blake3(opener, derive_key_context=_OPENER_CONTEXT).digest(COMMITMENT_BYTES)
+
+
+def write_ticket(ticket: Ticket, *, secret: bytes, opener: bytes) -> str:
     """Return the ticket as one word of at most 512 characters, signed by its issuer.
 
     Where not everything fits, further admins go first, then addresses: `read_ticket` tells what
-    stayed. Raises SettingInvalid when not even the shortest form fits or a field is malformed.
+    stayed. Raises SettingInvalid when not even the shortest form fits, a field is malformed, or
+    the ticket commits to another opener.
     """
+    if len(opener) != OPENER_BYTES or commitment_to(opener) != ticket.commitment:
+        raise SettingInvalid("the ticket commits to another opener")
     if public_key_of(secret).hex() != ticket.issuer:
         raise SettingInvalid("a ticket can only be signed by its issuer")
     try:
@@ -48,7 +71,7 @@ def write_ticket(ticket: Ticket, *, secret: bytes) -> str:
         raise SettingInvalid(f"the ticket cannot be written: {error}") from error
     for candidate in _shorter_and_shorter(ticket):
         payload = pack_ticket(candidate)
-        body = payload + sign(secret, _PURPOSE, payload).signature
+        body = payload + sign(secret, _PURPOSE, payload).signature + opener
         text = _PREFIX + _VERSION + _to_base32(body)
         if len(text) <= TICKET_LIMIT_CHARACTERS:
             return text
@@ -63,8 +86,7 @@ def read_ticket(text: str) -> Ticket:
     """
     if len(text) > 4 * TICKET_LIMIT_CHARACTERS:
         raise TicketInvalid("the ticket is too long")
-    # Terminals and mail programs break long lines.
-    word = "".join(text.split()).lower()
+    word = _word(text)
     if not word.isascii() or not word.isalnum() or not word.startswith(_PREFIX):
         raise TicketInvalid(f"this is not a ticket: one starts with `{_PREFIX}`")
     version, body_text = word[len(_PREFIX) : len(_PREFIX) + 1], word[len(_PREFIX) + 1 :]
@@ -75,13 +97,46 @@ def read_ticket(text: str) -> Ticket:
     if len(word) > TICKET_LIMIT_CHARACTERS:
         raise TicketInvalid("the ticket is too long")
     body = _from_base32(body_text)
-    payload, signature = body[:-SIGNATURE_BYTES], body[-SIGNATURE_BYTES:]
+    signed, opener = body[:-OPENER_BYTES], body[-OPENER_BYTES:]
+    ticket = _read_signed(signed)
+    if commitment_to(opener) != ticket.commitment:
+        raise TicketInvalid("the ticket is cut short or was changed")
+    return ticket
+
+
+def shown_half(text: str) -> str:
+    """Return what of a ticket relays may see: with it nobody can join. Raises like read_ticket."""
+    read_ticket(text)
+    body = _from_base32(_word(text)[len(_PREFIX + _VERSION) :])
+    return SHOWN_PREFIX + _VERSION + _to_base32(body[:-OPENER_BYTES])
+
+
+def read_shown_half(text: str) -> Ticket:
+    """Return what a ticket says of which we are shown the half.
+
+    Raises TicketInvalid or TicketVersionUnsupported. Who shows it need not be able to join by it.
+    """
+    head = SHOWN_PREFIX + _VERSION
+    if len(text) > TICKET_LIMIT_CHARACTERS or not text.startswith(SHOWN_PREFIX):
+        raise TicketInvalid("this is not the half of a ticket that relays are shown")
+    if not text.startswith(head):
+        raise TicketVersionUnsupported(f"half a ticket of another version, this is {_VERSION}")
+    return _read_signed(_from_base32(text[len(head) :]))
+
+
+def _read_signed(signed: bytes) -> Ticket:
+    payload, signature = signed[:-SIGNATURE_BYTES], signed[-SIGNATURE_BYTES:]
     ticket = unpack_ticket(payload)
     try:
         verify(Envelope(bytes.fromhex(ticket.issuer), payload, signature), _PURPOSE)
     except WireError as error:
         raise TicketInvalid("the ticket is cut short or was changed") from error
     return ticket
+
+
+def _word(text: str) -> str:
+    # Terminals and mail programs break long lines.
+    return "".join(text.split()).lower()
 
 
 def check_fresh(ticket: Ticket, *, now: float) -> None:
@@ -132,7 +187,7 @@ def _from_base32(text: str) -> bytes:
     """Return the bytes; there is one text for them, so a changed last letter is seen too."""
     try:
         body = base64.b32decode(text.upper() + "=" * (-len(text) % 8))
-    except binascii.Error as error:
+    except ValueError as error:
         raise TicketInvalid("the ticket is cut short or was changed") from error
     if _to_base32(body) != text:
         raise TicketInvalid("the ticket is cut short or was changed")

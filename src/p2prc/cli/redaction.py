@@ -11,7 +11,7 @@ import ipaddress
 import re
 from collections.abc import Iterable
 
-_TICKET = re.compile(r"\bp2prc1[a-z2-7]{20,}", re.IGNORECASE)
+_TICKET = re.compile(r"\b(?:p2prc|shown)[0-9][a-z2-7]{20,}", re.IGNORECASE)
 _ID = re.compile(r"\b([0-9a-f]{10})[0-9a-f]{54}\b")
 _IPV4 = re.compile(r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?![\w.])")
 _IPV6 = re.compile(r"(?<![\w:.])(?:[0-9a-f]{0,4}:){2,7}[0-9a-f]{0,4}(?![\w:])", re.IGNORECASE)

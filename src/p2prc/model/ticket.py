@@ -14,7 +14,8 @@ from msgspec import Meta
 from p2prc.model.identity import NodeId, NodeIdField
 
 TICKET_LIMIT_CHARACTERS = 512
-NONCE_BYTES = 6
+OPENER_BYTES = 16
+COMMITMENT_BYTES = 16
 
 Reach = Literal["internet", "relay", "lan"]
 Address = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[!-~]+$(?!\n)")]
@@ -32,14 +33,15 @@ class Ticket(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An invitation into `network`, made by `issuer`, who is reached at `addresses`.
 
     `admins` are further members that may admit, for when the issuer is away. `expires_at` is in
-    unix seconds. `reach` says from where the addresses can be used. `nonce` makes two tickets of
-    one second different, so that one of them can be named.
+    unix seconds. `reach` says from where the addresses can be used. `commitment` is to the opener
+    (`authority.commitment_to`), which stands beside all this in a ticket's text and nowhere else:
+    who knows the rest alone cannot join.
     """
 
     network: NodeIdField
     issuer: NodeIdField
     expires_at: Annotated[int, Meta(ge=0, lt=1 << 40)]
-    nonce: Annotated[bytes, Meta(min_length=NONCE_BYTES, max_length=NONCE_BYTES)]
+    commitment: Annotated[bytes, Meta(min_length=COMMITMENT_BYTES, max_length=COMMITMENT_BYTES)]
     addresses: Annotated[tuple[Address, ...], Meta(max_length=4)] = ()
     relays: Annotated[tuple[Address, ...], Meta(max_length=2)] = ()
     admins: Annotated[tuple[Bootstrap, ...], Meta(max_length=2)] = ()

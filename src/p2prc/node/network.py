@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +16,10 @@ from p2prc.authority import (
     admit,
     check_fresh,
     check_ticket,
+    commitment_to,
     found_network,
     read_ticket,
+    shown_half,
     verify_chain,
     write_ticket,
 )
@@ -39,7 +42,7 @@ from p2prc.model.metadata import METADATA_LIMIT_BYTES, check_metadata
 from p2prc.model.record import NodeRecord, SignedRecord, open_record, sign_record
 from p2prc.model.resources import Capacity, RuntimeOffer
 from p2prc.model.testimony import testify
-from p2prc.model.ticket import NONCE_BYTES, Bootstrap, Reach, Ticket
+from p2prc.model.ticket import OPENER_BYTES, Bootstrap, Reach, Ticket
 from p2prc.node.gossip import Gossip
 from p2prc.node.links import Links
 from p2prc.node.lookup import Doorplate, look_up
@@ -328,6 +331,7 @@ class Network:
         self.check_may_invite()
         standing = self.standing
         expires_at = time.time() + expires_s
+        opener = secrets.token_bytes(OPENER_BYTES)
         ticket = Ticket(
             network=standing.network,
             issuer=self.own,
@@ -336,10 +340,10 @@ class Network:
             expires_at=int(expires_at),
             admins=self._other_admins(),
             may_invite=may_invite,
-            nonce=self._rng.randbytes(NONCE_BYTES),
+            commitment=commitment_to(opener),
             reach=reach,
         )
-        return write_ticket(ticket, secret=self._secret), expires_at
+        return write_ticket(ticket, secret=self._secret, opener=opener), expires_at
 
     def _addresses_for(self, reach: Reach) -> list[str]:
         """Return where we are reached; for the same local network, first what is only there."""
@@ -422,8 +426,8 @@ class Network:
             await self._meet(ticket, await self._relays_as_member(ticket))
             return self.standing
         self._refuse_second_network()
-        relays = await self.borrow_relays(ticket, "".join(text.split()))
-        host, chain = await self._ask_in(ticket, text, relays)
+        relays = await self.borrow_relays(ticket, shown_half(text))
+        host, chain = await self._ask_in(ticket, "".join(text.split()), relays)
         member = verify_chain(chain, network=ticket.network)
         if member.node != self.own:
             raise NotMember("the chain that we were given names another node")

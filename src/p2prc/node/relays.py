@@ -26,7 +26,7 @@ BORROWED_S = 45.0
 SHARED_LIMIT = 4
 """How many relays that others use are looked at: they come from the others."""
 MEMBER_SCHEME = "p2prc://"
-"""In a ticket, a relay that a member serves: to it alone the ticket itself is shown."""
+"""In a ticket, a relay that a member serves: to it alone half the ticket is shown."""
 
 Ping = Callable[[str], Awaitable[float | None]]
 log = logging.getLogger(__name__)

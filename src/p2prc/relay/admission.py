@@ -1,8 +1,9 @@
 """Whom a node's relay serves: members of its network, and for a minute those who hold a ticket.
 
 A member's bearer is its membership chain, whose last member must be the key that the relay's
-handshake proved: somebody else's bearer is worth nothing. A newcomer's bearer is its ticket, which
-anybody may hold: it opens a slow way to the ticket's issuer alone, for a minute, to few at once.
+handshake proved: somebody else's bearer is worth nothing. A newcomer's bearer is the half of its
+ticket that may be shown, which whoever listens on the way may use too: it opens a slow way to the
+ticket's issuer alone, for a minute, to few at once, and nobody joins by it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 
 from blake3 import blake3
 
-from p2prc.authority import Member, check_ticket, read_ticket, verify_chain
+from p2prc.authority import SHOWN_PREFIX, Member, check_ticket, read_shown_half, verify_chain
 from p2prc.errors import NotMember, PeerBusy
 from p2prc.model.identity import NodeId, short
 from p2prc.protocol.relay_events import RelayTerms
@@ -26,7 +27,6 @@ JOINERS_PER_TICKET = 8
 JOINERS_LIMIT = 64
 """How many newcomers, with whatever tickets, are served at once."""
 
-_TICKET_PREFIX = "p2prc"
 _BASE64_GROUP = 4
 
 
@@ -64,7 +64,7 @@ class RelayAdmission:
         """
         if not bearer:
             raise NotMember("this relay serves the members of its network alone")
-        if bearer.lower().startswith(_TICKET_PREFIX):
+        if bearer.startswith(SHOWN_PREFIX):
             return self._admit_joiner(key, bearer)
         return self._admit_member(key, bearer)
 
@@ -78,13 +78,13 @@ class RelayAdmission:
         return RelayTerms(bytes_per_s=MEMBER_BYTES_PER_S)
 
     def _admit_joiner(self, key: NodeId, text: str) -> RelayTerms:
-        home, ticket = self.household, read_ticket(text)
+        home, ticket = self.household, read_shown_half(text)
         now = home.now()
         issuer = home.issuer(ticket.issuer)
         check_ticket(ticket, network=home.network(), issuer=issuer, now=now)
         if issuer is not None:
             home.judge(issuer)
-        ends_at = self._place(blake3(text.lower().encode()).digest(), key, now)
+        ends_at = self._place(blake3(text.encode()).digest(), key, now)
         return RelayTerms(
             expires_in_s=ends_at - now, only_to=ticket.issuer, bytes_per_s=JOINER_BYTES_PER_S
         )
@@ -109,7 +109,7 @@ def _from_base64(bearer: str) -> bytes:
             bearer + "=" * (-len(bearer) % _BASE64_GROUP), altchars=b"-_", validate=True
         )
     except (binascii.Error, ValueError) as error:
-        raise NotMember("the bearer is neither a membership chain nor a ticket") from error
+        raise NotMember("the bearer is neither a membership chain nor half a ticket") from error
     if member_bearer(chain) != bearer:
-        raise NotMember("the bearer is neither a membership chain nor a ticket")
+        raise NotMember("the bearer is neither a membership chain nor half a ticket")
     return chain
