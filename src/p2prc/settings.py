@@ -81,6 +81,8 @@ class Settings:
     listen: Address
     public: Address | None
     relay: str
+    relay_public: tuple[str, ...]
+    """Strangers' relays that `auto` may use; none named: those of iroh's makers."""
     relay_serve: str
     port_mapping: str
     discovery_lan: str
@@ -193,6 +195,14 @@ def _relay(text: str) -> str:
     return text
 
 
+def _relays(text: str) -> tuple[str, ...]:
+    urls = [url for part in text.split(",") if (url := part.strip())]
+    for url in urls:
+        if _RELAY.fullmatch(url) is None:
+            raise SettingInvalid(f"`{url[:80]}` is not a relay", hint="URLs, with commas between")
+    return tuple(dict.fromkeys(urls))
+
+
 def _auto_or_off(text: str) -> str:
     if text not in ("auto", "off"):
         raise SettingInvalid(f"`{text[:80]}` is neither `auto` nor `off`", hint="`auto` or `off`")
@@ -240,6 +250,7 @@ _KEYS: Mapping[str, Callable[[str], Any]] = {
     "listen": _address,
     "public": _public,
     "relay": _relay,
+    "relay.public": _relays,
     "relay.serve": _auto_or_off,
     "port_mapping": _auto_or_off,
     "discovery.lan": _on_or_off,
@@ -274,6 +285,7 @@ def _settings(texts: Mapping[str, str], origins: Mapping[str, str]) -> Settings:
         listen=value["listen"],
         public=value["public"],
         relay=value["relay"],
+        relay_public=value["relay.public"],
         relay_serve=value["relay.serve"],
         port_mapping=value["port_mapping"],
         discovery_lan=value["discovery.lan"],

@@ -161,6 +161,30 @@ def test_a_new_network_forgets_what_was_seen_from_the_old_one() -> None:
     assert reach.addresses == ("10.0.0.9:8088",)
 
 
+def test_who_sees_us_at_another_address_than_before_is_the_first_of_all_to_see_it() -> None:
+    reach = at_home()
+    before, after = "203.0.113.7:40001", "203.0.113.99:40001"
+    for peer, remote in ((ADA, "198.51.100.1:8088"), (BOB, "198.51.100.2:8088")):
+        seen_by(reach, peer, before, remote)
+    effects = seen_by(reach, ADA, after, "198.51.100.1:8088")
+    assert {RemoveExternal(before), AddExternal(after)} <= set(effects)
+    assert reach.external == (after,)
+
+
+def test_only_those_who_see_us_through_a_nat_are_asked_for_another_look() -> None:
+    reach = at_home()
+    seen_by(reach, ADA, "192.168.1.5:8088", "192.168.1.9:8088")
+    assert reach.onlookers() == []
+    seen_by(reach, BOB, SEEN, "198.51.100.2:8088")
+    seen_by(reach, EVE, SEEN, "198.51.100.3:8088")
+    assert [peer for peer, _ in reach.onlookers()] == [BOB, EVE]
+    reach.handle(PathSeen(EVE, True, "198.51.100.3:8088", is_public=True), 0.0)
+    assert reach.onlookers() == [(EVE, "198.51.100.3:8088")], "whoever is public hears us anyhow"
+    reach.handle(PeerGone(BOB), 1.0)
+    reach.handle(PathSeen(EVE, is_direct=False, is_public=True), 1.0)
+    assert reach.onlookers() == []
+
+
 def test_what_a_lost_peer_saw_is_remembered_for_a_while() -> None:
     reach = at_home()
     seen_by(reach, ADA, "192.0.2.7:40001", "198.51.100.1:8088")
@@ -227,20 +251,3 @@ def test_whatever_peers_say_is_bounded_and_asked_for_sparingly(
         assert len(reach.addresses) <= machine.ADDRESSES_LIMIT
         assert len(external) <= machine.EXTERNAL_LIMIT
         assert reach.deadline is None or reach.deadline > now
-
-
-def test_a_witness_is_public_outside_and_on_a_path_without_a_relay() -> None:
-    reach = at_home()
-    assert reach.witness is None
-    outside = "198.51.100.1:8088"
-    for path in (
-        PathSeen(ADA, is_direct=False, is_public=True),
-        PathSeen(ADA, is_direct=True, remote="192.168.1.9:8088", is_public=True),
-        PathSeen(ADA, is_direct=True, remote=outside, is_public=False),
-    ):
-        reach.handle(path, 0.0)
-        assert reach.witness is None
-    reach.handle(PathSeen(ADA, is_direct=True, remote=outside, is_public=True), 0.0)
-    assert reach.witness == ADA
-    reach.handle(PeerGone(ADA), 1.0)
-    assert reach.witness is None

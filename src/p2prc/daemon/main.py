@@ -39,6 +39,7 @@ from p2prc.node.network import SelfDescription
 from p2prc.node.node import Adapters, Node, open_node
 from p2prc.node.reachability import ReachConfig
 from p2prc.node.relaying import Relaying, open_relaying
+from p2prc.node.relays import MAKERS
 from p2prc.protocol.diagnosis import diagnose_machine
 from p2prc.reachability.lan import open_lan
 from p2prc.runtime.environments import EnvironmentStore
@@ -199,7 +200,8 @@ async def _open(
         rng=SystemRandom(),
         reach=ReachConfig(
             relay=settings.relay,
-            foreign=relays_of_iroh(),
+            foreign=settings.relay_public or relays_of_iroh(),
+            foreign_name="of `relay.public`" if settings.relay_public else MAKERS,
             public=() if settings.public is None else (str(settings.public),),
             probe=reaches,
             ping=ping_relay,
@@ -211,6 +213,8 @@ async def _open(
         open_node(secret, description, policy, adapters, founds_open=founds_open)
     )
     relaying = await _relaying(stack, node, settings, await endpoint.addresses())
+    # Goodbyes may have to go through our own relay: it closes after them.
+    stack.push_async_callback(node.stop)
     # The membership was in it: the node is alone now, in a network of its own.
     notices = [f"{state.notice}; join your network again by a ticket"] if state.notice else []
     notices += [runtimes.notice] if runtimes.notice else []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Literal, cast
 
 from p2prc.api import schema
@@ -28,7 +28,7 @@ class Running:
         self._target = target
         self._events: asyncio.Queue[schema.RunEvent | None] = asyncio.Queue(EVENTS_LIMIT)
 
-    async def events(self) -> AsyncIterator[schema.RunEvent]:
+    async def events(self) -> AsyncGenerator[schema.RunEvent, None]:
         """Yield until the end; closing this cancels the command."""
         work = asyncio.create_task(self._carry_out(), name="run")
         work.add_done_callback(self._note_end)

@@ -8,6 +8,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing, suppress
 
 from p2prc.api import schema
 from p2prc.daemon.admission import AdmissionDesk
@@ -19,7 +20,7 @@ from p2prc.daemon.orders import absolute_folder
 from p2prc.daemon.policy import POLICY_KEYS, PolicyDesk
 from p2prc.daemon.rows import instant, lease_row, node_row, relay_of, runtimes_of, specs_of
 from p2prc.daemon.running import Running
-from p2prc.errors import InvalidInput, PeerError
+from p2prc.errors import InvalidInput, NodeUnknown, PeerError
 from p2prc.model.identity import LeaseId, NodeId
 from p2prc.node.node import Node
 from p2prc.node.relaying import Relaying
@@ -28,6 +29,7 @@ from p2prc.reachability.interfaces import read_interfaces
 from p2prc.storage.home import Home
 
 PING_TIMEOUT_S = 3.0
+NEWCOMER_PATIENCE_S = 2.0
 
 
 class DaemonService:
@@ -169,7 +171,7 @@ class DaemonService:
         return specs_of(await self._node.specs(self._find(node)))
 
     async def ping(self, node: str, count: int) -> schema.PingResult:
-        peer = self._find(node)
+        peer = await self._find_soon(node)
         if peer == self._node.id:
             raise InvalidInput("a node does not ping itself", hint="see `p2prc nodes`")
         link = await self._node.links.reach(peer)
@@ -234,9 +236,11 @@ class DaemonService:
 
     # -- work --
 
-    def run(self, request: schema.RunRequest) -> AsyncIterator[schema.RunEvent]:
-        target = None if request.target == "any" else self._find(request.target)
-        return Running(self._node, request, target).events()
+    async def run(self, request: schema.RunRequest) -> AsyncIterator[schema.RunEvent]:
+        target = None if request.target == "any" else await self._find_soon(request.target)
+        async with aclosing(Running(self._node, request, target).events()) as events:
+            async for event in events:
+                yield event
 
     async def submit(self, request: schema.JobRequest) -> schema.JobCreated:
         return await self._desk.submit(request)
@@ -315,6 +319,15 @@ class DaemonService:
 
     async def resume(self) -> None:
         self._node.resume()
+
+    async def _find_soon(self, typed: str) -> NodeId:
+        """Find a node, waiting a moment for one that has just come."""
+        until = asyncio.get_running_loop().time() + NEWCOMER_PATIENCE_S
+        while asyncio.get_running_loop().time() < until:
+            with suppress(NodeUnknown):
+                return self._find(typed)
+            await asyncio.sleep(0.1)
+        return self._find(typed)
 
     def _find(self, typed: str, *others: NodeId) -> NodeId:
         """Return the node that is meant, among those in the table and others known by id alone."""

@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable
 
 from p2prc.errors import P2prcError, PeerBusy, PeerRefused
 from p2prc.model.identity import NodeId
-from p2prc.node.link import Link
 from p2prc.node.lookup import look_up
 from p2prc.protocol.messages import Probed
 from p2prc.protocol.reachability_events import join, split
@@ -34,17 +33,17 @@ class DialBack:
         self._running = 0
         self._last_at: dict[NodeId, float] = {}
 
-    async def try_out(self, link: Link, port: int) -> Probed:
-        """Dial the peer of the link at the port. Raises PeerRefused, PeerBusy."""
-        seen = split((await link.connection.path()).remote)
+    async def try_out(self, peer: NodeId, seen_at: str, port: int) -> Probed:
+        """Dial the peer at the port, where we see it. Raises PeerRefused, PeerBusy."""
+        seen = split(seen_at)
         if seen is None:
             raise PeerRefused("you are seen through a relay alone")
-        self._take_turn(link.peer)
+        self._take_turn(peer)
         address = join(seen[0], port)
         try:
             async with asyncio.TaskGroup() as group:
-                by_tcp = group.create_task(_by_tcp(link.peer, address))
-                by_udp = group.create_task(self._by_udp(link.peer, address))
+                by_tcp = group.create_task(_by_tcp(peer, address))
+                by_udp = group.create_task(self._by_udp(peer, address))
         finally:
             self._running -= 1
         return Probed(by_tcp=by_tcp.result(), by_udp=by_udp.result())

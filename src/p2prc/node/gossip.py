@@ -14,6 +14,7 @@ from p2prc.node.links import Links
 from p2prc.node.tasks import Tasks
 from p2prc.protocol import membership, messages
 from p2prc.protocol.membership import Membership, NodeView
+from p2prc.protocol.previous_version import FIRST_SIGNING_VERSION
 from p2prc.wire.signed import Envelope
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ class Gossip:
         self._changed = changed
         self._own_version_behind = own_version_behind
         self._driver = Driver(machine, self._perform, tick=membership.Tick)
+        self._known_to: dict[NodeId, int] = {}
 
     def start(self) -> None:
         """Begin: the first deadline is set."""
@@ -74,12 +76,25 @@ class Gossip:
         """A link to the peer exists; it speaks this version of the protocol."""
         self._driver.feed(membership.PeerConnected(peer, version))
 
+    def has_caught_up(self, peer: NodeId) -> bool:
+        """Whether we know the peer, and as many nodes as it last said that it knows."""
+        if self._machine.record_of(peer) is None:
+            return False
+        link = self._links.get(peer)
+        if link is None or link.version < FIRST_SIGNING_VERSION:
+            # It tells no number.
+            return True
+        return peer in self._known_to and len(self.nodes()) >= self._known_to[peer]
+
     def link_down(self, peer: NodeId, *, on_purpose: bool) -> None:
         """The last link to the peer is gone."""
+        self._known_to.pop(peer, None)
         self._driver.feed(membership.PeerLost(peer, on_purpose=on_purpose))
 
     def heard(self, peer: NodeId, message: messages.Gossip) -> None:
         """Take a peer's letter."""
+        if isinstance(message, messages.Summary | messages.Leaves):
+            self._known_to[peer] = message.known
         self._driver.feed(membership.MessageReceived(peer, message))
 
     def _perform(self, effect: membership.Effect) -> None:

@@ -60,6 +60,8 @@ class Switchboard(Protocol):
 
     async def knocked(self, knock: Knock) -> None: ...
 
+    def seen_afresh(self, peer: NodeId, address: str) -> None: ...
+
     def addresses_of(self, peer: NodeId) -> tuple[str, ...]: ...
 
     def relays_of(self, peer: NodeId) -> tuple[str, ...]: ...
@@ -138,16 +140,6 @@ class Links:
             self._dials[peer] = dial
             dial.add_done_callback(lambda _: self._dials.pop(peer, None))
         return await asyncio.shield(dial)
-
-    async def renew(self, peer: NodeId) -> None:
-        """Put a fresh link in the place of the one to the peer. Raises PeerError, NotAllowed.
-
-        What a peer sees of us is what it saw when the connection was made.
-        """
-        old = self.get(peer)
-        await self._dial(peer)
-        if old is not None:
-            await old.close("renewed")
 
     async def bulk_connection(self, peer: NodeId) -> Connection:
         """Return the connection on which we fetch from the peer: over TCP if that goes."""
@@ -337,7 +329,8 @@ class Links:
 
     async def _welcome(self, connection: Connection) -> None:
         if connection.channel is Channel.PROBE:
-            # That it came to be is all that whoever tries our address wants to know.
+            # It came to be, and by its own packets: that is all that the peer wants to know.
+            self._board.seen_afresh(connection.peer, await connection.remote_address())
             await _hang_up(connection, "reached")
             return
         await self._make_room_for_a_guest()

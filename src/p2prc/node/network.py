@@ -71,13 +71,14 @@ ADDRESSES_IN_TICKET = 4
 RELAYS_IN_TICKET = 2
 ADDRESSES_OF_ADMIN = 2
 ADMINS_IN_TICKET = 2
-HEARSAY_PATIENCE_S = 5.0
+HEARSAY_PATIENCE_S = 3.0
 
 BorrowRelays = Callable[[Ticket, str], Awaitable[tuple[str, ...]]]
 """Make ready to dial through a ticket's relays, showing members' this bearer; return their URLs."""
 
 log = logging.getLogger(__name__)
 METADATA = "metadata"
+RELAYS = "relays-of-ticket"
 _metadata: Codec[dict[str, str]] = Codec(dict[str, str], limit_bytes=2 * METADATA_LIMIT_BYTES)
 _envelopes: Codec[Envelope] = Codec(Envelope, limit_bytes=16 << 10)
 
@@ -117,6 +118,11 @@ async def _borrow_none(_: Ticket, __: str) -> tuple[str, ...]:
     return ()
 
 
+def _read_relays(state: State) -> tuple[str, ...]:
+    stored = state.value(RELAYS) or b""
+    return tuple(stored.decode("ascii", "replace").split())[:RELAYS_IN_TICKET]
+
+
 class Network:
     """Our place in the network and our picture of it."""
 
@@ -140,6 +146,8 @@ class Network:
         self.description = description
         self.whereabouts = Whereabouts(description.addresses, is_public=description.is_public)
         self.borrow_relays: BorrowRelays = _borrow_none
+        self.relays_of_ticket: tuple[str, ...] = _read_relays(state)
+        """Relays that no member serves, as the ticket told them by which we came."""
         self._secret = secret
         self._links = links
         self._state = state
@@ -423,6 +431,7 @@ class Network:
     async def _join(self, ticket: Ticket, text: str) -> Standing:
         if ticket.network == self.standing.network:
             # A member of it already: the ticket's addresses may be newer than what we know.
+            self._keep_relays(ticket.relays)
             await self._meet(ticket, await self._relays_as_member(ticket))
             return self.standing
         self._refuse_second_network()
@@ -432,6 +441,7 @@ class Network:
         if member.node != self.own:
             raise NotMember("the chain that we were given names another node")
         await self._change_network(Standing(ticket.network, chain, member))
+        self._keep_relays(ticket.relays)
         addresses = dict(ticket.bootstraps)[host]
         await self._links.reach_at(host, addresses, await self._relays_as_member(ticket))
         await self._hear_of(host)
@@ -520,10 +530,10 @@ class Network:
         raise unreachable
 
     async def _hear_of(self, peer: NodeId) -> None:
-        # The picture is worth printing once the member that admitted us is in it.
+        # The picture is worth printing once all are in it whom the member that admitted us knows.
         try:
             async with asyncio.timeout(HEARSAY_PATIENCE_S):
-                while self.gossip.record_of(peer) is None:
+                while not self.gossip.has_caught_up(peer):
                     self._news.clear()
                     await self._news.wait()
         except TimeoutError:
@@ -544,7 +554,15 @@ class Network:
         await self._links.leave_all(farewell=False)
         self._state.forget_records([stored.node for stored in self._state.records()])
         self._kept.clear()
+        self._keep_relays(())
         self._enter(standing)
+
+    def _keep_relays(self, relays: Sequence[str]) -> None:
+        """Go on using what the ticket named, after a restart too."""
+        found = tuple(url for url in relays if url.startswith(("http://", "https://")))
+        if found != self.relays_of_ticket:
+            self.relays_of_ticket = found
+            self._state.set_values({RELAYS: "\n".join(found).encode() or None})
 
     def _remember(self, standing: Standing) -> None:
         values = {"network": standing.network.encode(), "membership": standing.chain}

@@ -120,6 +120,7 @@ class Node:
         self._tasks = tasks
         self.relay: RelayServer | None = None
         """What we serve to others, when we do."""
+        self._is_stopped = False
         self._specs_wanted: list[Answer | None] = []
         self.grants = Grants()
         self.links = Links(adapters.endpoint, self, tasks)
@@ -213,7 +214,10 @@ class Node:
         self.jobs.start()
 
     async def stop(self) -> None:
-        """End leases, say goodbye, close everything."""
+        """End leases, say goodbye, close everything. A second time does nothing."""
+        if self._is_stopped:
+            return
+        self._is_stopped = True
         try:
             self.jobs.stop()
             await self.provider.close()
@@ -339,6 +343,9 @@ class Node:
 
     async def knocked(self, knock: Knock) -> None:
         await self.door.knocked(knock)
+
+    def seen_afresh(self, peer: NodeId, address: str) -> None:
+        self.reach.seen_afresh(peer, address)
 
     # -- what the links tell us --
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 
-from p2prc.errors import NoWayIn, P2prcError
+from p2prc.errors import NoWayIn, P2prcError, PeerError
 from p2prc.model.identity import NodeId
 from p2prc.model.ticket import Reach, Ticket
 from p2prc.node.dial_back import DialBack, Probe
@@ -16,11 +17,10 @@ from p2prc.node.links import Links
 from p2prc.node.mapping import PortMapping
 from p2prc.node.network import Network, Whereabouts
 from p2prc.node.relays import (
-    FOREIGN_NOTICE,
+    MAKERS,
     Ping,
     Relays,
     from_ticket,
-    in_ticket,
     own_in_ticket,
     served_url,
 )
@@ -44,8 +44,9 @@ from p2prc.protocol.reachability_events import (
     Tick,
     host_of,
     is_outside,
+    split,
 )
-from p2prc.transport.port import Endpoint
+from p2prc.transport.port import Channel, Endpoint
 
 SERVED_LIMIT = 2
 WATCH_S = 2.0
@@ -55,9 +56,11 @@ INTERFACES_EVERY = 3
 FRESH_S = (0.0, 0.3, 0.7, 1.5)
 """A new link is looked at this often at first: its path changes within the first second or two."""
 PROBE_TIMEOUT_S = 10.0
-SEEN_AFRESH_S = 5.0
-"""A peer is asked afresh how it sees us at most this often."""
-WAY_IN_PATIENCE_S = 6.0
+AFRESH_EVERY = 4
+"""Behind a NAT, in every fourth round a peer says anew where it sees us: the NAT may have moved."""
+AFRESH_PAUSE_S = 1.0
+AFRESH_TIMEOUT_S = 3.0
+WAY_IN_PATIENCE_S = 9.0
 
 _NATS: dict[NatKind, str] = {
     "cone": "behind a NAT",
@@ -79,6 +82,7 @@ class ReachConfig:
 
     relay: str = "none"
     foreign: tuple[str, ...] = ()
+    foreign_name: str = MAKERS
     public: tuple[str, ...] = ()
     probe: Probe | None = None
     ping: Ping | None = None
@@ -105,6 +109,9 @@ class ReachDriver:
         self._driver = Driver(self._machine, self._perform, tick=Tick)
         self._dial_back = DialBack(config.probe)
         self._told: dict[NodeId, tuple[Link, str]] = {}
+        self._afresh: dict[NodeId, tuple[Link, str, str]] = {}
+        self._asked_afresh_at = -AFRESH_PAUSE_S
+        self._turn = 0
         self._relay_port: int | None = None
         self._is_invited = False
         self._ports: PortMapping | None = None
@@ -113,10 +120,10 @@ class ReachDriver:
         self._has_asked_router = self._ports is None
         self._is_stopped = False
         self._refreshing: asyncio.TimerHandle | None = None
-        self._seen_afresh_at = -SEEN_AFRESH_S
         self.relays = Relays(
             config.relay,
             config.foreign,
+            foreign_name=config.foreign_name,
             endpoint=endpoint,
             network=network,
             tasks=tasks,
@@ -179,7 +186,8 @@ class ReachDriver:
 
     def notices(self) -> list[str]:
         """Say what a person should know of how packets go."""
-        return [FOREIGN_NOTICE] if self.relays.is_foreign_used else []
+        notice = self.relays.notice()
+        return [notice] if notice else []
 
     async def way_in(self, *, is_lan: bool) -> Reach:
         """Return from where a ticket written now can be used. Raises NoWayIn."""
@@ -187,6 +195,8 @@ class ReachDriver:
             return "lan"
         self._is_invited = True
         until = asyncio.get_running_loop().time() + WAY_IN_PATIENCE_S
+        self._refresh()
+        self.relays.measure_anew()
         while (reach := self._way_in_now()) is None:
             self._refresh()
             is_hopeful = self.relays.is_hopeful or not self._has_asked_router
@@ -218,7 +228,7 @@ class ReachDriver:
     def ticket_relays(self) -> tuple[str, ...]:
         """Return the relays that a newcomer finds us at."""
         own = tuple(own_in_ticket(address) for address in self._served_at())
-        return own + tuple(in_ticket(each) for each in self.relays.used)
+        return own + self.relays.in_ticket()
 
     async def borrow(self, ticket: Ticket, bearer: str) -> tuple[str, ...]:
         """Make ready to dial through the ticket's relays; return their URLs."""
@@ -236,11 +246,38 @@ class ReachDriver:
     def link_down(self, peer: NodeId) -> None:
         """The last link to the peer is gone."""
         self._told.pop(peer, None)
+        self._afresh.pop(peer, None)
         self._driver.feed(PeerGone(peer))
+        self._ask_afresh()
 
     def seen_at(self, peer: NodeId, body: SeenAt) -> None:
         """A peer says where it sees us."""
         self._driver.feed(Observed(peer, body.address))
+
+    def seen_afresh(self, peer: NodeId, address: str) -> None:
+        """The peer dialled us a moment ago, from this address: that is where it is now."""
+        link = self._links.get(peer)
+        if link is not None and split(address) is not None:
+            self._tasks.start(self._note_afresh(link, address), "note an address")
+
+    async def _note_afresh(self, link: Link, address: str) -> None:
+        path = await link.connection.path()
+        if path.kind == "direct":
+            self._afresh[link.peer] = (link, path.remote, address)
+            # It may have forgotten what it was told, having moved in between.
+            self._told.pop(link.peer, None)
+            await self._look_at(link.peer)
+
+    async def _seen(self, link: Link) -> str:
+        """Return where we see the peer now, "" through a relay.
+
+        What iroh tells of a path is where it began: a peer that moves keeps it, and is seen there.
+        """
+        path = await link.connection.path()
+        if path.kind != "direct":
+            return ""
+        of, began, afresh = self._afresh.get(link.peer, (None, "", ""))
+        return afresh if of is link and began == path.remote else path.remote
 
     def probe_asked(self, peer: NodeId, body: ProbeMe, answer: Answer) -> None:
         """A peer asks to be dialled afresh."""
@@ -250,7 +287,7 @@ class ReachDriver:
 
     async def _try_out(self, link: Link, port: int, answer: Answer) -> None:
         try:
-            answer(await self._dial_back.try_out(link, port))
+            answer(await self._dial_back.try_out(link.peer, await self._seen(link), port))
         except P2prcError as error:
             answer(Refused(error.code, error.message[:500], error.hint[:500]))
 
@@ -266,17 +303,22 @@ class ReachDriver:
         rounds = 0
         while True:
             if rounds % INTERFACES_EVERY == 0:
-                local = await self._endpoint.addresses()
-                has_moved = self._machine.local and set(local) != set(self._machine.local)
-                self._driver.feed(LocalChanged(local))
-                if has_moved:
-                    self._see_afresh()
+                await self._look_at_interfaces()
             for peer in self._links.peers():
                 await self._look_at(peer)
             self._refresh()
             self._publish()
             rounds += 1
+            if rounds % AFRESH_EVERY == 0:
+                self._ask_afresh()
             await asyncio.sleep(WATCH_S)
+
+    async def _look_at_interfaces(self) -> None:
+        before, addresses = self._machine.local, await self._endpoint.addresses()
+        self._driver.feed(LocalChanged(addresses))
+        if before and set(before) != set(addresses):
+            self.relays.measure_anew()
+            self._ask_afresh()
 
     async def _look_at_fresh(self, peer: NodeId) -> None:
         for pause_s in FRESH_S:
@@ -285,30 +327,47 @@ class ReachDriver:
         link = self._links.get(peer)
         if link is not None and (await link.connection.path()).kind == "relayed":
             # It may be so because others look for us where we were before.
-            self._see_afresh()
-
-    def _see_afresh(self) -> None:
-        """Have a peer outside tell how it sees us now: paths are told by when they were made."""
-        now = asyncio.get_running_loop().time()
-        witness = self._machine.witness
-        if witness is None or now < self._seen_afresh_at + SEEN_AFRESH_S:
-            return
-        self._seen_afresh_at = now
-        self._tasks.start(self._links.renew(witness), "have it told how we are seen")
+            self._ask_afresh()
 
     async def _look_at(self, peer: NodeId) -> None:
         link = self._links.get(peer)
         if link is None:
             return
-        path = await link.connection.path()
-        is_direct = path.kind == "direct"
-        seen = path.remote if is_direct else ""
+        seen = await self._seen(link)
         record = self._network.gossip.record_of(peer)
         is_public = record is not None and record.is_public
-        self._driver.feed(PathSeen(peer, is_direct, seen, is_public))
+        self._driver.feed(PathSeen(peer, bool(seen), seen, is_public))
         if link.version >= PROBES_SINCE_VERSION and self._told.get(peer) != (link, seen):
             self._told[peer] = (link, seen)
             link.tell(SeenAt(seen))
+
+    def _ask_afresh(self) -> None:
+        """Let a peer outside see our packets anew: it tells us where they come from."""
+        peers = self._machine.onlookers()
+        now = asyncio.get_running_loop().time()
+        if self._is_stopped or not peers or now - self._asked_afresh_at < AFRESH_PAUSE_S:
+            return
+        self._asked_afresh_at = now
+        self._turn = (self._turn + 1) % len(peers)
+        self._tasks.start(self._be_seen(*peers[self._turn]), "be seen")
+
+    async def _be_seen(self, peer: NodeId, remote: str) -> None:
+        try:
+            connection = await self._endpoint.connect(
+                peer, (remote,), Channel.PROBE, timeout_s=AFRESH_TIMEOUT_S
+            )
+        except P2prcError as error:
+            log.debug("a peer does not see us", extra={"peer": peer, "why": error.message})
+            return
+        try:
+            # It hangs up as soon as it has looked.
+            async with asyncio.timeout(AFRESH_TIMEOUT_S):
+                await connection.accept_stream()
+        except (PeerError, TimeoutError):
+            log.debug("a peer has looked", extra={"peer": peer})
+        finally:
+            with suppress(PeerError):
+                await connection.close("seen")
 
     def _refresh(self) -> None:
         if self._refreshing is not None:

@@ -12,6 +12,7 @@ from p2prc.model.record import NodeRecord
 from p2prc.model.ticket import Ticket
 from p2prc.node.drive import Driver
 from p2prc.node.network import Network
+from p2prc.node.relay_owners import RelayOwners, normal_url
 from p2prc.node.tasks import Tasks
 from p2prc.protocol import relay_choice
 from p2prc.protocol.diagnosis import RelayFacts
@@ -28,15 +29,18 @@ SHARED_LIMIT = 4
 MEMBER_SCHEME = "p2prc://"
 """In a ticket, a relay that a member serves: to it alone half the ticket is shown."""
 
+MAKERS = "of iroh's makers (n0)"
+"""Whose relays are used when nobody names others."""
+
 Ping = Callable[[str], Awaitable[float | None]]
 log = logging.getLogger(__name__)
 
 
-def in_ticket(relay: Candidate) -> str:
+def in_ticket(url: str, *, is_member: bool) -> str:
     """Return how a ticket names a relay."""
-    if relay.owner != "member":
-        return relay.url
-    return MEMBER_SCHEME + relay.url.removeprefix("http://").rstrip("/")
+    if not is_member:
+        return url
+    return MEMBER_SCHEME + url.removeprefix("http://").rstrip("/")
 
 
 def own_in_ticket(address: str) -> str:
@@ -64,26 +68,31 @@ class Relays:
         setting: str,
         foreign: Sequence[str],
         *,
+        foreign_name: str,
         endpoint: Endpoint,
         network: Network,
         tasks: Tasks,
         ping: Ping | None,
         measured: Callable[[], None],
     ) -> None:
-        """`setting` is `auto`, `none` or a URL; `foreign` are those of strangers."""
-        self._setting = setting
-        self._foreign = tuple(foreign) if setting == "auto" else ()
+        """`setting` is `auto`, `none` or a URL; `foreign` are those of strangers, whose by name."""
+        self._named = () if setting in ("auto", "none") else (normal_url(setting),)
+        self._is_auto = setting == "auto"
+        self._foreign = tuple(map(normal_url, foreign)) if self._is_auto else ()
+        self._foreign_name = foreign_name
         self._endpoint = endpoint
         self._network = network
         self._tasks = tasks
         self._ping = ping
         self._measured = measured
+        self._owners = RelayOwners(lambda node: network.member_of(node) is not None)
         self._choice = RelayChoice()
         self._driver = Driver(self._choice, self._perform, tick=relay_choice.Tick)
         self._borrowed: dict[str, tuple[RelayAccess, float]] = {}
         self._own: RelayAccess | None = None
         self._given: tuple[RelayAccess, ...] = ()
         self._has_said = False
+        self._offered: set[str] = set()
 
     def stop(self) -> None:
         """Measure nothing more."""
@@ -104,30 +113,57 @@ class Relays:
     @property
     def is_hopeful(self) -> bool:
         """Whether there is a relay that may yet answer."""
-        return any(each.silent < relay_choice.SILENT_AFTER for each in self._choice.allowed())
+        return self._choice.is_hopeful
+
+    def measure_anew(self) -> None:
+        """Ask all again that may be used: somebody waits, or we are in another place."""
+        self._driver.feed(relay_choice.MeasureAnew())
+
+    def notice(self) -> str:
+        """Say what strangers see of us, "" when none carries anything."""
+        if not self.is_foreign_used:
+            return ""
+        return (
+            f"no member can be reached from outside, so the public relays {self._foreign_name} "
+            "carry what cannot go direct: they see the nodes' ids and addresses and how much is "
+            "sent, never what; `--relay none` turns them off, `--relay URL` names your own"
+        )
+
+    def in_ticket(self) -> tuple[str, ...]:
+        """Return the relays in use as a ticket names them."""
+        return tuple(in_ticket(each.url, is_member=self._is_members(each)) for each in self.used)
 
     def facts(self) -> tuple[RelayFacts, ...]:
         """Return what is known of each relay, for people."""
         used = {each.url for each in self.used}
+        refused = [url for url in self._owners.refused() if url in self._offered]
         return tuple(
+            RelayFacts(url=url, is_member=False, is_refused=True, trouble=self._owners.refusal(url))
+            for url in refused
+        ) + tuple(
             RelayFacts(
                 url=each.candidate.url,
                 is_home=each.candidate.url in used,
-                is_member=each.candidate.owner == "member",
+                is_member=self._is_members(each.candidate),
                 latency_s=each.latency_s if each.is_alive else None,
                 trouble="" if each.is_alive else "it does not answer",
             )
             for each in self._choice.allowed()
-            if each.latency_s is not None or each.silent
+            if (each.latency_s is not None or each.silent) and each.candidate.url not in refused
         )
+
+    def _is_members(self, relay: Candidate) -> bool:
+        return relay.owner == "member" or self._owners.is_members(relay.url)
 
     def refresh(self, *, is_public: bool, is_foreign_wanted: bool) -> None:
         """Look at the table of nodes again, for whose relays are there."""
         # Whoever can be reached needs nobody in between, but for what its owner asked for.
         found = [] if is_public else [*self._members(), *self._shared(), *self._strangers()]
-        if self._setting not in ("auto", "none"):
-            found.insert(0, Candidate(self._setting, "named"))
-        self._driver.feed(CandidatesChanged(tuple(found), is_foreign_wanted))
+        found = [*(Candidate(url, "named") for url in self._named), *found]
+        self._offered = {each.url for each in found}
+        refused = self._owners.refused()
+        usable = tuple(each for each in found if each.url not in refused)
+        self._driver.feed(CandidatesChanged(usable, is_foreign_wanted))
         self._apply()
 
     def _members(self) -> list[Candidate]:
@@ -135,7 +171,13 @@ class Relays:
         # When there are more than anybody looks at, each node looks at others.
         own = int(self._network.own, 16)
         records.sort(key=lambda record: int(record.node, 16) ^ own)
-        return [Candidate(url, "member") for record in records if (url := _served_by(record))]
+        # A member's relay that our owner named may be known here by another name already.
+        named = {self._owners.owner_of(url) for url in self._named}
+        return [
+            Candidate(url, "member")
+            for record in records
+            if (url := _served_by(record)) and (record.node not in named or url in self._named)
+        ]
 
     def _with_relays(self) -> list[NodeView]:
         """Return the others whose relays may work.
@@ -156,7 +198,7 @@ class Relays:
 
     def _shared(self) -> list[Candidate]:
         """Return relays of strangers at which other members are found: whoever named one chose."""
-        if self._setting != "auto":
+        if not self._is_auto:
             return []
         views = self._network.nodes()
         served = {url for view in views for url in (_served_by(view.record),) if url is not None}
@@ -166,7 +208,10 @@ class Relays:
             for url in view.record.relays
             if url not in served and url not in self._foreign
         )
-        return [Candidate(url, "shared") for url, _ in found.most_common(SHARED_LIMIT)]
+        # What our ticket told comes first: it holds while nobody else is there to tell.
+        told = [url for url in self._network.relays_of_ticket if url not in self._foreign]
+        urls = dict.fromkeys([*told, *(url for url, _ in found.most_common(SHARED_LIMIT))])
+        return [Candidate(url, "shared") for url in urls]
 
     def _strangers(self) -> list[Candidate]:
         return [Candidate(url, "foreign") for url in self._foreign]
@@ -205,12 +250,19 @@ class Relays:
     def _say_once(self) -> None:
         if self.is_foreign_used and not self._has_said:
             self._has_said = True
-            log.warning(FOREIGN_NOTICE)
+            log.warning(self.notice())
 
     async def _measure(self, url: str) -> None:
         latency_s = None if self._ping is None else await self._ping(url)
+        if latency_s is not None and not self._is_known_member(url):
+            await self._owners.look(url)
+            latency_s = None if self._owners.refusal(url) else latency_s
         self._driver.feed(relay_choice.Measured(url, latency_s))
         self._measured()
+
+    def _is_known_member(self, url: str) -> bool:
+        candidates = [each.candidate for each in self._choice.allowed()]
+        return any(each.url == url and each.owner == "member" for each in candidates)
 
     def _apply(self) -> None:
         wanted = self._wanted()
@@ -224,17 +276,10 @@ class Relays:
         bearer = member_bearer(self._network.standing.chain)
         found = {url: access for url, (access, _) in self._borrowed.items()}
         for each in self._choice.used:
-            found[each.url] = RelayAccess(each.url, bearer if each.owner == "member" else "")
+            found[each.url] = RelayAccess(each.url, bearer if self._is_members(each) else "")
         if self._own is not None:
             found[self._own.url] = self._own
         return tuple(found.values())
-
-
-FOREIGN_NOTICE = (
-    "no member can be reached from outside, so the public relays of iroh's makers (n0) carry what "
-    "cannot go direct: they see the nodes' ids and addresses and how much is sent, never what; "
-    "`--relay none` turns them off, `--relay URL` names your own"
-)
 
 
 def _served_by(record: NodeRecord) -> str | None:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
-from p2prc.errors import NoNodeMatches, P2prcError, PeerError, PeerLost
+from p2prc.errors import NoNodeMatches, P2prcError, PeerError, PeerLost, PeerUnreachable
 from p2prc.model.identity import LeaseId, NodeId, random_id
 from p2prc.model.tree import Tree
 from p2prc.model.workload import Command, Outcome, Workload
@@ -23,6 +23,10 @@ from p2prc.protocol.placement import NodeOffer, choose, explain, why_not
 
 LEASE_TIMEOUT_S = 900.0
 """Granting may include building an environment; the link's pulse tells a dead peer long before."""
+
+ANOTHER_PATH_S = 10.0
+"""After a path broke, another one is looked for so long: a dead relay is missed after seconds."""
+ANOTHER_PATH_PAUSE_S = 0.3
 
 log = logging.getLogger(__name__)
 
@@ -79,12 +83,7 @@ class Runs:
         Raises NoNodeMatches with what nobody meets, the provider's refusal, PeerError.
         Cancelling this kills the command and gives the lease back.
         """
-        lease = LeaseId(random_id(self._rng))
-        self._notes[lease] = noted
-        try:
-            node = await self._lend(target, lease, workload)
-        finally:
-            del self._notes[lease]
+        node, lease = await self._find_place(target, workload, noted)
         try:
             await started(node, lease)
             if command.inputs is not None:
@@ -97,6 +96,27 @@ class Runs:
         finally:
             self._grants.revoke(lease)
             self._give_back(node, lease)
+
+    async def _find_place(
+        self, target: NodeId | None, workload: Workload, noted: Callable[[str], None]
+    ) -> tuple[NodeId, LeaseId]:
+        """Get a lease; when a path breaks meanwhile, once more by another one: nothing ran yet."""
+        loop = asyncio.get_running_loop()
+        until, has_lost = loop.time() + ANOTHER_PATH_S, False
+        while True:
+            lease = LeaseId(random_id(self._rng))
+            self._notes[lease] = noted
+            try:
+                return await self._lend(target, lease, workload), lease
+            except (PeerLost, PeerUnreachable) as error:
+                # A node that is not there at all is said so at once.
+                has_lost = has_lost or isinstance(error, PeerLost)
+                if not has_lost or loop.time() > until:
+                    raise
+                noted(f"{error.message}; trying another path")
+                await asyncio.sleep(ANOTHER_PATH_PAUSE_S)
+            finally:
+                del self._notes[lease]
 
     def progress(self, lease: LeaseId, text: str) -> bool:
         """Tell what a lease that is being made waits for; say whether it is one of ours."""

@@ -35,12 +35,16 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class RelayFacts:
-    """One relay that we may use. `latency_s` is None where it did not answer, and `trouble` why."""
+    """One relay that we may use. `latency_s` is None where it did not answer, and `trouble` why.
+
+    One that `is_refused` answers, and would not serve this node.
+    """
 
     url: str
     is_home: bool = False
     is_member: bool = True
     latency_s: float | None = None
+    is_refused: bool = False
     trouble: str = ""
 
 
@@ -247,6 +251,13 @@ def _relays(reach: ReachFacts) -> list[Finding]:
 def _relay(relay: RelayFacts) -> Finding:
     whose = "a member's" if relay.is_member else "not a member's: it sees ids, addresses and volume"
     check = f"relay {relay.url}"
+    if relay.is_refused:
+        return Finding(
+            check,
+            is_ok=False,
+            finding=f"does not serve this node: {relay.trouble}",
+            advice="join that network by a ticket, or name another relay: `p2prc up --relay URL`",
+        )
     if relay.latency_s is None:
         return Finding(
             check,

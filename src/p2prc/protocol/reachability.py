@@ -125,21 +125,6 @@ class Reachability:
         return tuple(each for each, found in self._candidates.items() if found.is_public)
 
     @property
-    def witness(self) -> NodeId | None:
-        """Return a peer that sees us from outside, on a path without a relay."""
-        return next(
-            (
-                peer
-                for peer, observer in sorted(self._observers.items())
-                if observer.gone_at is None
-                and observer.is_direct
-                and observer.is_public
-                and is_outside(host_of(observer.remote))
-            ),
-            None,
-        )
-
-    @property
     def is_public(self) -> bool:
         """Whether whoever is outside can dial us."""
         return bool(self.given or self.verified)
@@ -157,6 +142,22 @@ class Reachability:
     def mapping(self) -> Mapped:
         """Return what the router said."""
         return self._mapped
+
+    def onlookers(self) -> list[tuple[NodeId, str]]:
+        """Return the peers, and where they are, that see us through a NAT at this moment.
+
+        Public ones, where there are: when our address changes, the others' NATs shut us out.
+        """
+        local = {host_of(each) for each in self.local}
+        found = [
+            (peer, observer)
+            for peer, observer in sorted(self._observers.items())
+            if observer.gone_at is None
+            and observer.is_direct
+            and (not observer.address or host_of(observer.address) not in local)
+        ]
+        public = [(peer, observer) for peer, observer in found if observer.is_public]
+        return [(peer, observer.remote) for peer, observer in public or found]
 
     def is_udp_blocked(self, now: float) -> bool:
         """Whether every link is relayed though some peer could be dialled by UDP."""
@@ -222,9 +223,16 @@ class Reachability:
 
     def _observed(self, event: Observed) -> None:
         observer = self._observer(event.peer)
-        if observer is not None:
-            observer.gone_at = None
-            observer.address = event.address if split(event.address) else ""
+        if observer is None:
+            return
+        before = observer.address
+        observer.gone_at = None
+        observer.address = event.address if split(event.address) else ""
+        if before and observer.address and before != observer.address:
+            # The NAT has another address or port for us now; the others will see that later.
+            for other in self._observers.values():
+                if other.address == before:
+                    other.address = ""
 
     def _observer(self, peer: NodeId) -> _Observer | None:
         if peer not in self._observers and len(self._observers) >= PEERS_LIMIT:

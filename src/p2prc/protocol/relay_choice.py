@@ -64,7 +64,12 @@ class Tick:
     """Time has passed."""
 
 
-ChoiceEvent = CandidatesChanged | Measured | Tick
+@dataclass(frozen=True, slots=True)
+class MeasureAnew:
+    """Somebody waits, or we have moved: what was silent may answer now."""
+
+
+ChoiceEvent = CandidatesChanged | Measured | MeasureAnew | Tick
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +130,11 @@ class RelayChoice:
         """Return those in use that answer."""
         return tuple(url for url in self._used if self._readings[url].is_alive)
 
+    @property
+    def is_hopeful(self) -> bool:
+        """Whether there is a relay that answers, or may do so yet."""
+        return any(each.is_asked or each.silent < SILENT_AFTER for each in self.allowed())
+
     def allowed(self) -> list[Reading]:
         """Return what is known of those that may be used now."""
         return [each for each in self._readings.values() if self._is_allowed(each)]
@@ -137,6 +147,9 @@ class RelayChoice:
                 self._replace(event.candidates, now)
             case Measured():
                 self._measured(event, now)
+            case MeasureAnew():
+                for reading in self.allowed():
+                    reading.next_at = now
             case Tick():
                 pass
             case _:
