@@ -54,7 +54,7 @@ class Peer:
         self._node = MeasuredNode(folder / f"n{number}", f"n{number}")
         self._node.p2prc(
             "up", "--detach", "--name", self._node.name, "--listen", "127.0.0.1:0",
-            "--relay", "none", "--cpus", "1",
+            "--relay", "none", "--runtime", "process", "--cpus", "1",
         )  # fmt: skip
         self._client = ControlClient(str(self._node.home))
         self._pid = self._client.status().pid

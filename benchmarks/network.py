@@ -81,6 +81,8 @@ def open_network(folder: Path) -> Iterator[list[MeasuredNode]]:
                 "127.0.0.1:0",
                 "--relay",
                 "none",
+                "--runtime",
+                "process",
                 *_one(),
             )
             started.append(node)

@@ -53,8 +53,10 @@ class NodeUnderTest:
     ) -> None:
         self.home = home
         self.name = name
-        # No test may speak to the relays of strangers.
-        self.variables = {**os.environ, "P2PRC_RELAY": "none", **(variables or {})}
+        # No test may speak to the relays of strangers; and only tests of containers want an engine
+        # tried at every start.
+        usual = {"P2PRC_RELAY": "none", "P2PRC_RUNTIME": "process"}
+        self.variables = {**os.environ, **usual, **(variables or {})}
         self.within = within
         """Words before every command: how to enter the place where the home is."""
 

@@ -35,6 +35,8 @@ NAMES = ("ada", "grace", "linus")
 NOT_ISOLATED = "none"
 CONFIG_FILE = "config.toml"
 COMMAND_TIMEOUT_S = 120.0
+ALONE = ("--relay", "none", "--runtime", "process")
+"""The demonstration needs no relay and no container engine, and shall not wait for either."""
 MEETING_TIMEOUT_S = 20.0
 _POLL_S = 0.05
 _Made = TypeVar("_Made")
@@ -119,7 +121,7 @@ def _up_all(nodes: Sequence[DemoNode], cpus: int) -> list[Status]:
 
     def starting(node: DemoNode) -> Callable[[], Status]:
         def start() -> Status:
-            node.p2prc("up", "--detach", "--name", node.name, "--relay", "none", *options)
+            node.p2prc("up", "--detach", "--name", node.name, *ALONE, *options)
             return node.client.status()
 
         return start
