@@ -7,6 +7,7 @@ from itertools import pairwise
 from random import Random
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -307,6 +308,40 @@ def test_those_whom_one_member_brought_in_cannot_fill_the_table() -> None:
     assert names.count("fake") == 5
     assert names.count("laptop") == 2 + len(IDS[30:])
     assert anna.refusals == {"too-many-by-one-sponsor": 23}
+
+
+@pytest.mark.parametrize("turn", range(3))
+def test_of_too_many_by_one_sponsor_every_table_keeps_the_same(turn: int) -> None:
+    fakes = [record(node, name="fake") for node in IDS[4:39]]
+    found = []
+    for seed in range(2):
+        Random(seed * 7 + turn).shuffle(fakes)
+        anna = knowing(
+            *fakes,
+            config=MembershipConfig(sponsor_limit=5),
+            sponsor_of=lambda told: DORA if told.name == "fake" else None,
+        )
+        found.append({view.record.node for view in anna.nodes(0.0)} - {ANNA})
+        assert anna.refusals == {"too-many-by-one-sponsor": 30}
+    assert found[0] == found[1] == set(sorted(IDS[4:39])[:5])
+
+
+def test_who_is_dead_makes_room_for_others_of_its_sponsor() -> None:
+    low, high = sorted(IDS[4:6])
+    anna = knowing(
+        record(BERT),
+        record(low, name="fake"),
+        config=MembershipConfig(sponsor_limit=1),
+        sponsor_of=lambda told: DORA if told.name == "fake" else None,
+    )
+    anna.handle(heard(BERT, signs(BERT, life(low))), 0.1)
+    for tenth in range(10, 40):
+        anna.handle(Tick(), tenth / 10)
+    assert anna.state_of(low) is NodeState.DEAD
+    effects = anna.handle(told(BERT, record(high, name="fake")), 4.0)
+    assert anna.state_of(low) is None
+    assert anna.state_of(high) is NodeState.ALIVE
+    assert NodeChanged(low) in effects
 
 
 def test_a_greedy_peer_gets_no_more_than_its_share() -> None:

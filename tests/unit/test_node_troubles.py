@@ -30,6 +30,7 @@ from p2prc.node.tasks import Tasks
 from p2prc.protocol.lending import LendingPolicy
 from p2prc.protocol.messages import AskAttempts, Done, StartAttempt
 from p2prc.runtime.port import OutputChunk
+from p2prc.storage.schema import StoredRecord
 from p2prc.transport.memory import MemoryNetwork
 from p2prc.transport.port import Channel, Connection, Stream
 from tests.unit.test_node_in_memory import node_of, run, two_nodes
@@ -42,6 +43,14 @@ async def until(is_so: Callable[[], bool]) -> None:
             turn = asyncio.Event()
             asyncio.get_running_loop().call_later(0.01, turn.set)
             await turn.wait()
+
+
+async def test_who_is_forgotten_is_not_kept_on_the_disk(tmp_path: Path) -> None:
+    async with two_nodes(tmp_path) as (ada, grace):
+        state, forgotten = ada._adapters.state, NodeId("f" * 64)
+        state.save_records([StoredRecord(forgotten, b"of a node that is long gone", 0.0)])
+        ada.network._node_changed(forgotten)
+        await until(lambda: [stored.node for stored in state.records()] == [grace.id])
 
 
 class OddConnection:

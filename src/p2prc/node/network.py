@@ -651,18 +651,21 @@ class Network:
             self._saving.cancel()
             self._saving = None
         changed, self._unsaved = self._unsaved, set()
-        kept = []
+        kept, gone = [], []
         for node in sorted(changed):
             envelope = self.gossip.envelope_of(node)
-            if envelope is not None and node != self.own:
+            if envelope is None:
+                gone.append(node)
+            elif node != self.own:
                 kept.append(StoredRecord(node, encode(envelope), time.time()))
         try:
             self._state.save_records(kept)
+            self._state.forget_records(gone)
         except P2prcError as error:
             self._unsaved |= changed
             log.warning("the table of nodes was not saved", extra={"reason": error.message})
         else:
-            self._kept |= changed
+            self._kept = (self._kept | changed).difference(gone)
 
     def _stored_records(self) -> list[SignedRecord]:
         found = []

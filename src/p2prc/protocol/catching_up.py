@@ -19,7 +19,7 @@ from p2prc.protocol.messages import (
     Summary,
     Want,
 )
-from p2prc.protocol.node_table import Known
+from p2prc.protocol.node_table import SPONSOR_FULL, Known
 from p2prc.protocol.record_gate import OLD
 from p2prc.protocol.spreading import RECORDS_AT_ONCE
 from p2prc.wire.signed import Envelope
@@ -114,6 +114,10 @@ class CatchingUp:
         if (reason := self._parts.table.put(signed, now)) is not None:
             self._parts.gate.refusals[reason] += 1
             return False
+        if evicted := self._parts.table.take_evicted():
+            self._parts.forget(evicted)
+            if displaced := self._parts.table.take_displaced():
+                self._parts.gate.refusals[SPONSOR_FULL] += displaced
         self._parts.changed(node)
         return True
 

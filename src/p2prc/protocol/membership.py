@@ -160,6 +160,7 @@ class Membership:
             record = signed.record
             if record.network == own.record.network and is_member(record):
                 table.remember(signed, now)
+        table.take_evicted()
 
     # -- what others may ask --
 
@@ -278,11 +279,7 @@ class Membership:
 
     def _tick(self, now: float) -> None:
         gone = self._parts.table.forget_gone(now)
-        for node in gone:
-            self._parts.choice.forget(node)
-            self._parts.calls.pop(node, None)
-            self._parts.changed(node)
-        self._parts.previous.forget(gone)
+        self._parts.forget(gone)
         self._parts.out += [HangUp(peer) for peer in self._parts.choice.surplus(now)]
         self._notice_loneliness(now)
         for peer in self._parts.choice.some_connected(1):

@@ -54,6 +54,15 @@ class Parts:
         if self.previous.peers:
             self.previous.changed[node] = None
 
+    def forget(self, gone: Iterable[NodeId]) -> None:
+        """They have left the table."""
+        gone = list(gone)
+        for node in gone:
+            self.choice.forget(node)
+            self.calls.pop(node, None)
+            self.changed(node)
+        self.previous.forget(gone)
+
     def hear_of(self, node: NodeId, now: float) -> None:
         if self.table.hear(node, now):
             self.changed(node)

@@ -13,7 +13,6 @@ that all know each other the base is one for all, and a table holds only what di
 from __future__ import annotations
 
 import heapq
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -142,7 +141,11 @@ class NodeTable:
         self._positions: dict[NodeId, int] = {}
         self._added_leaves: dict[int, dict[NodeId, None]] = {}
         self._size = len(base.known)
-        self._sponsored: Counter[NodeId] = Counter()
+        self._sponsored: dict[NodeId, dict[NodeId, None]] = {}
+        self._sponsor_by: dict[NodeId, NodeId] = {}
+        """Kept from when it came: who comes by another sponsor later counts for the first."""
+        self._evicted: list[NodeId] = []
+        self._displaced = 0
         self._verdicts: dict[NodeId, float] = {}
         self._agenda: list[tuple[float, NodeId, float]] = []
         self.dead: dict[NodeId, float] = {}
@@ -371,7 +374,8 @@ class NodeTable:
         self._over[node] = known
         self._size += 1
         if (sponsor := self._sponsor_of(known.signed.record)) is not None:
-            self._sponsored[sponsor] += 1
+            self._sponsored.setdefault(sponsor, {})[node] = None
+            self._sponsor_by[node] = sponsor
         if node not in self._base.known:
             self._positions[node] = len(self._added)
             self._added.append(node)
@@ -383,8 +387,8 @@ class NodeTable:
             return
         if known.mark:
             self.fingerprint.toggle(leaf_of(node), known.mark)
-        if (sponsor := self._sponsor_of(known.signed.record)) is not None:
-            self._sponsored[sponsor] -= 1
+        if (sponsor := self._sponsor_by.pop(node, None)) is not None:
+            self._unsponsor(sponsor, node)
         self._size -= 1
         for book in (self._verdicts, self.dead, self._left):
             book.pop(node, None)
@@ -398,14 +402,49 @@ class NodeTable:
             self._positions[last] = position
         del self._added_leaves[leaf_of(node)][node]
 
+    def _unsponsor(self, sponsor: NodeId, node: NodeId) -> None:
+        sponsored = self._sponsored.get(sponsor, {})
+        sponsored.pop(node, None)
+        if not sponsored:
+            self._sponsored.pop(sponsor, None)
+
+    def take_evicted(self) -> list[NodeId]:
+        """Return who had to make room for others since the last time."""
+        evicted, self._evicted = self._evicted, []
+        return evicted
+
+    def take_displaced(self) -> int:
+        """Return how many that are there had to make room since the last time."""
+        displaced, self._displaced = self._displaced, 0
+        return displaced
+
     def _make_room(self, record: NodeRecord) -> str | None:
         sponsor = self._sponsor_of(record)
-        if sponsor is not None and self._sponsored[sponsor] >= self._config.sponsor_limit:
-            return SPONSOR_FULL
+        sponsored = self._sponsored.get(sponsor, {}) if sponsor is not None else {}
+        if len(sponsored) >= self._config.sponsor_limit:
+            # Those that are there, then the lowest ids: were it whoever came first, every table
+            # would hold others, and their owners would tell each other of them for ever.
+            worst = max(sponsored, key=self._dispensable)
+            if self._dispensable(worst) < (False, record.node):
+                return SPONSOR_FULL
+            self._displaced += self._is_present(worst)
+            self._evict(worst)
+            return None
         if self._size < self._config.limit:
             return None
         oldest = next(iter(self.dead or self._left), None)
         if oldest is None:
             return TABLE_FULL
-        self._remove(oldest)
+        self._evict(oldest)
         return None
+
+    def _dispensable(self, node: NodeId) -> tuple[bool, NodeId]:
+        return (not self._is_present(node), node)
+
+    def _is_present(self, node: NodeId) -> bool:
+        known = self.peek(node)
+        return known is not None and known.is_present
+
+    def _evict(self, node: NodeId) -> None:
+        self._remove(node)
+        self._evicted.append(node)
