@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
 import os
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -12,6 +13,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _NEW_MOUNTS = 0x00020000
 _NEW_USERS = 0x10000000
 _NEW_NETWORK = 0x40000000
+_OWNER_OF_NAMESPACE = 0xB701
 _BIND = 4096
 _RECURSIVE = 16384
 _SLAVE = 1 << 19
@@ -55,12 +57,13 @@ def enter(pid: int, *, with_users: bool) -> None:
 
     Raises OSError, also when its network is the one we are in: that is no sandbox.
     """
-    users = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     network = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     if os.fstat(network).st_ino == os.stat("/proc/self/ns/net").st_ino:  # noqa: PTH116
         raise OSError(errno.ESRCH, os.strerror(errno.ESRCH))
     if with_users:
-        _check(_libc.setns(users, _NEW_USERS), "setns")
+        # Not that of the process: bubblewrap puts it into one more, which has no power here.
+        owner = fcntl.ioctl(network, _OWNER_OF_NAMESPACE)
+        _check(_libc.setns(owner, _NEW_USERS), "setns")
     _check(_libc.setns(network, _NEW_NETWORK), "setns")
 
 
