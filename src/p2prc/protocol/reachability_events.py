@@ -26,8 +26,10 @@ _KNOWN = 4096
 
 @lru_cache(_KNOWN)
 def split(address: str) -> tuple[str, int] | None:
-    """Return host and port of a numeric address, None for anything else."""
+    """Return host and port of a numeric address without a scope, None for anything else."""
     host, _, port = address.rpartition(":")
+    if "%" in host:
+        return None
     try:
         ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
     except ValueError:

@@ -28,6 +28,9 @@ def parse(text: str) -> tuple[_Address, int]:
     """Return host and port of `203.0.113.5:4433` or `[2001:db8::5]:4433`; raise ValueError."""
     host, _, port = text.rpartition(":")
     if host.startswith("[") and host.endswith("]"):
+        if "%" in host:
+            # A scope is another machine's word, and may be any text.
+            raise ValueError(f"`{host[:80]}` names an interface")
         return ipaddress.IPv6Address(host[1:-1]), _port(port)
     return ipaddress.IPv4Address(host), _port(port)
 

@@ -67,5 +67,5 @@ async def _who(address: str) -> NodeId | str | None:
             return await read_doorplate(address)
     except NotP2prc:
         return ""
-    except OSError:
+    except (OSError, ValueError):
         return None
