@@ -39,6 +39,15 @@ def test_one_address_takes_a_few_places_and_all_together_a_few_more() -> None:
     assert len(book.requests()) == 6
 
 
+@pytest.mark.parametrize("of", ["", "[2001:db8::{:x}]:1"])
+def test_who_may_be_one_takes_the_places_of_one(of: str) -> None:
+    book = RequestBook(AskConfig(limit=60, per_source=4, asks_burst=100))
+    for number in range(4):
+        ask(book, number, address=of.format(number))
+    with pytest.raises(PeerBusy):
+        ask(book, 9, address=of.format(9))
+
+
 def test_asking_again_and_again_is_refused_for_a_while() -> None:
     book = RequestBook(AskConfig(asks_burst=3, asks_per_s=1.0))
     for _ in range(3):

@@ -282,6 +282,21 @@ async def test_a_thousand_connections_leave_room_for_members() -> None:
         assert await anna.hear() == b"\x0a12345678"
 
 
+async def test_strangers_from_many_addresses_cannot_keep_members_out() -> None:
+    limits = ConnectionLimits(total=200, per_address=50, unproven=20, unproven_per_address=10)
+    async with relay(limits=limits) as server, AsyncExitStack() as stack:
+        for number in range(60):
+            opened = stack.enter_context(socket.socket())
+            opened.setblocking(False)
+            opened.bind((f"127.0.1.{number % 30}", 0))
+            opened.connect_ex(("127.0.0.1", server.port))
+        await until(lambda: server.stats.refusals.get("too-many-connections", 0) >= 40)
+        await until(lambda: server.connections <= 20)
+        anna = await stack.enter_async_context(admitted(server, 1))
+        await anna.connection.send(b"\x09" + b"12345678")
+        assert await anna.hear() == b"\x0a12345678"
+
+
 async def test_a_flood_to_one_who_never_reads_is_bounded_and_ends() -> None:
     config = RelayConfig(stall_s=0.5)
     async with relay(config=config) as server, admitted(server, 1) as anna:

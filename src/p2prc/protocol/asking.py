@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from p2prc.errors import PeerBusy
 from p2prc.model.identity import NodeId
 from p2prc.protocol.allowance import Allowance
+from p2prc.protocol.crowd import crowd_of
 
 FINGERPRINT_DIGITS = 16
 _ODD = re.compile(r"[^A-Za-z0-9._-]+")
@@ -27,6 +28,14 @@ def fingerprint(node: NodeId) -> str:
 def usable_name(name: str) -> str:
     """Return a stranger's name with nothing in it that a terminal or a person could mistake."""
     return _ODD.sub("-", name).strip("-._")[:_NAME_LIMIT]
+
+
+def source_of(address: str) -> str:
+    """Return by what those are counted together who may be one: a host, or a network of IPv6.
+
+    Whoever comes through a relay shows no address: all these are one source.
+    """
+    return crowd_of(address.rpartition(":")[0].strip("[]"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +81,11 @@ class RequestBook:
         self, joiner: NodeId, *, name: str, address: str, door: NodeId | None, now: float
     ) -> Asked:
         """List a request; the same key again replaces its last one. Raises PeerBusy."""
-        source = door or address.rpartition(":")[0] or "unknown"
+        source = door or source_of(address)
         if not self._may_ask(source, now):
             raise PeerBusy("asked too often", hint="wait a minute, or ask a member for a ticket")
         others = [asked for asked in self._asked.values() if asked.joiner != joiner]
-        same = sum((asked.door or asked.address.rpartition(":")[0]) == source for asked in others)
+        same = sum((asked.door or source_of(asked.address)) == source for asked in others)
         if len(others) >= self._config.limit or same >= self._config.per_source:
             raise PeerBusy(
                 "too many wait to be let in here", hint="ask later, or ask a member for a ticket"

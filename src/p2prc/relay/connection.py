@@ -26,6 +26,7 @@ from websockets.protocol import OPEN, Event
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
+from p2prc.protocol.crowd import crowd_of
 from p2prc.protocol.relay_events import (
     Blocked,
     Closed,
@@ -124,7 +125,7 @@ class RelayConnection(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         peer = transport.get_extra_info("peername") or ("",)
-        self.address = str(peer[0])
+        self.address = crowd_of(str(peer[0]))
         line = self._relay.enter(self)
         if line is None:
             transport.abort()

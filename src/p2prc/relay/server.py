@@ -126,6 +126,7 @@ class RelayServer:
         self._servers: list[asyncio.Server] = []
         self._connections: dict[int, RelayConnection] = {}
         self._lines = itertools.count(1)
+        self._strangers: dict[int, RelayConnection] = {}
         self._per_address: Counter[str] = Counter()
         self._unproven: Counter[str] = Counter()
         self._alarm: asyncio.TimerHandle | None = None
@@ -200,15 +201,21 @@ class RelayServer:
         is_full = (
             self.connections >= limits.total
             or self._per_address[address] >= limits.per_address
-            or sum(self._unproven.values()) >= limits.unproven
             or self._unproven[address] >= limits.unproven_per_address
         )
         if is_full or not self._servers:
             self._session.refused("too-many-connections")
             return None
+        if len(self._strangers) >= limits.unproven:
+            # The oldest goes: a member proves itself within moments, so that strangers who come
+            # from many addresses cannot keep members out.
+            oldest = self._strangers.pop(next(iter(self._strangers)))
+            self._session.refused("too-many-connections")
+            oldest.abort()
         self._per_address[address] += 1
         self._unproven[address] += 1
         line = next(self._lines)
+        self._strangers[line] = connection
         self._connections[line] = connection
         self._is_empty.clear()
         return line
@@ -216,6 +223,7 @@ class RelayServer:
     def leave(self, connection: RelayConnection) -> None:
         """Forget a connection that is closed."""
         self._connections.pop(connection.line, None)
+        self._strangers.pop(connection.line, None)
         if not self._connections:
             self._is_empty.set()
         _count_down(self._per_address, connection.address)
@@ -256,6 +264,7 @@ class RelayServer:
             return
         if not connection.is_proven:
             connection.is_proven = True
+            self._strangers.pop(connection.line, None)
             _count_down(self._unproven, connection.address)
         self.feed(Admitted(asked.line, terms))
 
