@@ -71,6 +71,26 @@ async def test_a_node_relays_for_members_of_its_network_alone(make_nodes: MakeNo
                 await former.hear()
 
 
+async def test_who_was_put_out_is_relayed_for_no_longer(make_nodes: MakeNodes) -> None:
+    host, guest = make_nodes(2)
+    relay, secret = relay_of(host), guest.key
+    founders = found_network(host.key)
+    node = NodeId(guest.id)
+    chain = admit(founders, network=NodeId(host.id), secret=host.key, joiner=node, rights=Rights())
+    async with (
+        admitted(relay, host.key, bearer=member_bearer(founders)) as founder,
+        admitted(relay, secret, bearer=member_bearer(chain)) as member,
+    ):
+        host.p2prc("revoke", guest.id)
+        with pytest.raises(ConnectionClosed):
+            await member.hear()
+        await founder.connection.send(b"\x0912345678")
+        assert await founder.hear() == b"\x0a12345678"
+        async with client(relay, secret, bearer=member_bearer(chain)) as again:
+            assert (await again.prove())[:1] == bytes([frames.FrameType.DENY])
+    assert host.json("status")["relay"]["refusals"] == {"barred": 1, "revoked": 1}
+
+
 def test_a_relay_can_be_switched_off(tmp_path: Path) -> None:
     node = NodeUnderTest(tmp_path / "quiet", "quiet", variables={"P2PRC_RELAY_SERVE": "off"})
     node.up()
