@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.server
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -162,6 +163,48 @@ def test_an_open_network_lets_in_whoever_asks_and_stays_open(make_nodes: MakeNod
     said = guest.p2prc("--json", "up", "--detach", "--listen", "127.0.0.1:0", "--open", status=3)
     assert said.error["code"] == "already-in-network"
     assert "leave" in said.error["hint"]
+
+
+def test_others_work_never_runs_without_isolation_where_anybody_may_come_in(
+    make_nodes: MakeNodes, tmp_path: Path
+) -> None:
+    (guest,) = make_nodes(1, joined=False)
+    commands = tmp_path / "commands"
+    commands.mkdir()
+    for name in ("echo", "setpriv", "sh"):
+        (commands / name).symlink_to(str(shutil.which(name)))
+    bare = NodeUnderTest(tmp_path / "bare", "bare", variables={"PATH": str(commands)})
+    bare.up("--runtime", "process")
+    try:
+        runtimes = bare.json("status")["lending"]["runtimes"]
+        assert {(each["name"], each["tier"]) for each in runtimes} == {("process", "none")}
+        # Its owner trusts the guest.
+        bare.p2prc("policy", "set", "lend.tier_none_to", f"{guest.id},{bare.id}")
+        guest.p2prc("join", bare.p2prc("invite", "--lan").out.strip())
+        assert guest.p2prc("run", "bare", "--", "echo", "in").out == "in\n"
+        # Trust or not: who is denied gets nothing.
+        bare.p2prc("policy", "deny", guest.id)
+        assert _refused_work(guest) == "policy-refuses"
+        bare.p2prc("policy", "allow", guest.id)
+        assert guest.p2prc("run", "bare", "--", "echo", "in").out == "in\n"
+        for node in (guest, bare):
+            node.p2prc("leave")
+        bare.p2prc("down")
+        bare.up("--runtime", "process", "--open")
+        guest.p2prc("join", door_of(bare))
+        assert _refused_work(guest) == "policy-refuses"
+        assert bare.p2prc("run", "bare", "--", "echo", "own").out == "own\n"
+        bare.p2prc("revoke", guest.id)
+        assert _refused_work(guest) in ("peer-unreachable", "node-unknown", "revoked")
+    finally:
+        bare.p2prc("down")
+
+
+def _refused_work(guest: NodeUnderTest) -> str:
+    said = guest.p2prc("--json", "run", "bare", "--", "echo", "in", status=None)
+    assert said.status != 0
+    assert "in" not in said.out.split()
+    return str(said.error["code"])
 
 
 def test_the_owner_denies_and_allows_while_it_runs(make_nodes: MakeNodes) -> None:

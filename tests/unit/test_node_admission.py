@@ -225,6 +225,24 @@ async def test_who_is_put_out_is_served_no_bulk_either(tmp_path: Path) -> None:
         await until(lambda: connection.is_closed)
 
 
+async def test_a_founder_that_begins_anew_knows_whom_it_put_out(tmp_path: Path) -> None:
+    async with three(tmp_path) as (ada, grace, linus, _):
+        former = grace.network.standing
+        ada.network.revoke(grace.id, reason="")
+        await until(lambda: grace.network.is_put_out(grace.id))
+        for away in (False, True):
+            if away:
+                # Into another network in between.
+                await ada.network.join(ticket_of(linus))
+                assert not ada.network.was_put_out(grace.id)
+            await ada.network.leave()
+            # Its key names the same network as before: the old chain is as good as ever.
+            assert former.network == ada.network.standing.network
+            assert ada.network.was_put_out(grace.id)
+            with pytest.raises(Revoked):
+                await grace.links.reach_at(ada.id, ada.network.description.addresses)
+
+
 async def test_a_ticket_of_who_was_put_out_opens_no_door(tmp_path: Path) -> None:
     async with three(tmp_path) as (ada, grace, linus, _):
         await grace.network.leave()

@@ -550,7 +550,7 @@ class Network:
         self._remember(standing)
         if self._gossip is not None:
             self._gossip.stop()
-        self.revocations.forget()
+        self.revocations.forget(but_of=self.own)
         await self._links.leave_all(farewell=False)
         self._state.forget_records([stored.node for stored in self._state.records()])
         self._kept.clear()

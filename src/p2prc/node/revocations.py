@@ -59,11 +59,15 @@ class Revocations:
         """Hear and say nothing more."""
         self._driver.stop()
 
-    def forget(self) -> None:
-        """Forget all of it: this node is in another network now."""
+    def forget(self, *, but_of: NodeId) -> None:
+        """Forget it: this node is in another network now.
+
+        What is known of the network that our own key names stays. We may found it anew at any
+        time, and the chains of whom we put out are as good as ever.
+        """
         self.stop()
-        kept = [key for key in self._state.values() if key.startswith(NOTICE_KEY)]
-        self._state.set_values(dict.fromkeys(kept))
+        gone = [key for key, envelope in self._kept() if _network_of(envelope) != but_of]
+        self._state.set_values(dict.fromkeys(gone))
 
     # -- asking --
 
@@ -157,14 +161,31 @@ class Revocations:
 
     def _stored(self) -> list[CheckedNotice]:
         found = []
-        for key, content in self._state.values().items():
-            if not key.startswith(NOTICE_KEY):
+        for _, envelope in self._kept():
+            if _network_of(envelope) != self._network:
                 continue
             try:
-                found.append(self.check(_envelopes.decode(content)))
+                found.append(self.check(envelope))
             except (WireError, NotMember) as error:
                 log.info("a stored notice is unusable", extra={"reason": error.message})
         return found
+
+    def _kept(self) -> list[tuple[str, Envelope]]:
+        found = []
+        for key, content in self._state.values().items():
+            if key.startswith(NOTICE_KEY):
+                try:
+                    found.append((key, _envelopes.decode(content)))
+                except WireError as error:
+                    log.info("a stored notice is unreadable", extra={"reason": error.message})
+        return found
+
+
+def _network_of(envelope: Envelope) -> NodeId | None:
+    try:
+        return open_notice(envelope).notice.network
+    except WireError:
+        return None
 
 
 def _key(name: bytes) -> str:
