@@ -135,6 +135,9 @@ class DockerRuntime:
 
     async def let_go(self) -> None:
         """Go without ending what runs: the next life of the node takes it up."""
+        for sandbox in tuple(self._sandboxes):
+            await sandbox.detach()
+        self._sandboxes.clear()
         await self._engine.close()
 
     def sandbox_ended(self, sandbox: DockerSandbox, *, is_removed: bool) -> None:

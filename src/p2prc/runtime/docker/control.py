@@ -45,6 +45,10 @@ class Control:
         """Kill one process group, by its number inside."""
         await self._ask(f"g {pid}")
 
+    async def answer(self) -> None:
+        """Do nothing inside but answer."""
+        await self._ask("g 0")
+
     async def close(self) -> None:
         self._reading.cancel()
         with contextlib.suppress(asyncio.CancelledError):

@@ -171,6 +171,17 @@ class DockerSandbox:
         self._begin_end("lease-ended", "the lease was ended")
         await asyncio.shield(self._ended)
 
+    async def detach(self) -> None:
+        """Forget it here without ending it: the next life of the node takes it up."""
+        for task in (self._watching, self._returning):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
+        for execution in tuple(self._commands):
+            await execution.abandon("lease-ended", "the node stopped")
+        if self._control is not None:
+            await self._control.close()
+
     # -- commands -----------------------------------------------------------------------------
 
     async def _start(
@@ -362,7 +373,7 @@ class DockerSandbox:
         self._control = Control(stream, self._line_lost)
         if not is_new:
             # It said that it is ready long ago: an answer shows that it still listens.
-            await self._control.kill_all()
+            await self._control.answer()
             await self._find_meter()
             loop = asyncio.get_running_loop()
             if self._watching is None:
