@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from p2prc.model.identity import NodeId
 from p2prc.model.record import SignedRecord, sign_record
 from p2prc.model.testimony import Life
+from p2prc.protocol.fingerprint import leaf_of
 from p2prc.protocol.membership import (
     DialFailed,
     Event,
@@ -342,6 +343,14 @@ def test_who_is_dead_makes_room_for_others_of_its_sponsor() -> None:
     assert anna.state_of(low) is None
     assert anna.state_of(high) is NodeState.ALIVE
     assert NodeChanged(low) in effects
+
+
+def test_a_leaf_that_is_named_a_thousand_times_is_looked_at_once() -> None:
+    anna = knowing(record(BERT), record(CARL))
+    leaf = leaf_of(CARL)
+    effects = anna.handle(MessageReceived(BERT, Entries((leaf,) * 1024, ())), 0.1)
+    (answer,) = [each.message for each in sends(effects) if isinstance(each.message, Entries)]
+    assert [one.node for one in answer.lives] == [CARL]
 
 
 def test_a_greedy_peer_gets_no_more_than_its_share() -> None:

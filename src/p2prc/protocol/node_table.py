@@ -177,8 +177,8 @@ class NodeTable:
                     yield node, known
 
     def in_leaves(self, leaves: Iterable[int]) -> Iterator[tuple[NodeId, Known]]:
-        """Return the entries of several leaves; of all when there are none."""
-        for leaf in tuple(leaves) or range(LEAVES):
+        """Return the entries of several leaves, of each once; of all when there are none."""
+        for leaf in dict.fromkeys(leaves) or range(LEAVES):
             yield from self.in_leaf(leaf)
 
     def draw(self, rng: Random) -> NodeId | None:
