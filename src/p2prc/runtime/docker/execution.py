@@ -158,6 +158,11 @@ class DockerExecution:
         except (MachineCannot, LeaseEnded) as error:
             if not self._started.done():
                 self._started.set_result(False)
+            # The container went from under it: nobody else would close its stream.
+            self._pumping.cancel()
+            await asyncio.wait([self._pumping])
+            self._close_output()
+            await self._stream.close()
             self._finish(Exit(None, error.code, error.message))
         finally:
             self._is_unbounded = True
