@@ -87,6 +87,9 @@ def test_ask_compare_approve_and_put_out(make_nodes: MakeNodes) -> None:
     assert newcomer.p2prc("--json", "revoke", founder.name, status=5).error["code"] == (
         "right-missing"
     )
+    for node in (founder, newcomer):
+        said = node.p2prc("--json", "revoke", node.name, status=5)
+        assert "`p2prc" in said.error["hint"]
     old_ticket = founder.p2prc("invite", "--lan").out.strip()
     assert founder.json("revoke", newcomer.name)["id"] == newcomer.id
     for node in (founder, member):
@@ -100,6 +103,14 @@ def test_ask_compare_approve_and_put_out(make_nodes: MakeNodes) -> None:
     wait_until(
         lambda: "put out" in " ".join(newcomer.json("status")["notices"]), "it knows what happened"
     )
+    checks = {
+        check["check"]: check
+        for check in json.loads(newcomer.p2prc("--json", "doctor", status=None).out)
+    }
+    assert "put out" in checks["network"]["finding"]
+    # It is a member by its own table, and yet nobody has let it in.
+    said = newcomer.p2prc("--json", "join", founder.addresses[0], status=5)
+    assert said.error["code"] == "revoked"
     # Not with an old ticket, not after a restart of the others, not by asking.
     newcomer.p2prc("leave")
     founder.kill_9()
@@ -239,6 +250,12 @@ def test_the_owner_denies_and_allows_while_it_runs(make_nodes: MakeNodes) -> Non
         assert owner.p2prc("--json", "policy", "set", key, value, status=3).error["code"] == (
             "setting-invalid"
         )
+    assert owner.p2prc("--json", "policy", "set", "lend.cpus", "-3", status=3).error["code"] == (
+        "setting-invalid"
+    )
+    assert owner.p2prc("--json", "policy", "deny", owner.name, status=3).error["code"] == (
+        "invalid-input"
+    )
     owner.p2prc("policy", "set", "lend.cpus", "0.5")
     said = peer.p2prc("--json", "run", owner.name, "--cpus", "1", "--", "true", status=125)
     assert "at most 0.5 cores" in said.error["message"]
@@ -367,7 +384,7 @@ def test_nobody_and_nothing_and_oneself(alone: NodeUnderTest) -> None:
     assert _seconds(alone, "join", somebody, code="peer-unreachable", status=6) < DEAD_HOST_LIMIT_S
     said = alone.p2prc("--json", "join", alone.addresses[0], status=3)
     assert "that is this node" in said.error["message"]
-    for text in ("not an address!", "host:99999999", "ab@host"):
+    for text in ("not an address!", "host:99999999", "ab@host", "[::1", "[::1]8088"):
         assert alone.p2prc("--json", "join", text, status=3).error["code"] == "setting-invalid"
     said = alone.p2prc("--json", "join", "no-such-host.invalid", status=None)
     assert said.status in (4, 6)

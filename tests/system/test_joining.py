@@ -142,6 +142,13 @@ def test_joining_again_with_a_ticket_of_our_own_network_changes_nothing(world: W
     assert (after["network"], after["members"]) == (before["network"], before["members"])
 
 
+def test_a_ticket_of_ones_own_is_for_another_machine(world: World) -> None:
+    ticket = world.alone.p2prc("invite", "--lan").out.strip()
+    said = world.alone.p2prc("--json", "join", ticket, status=3)
+    assert said.error["code"] == "ticket-foreign"
+    assert "another machine" in said.error["hint"]
+
+
 def test_a_ticket_that_leads_to_nobody_says_so(world: World) -> None:
     _, err = world.knocking.communicate(timeout=20)
     assert world.knocking.returncode == 6

@@ -101,6 +101,13 @@ def test_who_is_linked_with_nobody_is_told() -> None:
     assert found(replace(HEALTHY, network=NetworkFacts()), "network").is_ok
 
 
+def test_who_was_put_out_is_told_by_whom_and_not_to_look_for_the_others() -> None:
+    put_out = found(replace(HEALTHY, network=NetworkFacts(suspect=2, put_out_by="ada")), "network")
+    assert not put_out.is_ok
+    assert "put out" in put_out.finding
+    assert "`p2prc leave`" in put_out.advice
+
+
 def test_a_full_disk_and_a_missing_sandbox() -> None:
     poor = MachineFacts(free_bytes=5 << 20, total_bytes=1 << 30, missing_packages=("bubblewrap",))
     facts = replace(HEALTHY, machine=poor)

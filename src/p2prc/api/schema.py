@@ -193,7 +193,7 @@ class RevokedNode(Answer, frozen=True):
 class MetadataRequest(Request, frozen=True):
     """What this node tells in its owner's words: an empty value removes its key."""
 
-    changes: Annotated[dict[str, Annotated[str, Meta(max_length=1000)]], Meta(max_length=100)]
+    changes: Annotated[dict[str, Annotated[str, Meta(max_length=10_000)]], Meta(max_length=100)]
 
 
 class PolicyRequest(Request, frozen=True):

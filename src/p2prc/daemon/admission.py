@@ -42,6 +42,7 @@ class AdmissionDesk:
         """Ask whoever is at an address, and tell how it goes. Closing this withdraws."""
         network = self._node.network
         door = await network.look_up(request.address)
+        network.revocations.judge(network.standing.member)
         if any(view.record.node == door.node for view in network.nodes()):
             yield schema.AskEnded(self._joined(network.standing))
             return

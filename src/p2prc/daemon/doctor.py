@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from p2prc.errors import P2prcError
-from p2prc.model.identity import NodeId
+from p2prc.model.identity import NodeId, short
 from p2prc.node.node import Node
 from p2prc.protocol.diagnosis import (
     Facts,
@@ -77,12 +77,14 @@ def _network_of(node: Node, clock_skews_s: tuple[float, ...]) -> NetworkFacts:
     for view in others:
         if view.state in counted:
             counted[view.state] += 1
+    revoker = node.network.revocations.revoker_of(node.network.standing.member)
     return NetworkFacts(
         alive=counted["alive"],
         suspect=counted["suspect"],
         dead=counted["dead"],
         linked=len(node.links.peers()),
         clock_skews_s=clock_skews_s,
+        put_out_by=short(revoker) if revoker is not None else "",
     )
 
 

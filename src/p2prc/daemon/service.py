@@ -303,10 +303,19 @@ class DaemonService:
         return await self._changed(self._policies.allow(self._find_any(node)))
 
     async def deny(self, node: str) -> schema.PolicyChanged:
-        return await self._changed(self._policies.deny(self._find_any(node)))
+        return await self._changed(self._policies.deny(self._find_other(node)))
 
     async def _changed(self, notes: list[str]) -> schema.PolicyChanged:
         return schema.PolicyChanged(rules=await self.policy(), notes=notes)
+
+    def _find_other(self, typed: str) -> NodeId:
+        found = self._find_any(typed)
+        if found == self._node.id:
+            raise InvalidInput(
+                "a node denies itself nothing",
+                hint="to lend nothing for a while: `p2prc pause`",
+            )
+        return found
 
     def _find_any(self, typed: str) -> NodeId:
         """Return a node that may be unknown here: a whole id is enough."""

@@ -21,7 +21,10 @@ def check_metadata(metadata: Mapping[str, str]) -> None:
                 f"`{key[:80]}` is no key", hint="letters, digits, `.`, `_` and `-`, at most 63"
             )
         if len(value) > VALUE_LIMIT or not value.isprintable():
-            raise SettingInvalid(f"{key}: a value is one line of at most {VALUE_LIMIT} characters")
+            raise SettingInvalid(
+                f"{key}: a value is one line of at most {VALUE_LIMIT} characters",
+                hint="see what is told now: `p2prc metadata`",
+            )
     if len(metadata) > METADATA_ENTRIES_LIMIT:
         raise SettingInvalid(
             f"a node tells at most {METADATA_ENTRIES_LIMIT} values",

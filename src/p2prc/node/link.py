@@ -142,7 +142,7 @@ class Link:
             async with asyncio.timeout(timeout_s):
                 return expect(await reply, expected)
         except TimeoutError as error:
-            raise PeerLost(f"{short(self.peer)} did not answer within {timeout_s:g} s") from error
+            raise PeerLost(f"{short(self.peer)} did not answer within {timeout_s:.3g} s") from error
         finally:
             del self._awaited[number]
 

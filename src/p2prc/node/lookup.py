@@ -42,8 +42,10 @@ def parse_address(text: str) -> tuple[str, int]:
     """Return host and port of `HOST[:PORT]`, `[IPv6]:PORT`. Raises SettingInvalid."""
     host, port_text = text, ""
     if text.startswith("["):
-        host, _, rest = text[1:].partition("]")
+        host, closed, rest = text[1:].partition("]")
         port_text = rest.removeprefix(":")
+        if not closed or rest == port_text != "":
+            raise _not_an_address(text)
     elif text.count(":") == 1:
         host, _, port_text = text.partition(":")
     if port_text and not (port_text.isascii() and port_text.isdigit() and len(port_text) <= 5):

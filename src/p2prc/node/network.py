@@ -35,6 +35,7 @@ from p2prc.errors import (
     RightMissing,
     SettingInvalid,
     TicketExpired,
+    TicketForeign,
     WireError,
 )
 from p2prc.model.identity import NodeId, short
@@ -430,6 +431,12 @@ class Network:
 
     async def _join(self, ticket: Ticket, text: str) -> Standing:
         if ticket.network == self.standing.network:
+            if ticket.issuer == self.own:
+                raise TicketForeign(
+                    "this node made that ticket itself",
+                    hint="it is for another machine: there, `p2prc up --detach`, then"
+                    " `p2prc join TICKET`",
+                )
             # A member of it already: the ticket's addresses may be newer than what we know.
             self._keep_relays(ticket.relays)
             await self._meet(ticket, await self._relays_as_member(ticket))

@@ -146,7 +146,7 @@ class Relays:
                 is_home=each.candidate.url in used,
                 is_member=self._is_members(each.candidate),
                 latency_s=each.latency_s if each.is_alive else None,
-                trouble="" if each.is_alive else "it does not answer",
+                trouble="" if each.is_alive else "nothing comes back",
             )
             for each in self._choice.allowed()
             if (each.latency_s is not None or each.silent) and each.candidate.url not in refused

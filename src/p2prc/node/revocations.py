@@ -94,7 +94,12 @@ class Revocations:
         """Put a member out. Raises RightMissing unless we are before it in its chain."""
         own = standing.member.node
         if member.node == standing.network:
-            raise RightMissing("nobody can put out the founder of a network", hint="")
+            raise RightMissing(
+                "nobody can put out the founder of a network",
+                hint="to go oneself: `p2prc leave`; to lend it nothing: `p2prc policy deny NODE`",
+            )
+        if member.node == own:
+            raise RightMissing("a node does not put out itself", hint="to go: `p2prc leave`")
         if own not in member.line[:-1]:
             able = ", ".join(short(node) for node in member.line[:-1])
             raise RightMissing(

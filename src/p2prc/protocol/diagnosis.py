@@ -85,13 +85,17 @@ class MachineFacts:
 
 @dataclass(frozen=True, slots=True)
 class NetworkFacts:
-    """The others, as we see them; `clock_skews_s` is what each one's clock is ahead of ours."""
+    """The others, as we see them; `clock_skews_s` is what each one's clock is ahead of ours.
+
+    `put_out_by` is the member that has put this node out of the network, or "".
+    """
 
     alive: int = 0
     suspect: int = 0
     dead: int = 0
     linked: int = 0
     clock_skews_s: tuple[float, ...] = ()
+    put_out_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +267,8 @@ def _relay(relay: RelayFacts) -> Finding:
             check,
             is_ok=False,
             finding=f"does not answer: {relay.trouble or 'no reason known'}",
-            advice="if it stays away, name another one: `p2prc up --relay URL`",
+            advice="if it stays away, name another one: `p2prc down`, then `p2prc up --detach"
+            " --relay URL`; `--relay none` uses none",
         )
     home = ", our home" if relay.is_home else ""
     return Finding(
@@ -284,6 +289,13 @@ def _neighbours(reach: ReachFacts) -> Finding:
 
 
 def _members(network: NetworkFacts) -> Finding:
+    if network.put_out_by:
+        return Finding(
+            "network",
+            is_ok=False,
+            finding=f"put out of this network by {network.put_out_by}: nobody here answers",
+            advice="ask who put it out; a network of its own: `p2prc leave`",
+        )
     others = network.alive + network.suspect + network.dead
     if not others:
         return Finding(
@@ -353,7 +365,10 @@ def _peer(peer: PeerFacts, reach: ReachFacts) -> Finding:
     if peer.state in ("left", "dead"):
         said = "it said that it leaves" if peer.state == "left" else "nobody hears it any more"
         return Finding(
-            check, is_ok=False, finding=f"none: {said}", advice="start it there: `p2prc up`"
+            check,
+            is_ok=False,
+            finding=f"none: {said}",
+            advice="start it there: `p2prc up --detach`",
         )
     if not peer.addresses and not peer.relays:
         finding = "none: it tells no address and no relay"

@@ -147,7 +147,7 @@ class IrohEndpoint:
                     relays = [self._relays.name_at(url) for url in relays]
                 connection = await dialler.dial(known, relays, own)
         except TimeoutError as error:
-            reason = f"{short(peer)} did not answer within {timeout_s:g} s"
+            reason = f"{short(peer)} did not answer within {timeout_s:.3g} s"
             raise PeerUnreachable(reason) from error
         return IrohConnection(connection, self._calls)
 

@@ -139,7 +139,7 @@ class MemoryEndpoint:
             async with asyncio.timeout(timeout_s):
                 is_taken = await target.arrive(theirs)
         except TimeoutError as error:
-            reason = f"{short(peer)} did not answer within {timeout_s:g} s"
+            reason = f"{short(peer)} did not answer within {timeout_s:.3g} s"
             raise PeerUnreachable(reason) from error
         if not is_taken:
             raise PeerUnreachable(f"{short(peer)} went away while it was dialled")

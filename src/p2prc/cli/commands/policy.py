@@ -30,7 +30,8 @@ def show_policy(invocation: Invocation, /) -> None:
         write(_table(rules))
 
 
-@policy_command.command("set", cls=Command)
+# A negative number is a wrong value, not an option: the check of the value says so.
+@policy_command.command("set", cls=Command, context_settings={"ignore_unknown_options": True})
 @click.argument("key")
 @click.argument("value")
 @click.pass_obj

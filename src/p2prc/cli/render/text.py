@@ -49,6 +49,7 @@ def duration(seconds: float) -> str:
         return f"{whole} s"
     if whole < 3600:
         return _two(whole // 60, "min", whole % 60, "s")
+    whole = round(seconds / 60) * 60
     if whole < 86400:
         return _two(whole // 3600, "h", whole % 3600 // 60, "min")
     return _two(whole // 86400, "d", whole % 86400 // 3600, "h")
