@@ -265,6 +265,7 @@ class Membership:
         overdue, asked = self._parts.table.settle(now)
         for node in overdue:
             self._parts.changed(node)
+        self._parts.choice.note_deaths(len(overdue), now)
         if asked:
             # Its answer may have missed us: nobody dies before somebody else was asked.
             for peer in self._parts.choice.some_connected(1):

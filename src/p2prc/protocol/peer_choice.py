@@ -32,7 +32,7 @@ class ChoiceConfig:
     retry_first_s: float = 1.0
     retry_longest_s: float = 15.0
     dial_timeout_s: float = 30.0
-    probe_interval_s: float = 90.0
+    probe_interval_s: float = 60.0
     probe_patience_s: float = 600.0
     probes_at_once: int = 8
     retry_dead_s: float = 10.0
@@ -47,6 +47,10 @@ class _Failing:
     retry_at: float
 
 
+_MANY_DEAD = 3
+_ALARM_S = 15.0
+_ALARM_CALL_S = 3.0
+"""After many deaths calls are made this often, and also on whom we heard this lately."""
 _DRAWS = 24
 """So many random draws find somebody, or there is hardly anybody to be found."""
 
@@ -66,6 +70,8 @@ class PeerChoice:
         self._retry_dead_at = now + self._jittered(config.retry_dead_s)
         self._probes_due = 0
         self._unhurried_at = now
+        self._deaths, self._deaths_since = 0, now
+        self._alarmed_until = self._alarm_call_at = now
 
     @property
     def connected(self) -> list[NodeId]:
@@ -95,6 +101,14 @@ class PeerChoice:
         if peer not in self._connected:
             self._visits.pop(peer, None)
             self._note_failure(peer, now)
+
+    def note_deaths(self, count: int, now: float) -> None:
+        """Nodes were found dead. When many are, others that nobody watched may be too: look."""
+        if count and now - self._deaths_since > _ALARM_S:
+            self._deaths, self._deaths_since = 0, now
+        self._deaths += count
+        if self._deaths >= _MANY_DEAD:
+            self._alarmed_until = now + _ALARM_S
 
     def call_more(self) -> None:
         """One was found gone that nobody missed: there may be more, so look at once."""
@@ -211,12 +225,14 @@ class PeerChoice:
         self, table: NodeTable, now: float, suits: Callable[[NodeId, Known], bool]
     ) -> list[NodeId]:
         chosen: dict[NodeId, None] = {}
-        if self._probe_at <= now:
+        is_alarmed = now < self._alarmed_until
+        if self._probe_at <= now or (is_alarmed and self._alarm_call_at <= now):
             self._probe_at = now + self._jittered(self._config.probe_interval_s)
+            self._alarm_call_at = now + self._jittered(_ALARM_CALL_S)
             self._probes_due = max(self._probes_due, 1)
         room = self._config.probes_at_once - len(self._visits)
         if self._probes_due and room > 0 and len(table) - 1 > len(self._connected):
-            heard_before = now - self._config.probe_interval_s
+            heard_before = now - (_ALARM_CALL_S if is_alarmed else self._config.probe_interval_s)
 
             def is_long_unheard(_: NodeId, known: Known) -> bool:
                 return known.state is NodeState.ALIVE and known.heard_at <= heard_before
