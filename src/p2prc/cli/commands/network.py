@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -28,6 +29,7 @@ from p2prc.cli.watching import watch
 from p2prc.errors import P2prcError, PeerUnreachable, TicketInvalid
 
 _ASKED_AT_ONCE = 16
+_SILENCE_S = 1.5
 _REACH = {
     "internet": "usable from anywhere",
     "relay": "usable from anywhere, through a relay",
@@ -57,7 +59,14 @@ def invite_command(
     made with --admin may invite others in turn; other members let in nobody.
     """
     request = InviteRequest(expires_s=expires, is_admin=admin, is_lan=lan)
-    invitation = invocation.client.invite(request)
+    # Just started, a node first waits for routers and relays: a person should know for what.
+    waits = threading.Timer(_SILENCE_S, note, ("looking for a way in from outside...",))
+    waits.daemon = True
+    waits.start()
+    try:
+        invitation = invocation.client.invite(request)
+    finally:
+        waits.cancel()
     if invocation.as_json:
         write_json(invitation)
         return
