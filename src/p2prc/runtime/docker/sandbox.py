@@ -233,7 +233,10 @@ class DockerSandbox:
 
     async def _settle(self, execution: DockerExecution) -> None:
         """Leave nothing of a command, unless the lease is for sessions."""
-        if not self._spec.has_sessions and self._control is not None:
+        if self._control is None:
+            # The container died, or the engine did: so the command did not end by itself.
+            raise LeaseEnded
+        if not self._spec.has_sessions:
             try:
                 await self._control.kill_all()
             except MachineCannot:
@@ -388,11 +391,13 @@ class DockerSandbox:
     def _line_lost(self) -> None:
         """The stream to the first process ended: the container died, or the engine did."""
         if self._ending is None and (self._returning is None or self._returning.done()):
-            self._control = None
-            self._returning = asyncio.get_running_loop().create_task(self._come_back())
+            lost, self._control = self._control, None
+            self._returning = asyncio.get_running_loop().create_task(self._come_back(lost))
 
-    async def _come_back(self) -> None:
+    async def _come_back(self, lost: Control | None) -> None:
         """Find out what happened; go on where the container lives."""
+        if lost is not None:
+            await lost.close()
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + _RETURN_S
         reason = "the container engine is gone"
