@@ -175,6 +175,8 @@ class DockerExecution:
         self._started.set_result(has_started)
         if not has_started:
             await self._let_it_close()
+            # A container that is dying starts nothing either: one that lives settles.
+            await self._settle(self)
             reason = f"`{self._name[:200]}` does not exist there or cannot be run"
             self._finish(Exit(None, "command-not-found", reason))
             return

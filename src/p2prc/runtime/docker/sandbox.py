@@ -236,7 +236,9 @@ class DockerSandbox:
         if self._control is None:
             # The container died, or the engine did: so the command did not end by itself.
             raise LeaseEnded
-        if not self._spec.has_sessions:
+        if self._spec.has_sessions:
+            await self._control.answer()
+        else:
             try:
                 await self._control.kill_all()
             except MachineCannot:
