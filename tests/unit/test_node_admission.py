@@ -34,8 +34,8 @@ async def until(is_so: Callable[[], bool], *, within_s: float = 10.0) -> None:
 
 def asks(node: Node, member: Node, tasks: Tasks) -> Work[object]:
     """The node asks the member to be let in, in the background."""
-    door = Doorplate(member.id, "memory", 1, member.network.description.addresses)
-    return tasks.start(node.network.ask(door, waiting=lambda: None), "ask")
+    door = Doorplate(member.id, "memory", 1, member.network.told.description.addresses)
+    return tasks.start(node.joining.ask(door, waiting=lambda: None), "ask")
 
 
 @asynccontextmanager
@@ -50,13 +50,13 @@ async def three(
         node_of(network, folder, "grace") as grace,
         node_of(network, folder, "linus") as linus,
     ):
-        await grace.network.join(ticket_of(ada))
+        await grace.joining.join(ticket_of(ada))
         await until(lambda: len(ada.network.nodes()) == 2 == len(grace.network.nodes()))
         yield ada, grace, linus, Tasks(group)
 
 
 def ticket_of(node: Node, *, may_invite: bool = False) -> str:
-    return node.network.invite(expires_s=DAY_S, may_invite=may_invite, reach="lan")[0]
+    return node.inviting.invite(expires_s=DAY_S, may_invite=may_invite, reach="lan")[0]
 
 
 def waiting_at(node: Node) -> list[NodeId]:
@@ -125,8 +125,8 @@ async def test_on_the_way_in_relays_are_shown_half_the_ticket(tmp_path: Path) ->
             shown.append(bearer)
             return ()
 
-        linus.network.borrow_relays = borrow
-        await linus.network.join(f" {ticket[:99]}\n{ticket[99:].upper()} ")
+        linus.joining._borrow_relays = borrow
+        await linus.joining.join(f" {ticket[:99]}\n{ticket[99:].upper()} ")
         assert shown == [shown_half(ticket), member_bearer(linus.network.standing.chain)]
         with pytest.raises(TicketInvalid):
             read_ticket(shown[0])
@@ -135,7 +135,7 @@ async def test_on_the_way_in_relays_are_shown_half_the_ticket(tmp_path: Path) ->
 async def test_who_is_put_out_has_nothing_left_anywhere(tmp_path: Path) -> None:
     async with three(tmp_path) as (ada, grace, linus, tasks):
         old_ticket = ticket_of(ada)
-        await linus.network.join(ticket_of(ada))
+        await linus.joining.join(ticket_of(ada))
         await until(lambda: all(len(node.network.nodes()) == 3 for node in (ada, grace, linus)))
         assert (await run(linus, grace.id, "echo", "in"))[0] == 0
         with pytest.raises(RightMissing, match="did not let"):
@@ -146,10 +146,10 @@ async def test_who_is_put_out_has_nothing_left_anywhere(tmp_path: Path) -> None:
             assert linus.id not in [view.record.node for view in node.network.nodes()]
         await until(lambda: linus.network.is_put_out(linus.id))
         with pytest.raises(Revoked):
-            await linus.links.reach_at(grace.id, grace.network.description.addresses)
+            await linus.links.reach_at(grace.id, grace.network.told.description.addresses)
         await linus.network.leave()
         with pytest.raises(Revoked):
-            await linus.network.join(old_ticket)
+            await linus.joining.join(old_ticket)
         asking = asks(linus, ada, tasks)
         await until(lambda: waiting_at(ada) == [linus.id])
         with pytest.raises(Revoked, match="for good"):
@@ -160,8 +160,8 @@ async def test_who_is_put_out_has_nothing_left_anywhere(tmp_path: Path) -> None:
 async def test_who_an_admin_put_out_comes_back_by_the_founders_word(tmp_path: Path) -> None:
     async with three(tmp_path) as (ada, grace, linus, tasks):
         await grace.network.leave()
-        await grace.network.join(ticket_of(ada, may_invite=True))
-        await linus.network.join(ticket_of(grace))
+        await grace.joining.join(ticket_of(ada, may_invite=True))
+        await linus.joining.join(ticket_of(grace))
         await until(lambda: len(ada.network.nodes()) == 3 == len(grace.network.nodes()))
         grace.network.revoke(linus.id, reason="")
         await until(lambda: len(ada.network.nodes()) == 2)
@@ -174,13 +174,13 @@ async def test_who_an_admin_put_out_comes_back_by_the_founders_word(tmp_path: Pa
         await until(lambda: len(grace.network.nodes()) == 3)
         assert (await run(linus, grace.id, "echo", "back"))[0] == 0
         with pytest.raises(AlreadyInNetwork):
-            await linus.network.join(ticket_of(await _own(grace)))
+            await linus.joining.join(ticket_of(await _own(grace)))
 
 
 async def dial(node: Node, peer: Node, channel: Channel) -> Connection:
     """Introduce a member on a connection of its own, beside its links."""
     connection = await node._adapters.endpoint.connect(
-        peer.id, peer.network.description.addresses, channel, timeout_s=5
+        peer.id, peer.network.told.description.addresses, channel, timeout_s=5
     )
     await introduce(connection, node.network.standing)
     return connection
@@ -190,7 +190,7 @@ async def test_who_is_put_out_while_it_introduces_itself_stays_outside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with three(tmp_path) as (ada, grace, linus, tasks):
-        await linus.network.join(ticket_of(ada))
+        await linus.joining.join(ticket_of(ada))
         await until(lambda: all(len(node.network.nodes()) == 3 for node in (ada, grace, linus)))
         is_half_way, goes_on = asyncio.Event(), asyncio.Event()
 
@@ -214,7 +214,7 @@ async def test_who_is_put_out_while_it_introduces_itself_stays_outside(
 
 async def test_who_is_put_out_is_served_no_bulk_either(tmp_path: Path) -> None:
     async with three(tmp_path) as (ada, grace, linus, _):
-        await linus.network.join(ticket_of(ada))
+        await linus.joining.join(ticket_of(ada))
         await until(lambda: all(len(node.network.nodes()) == 3 for node in (ada, grace, linus)))
         await grace.links.drop(linus.id, "test")
         await until(lambda: linus.id not in grace.links.peers())
@@ -233,29 +233,29 @@ async def test_a_founder_that_begins_anew_knows_whom_it_put_out(tmp_path: Path) 
         for away in (False, True):
             if away:
                 # Into another network in between.
-                await ada.network.join(ticket_of(linus))
+                await ada.joining.join(ticket_of(linus))
                 assert not ada.network.was_put_out(grace.id)
             await ada.network.leave()
             # Its key names the same network as before: the old chain is as good as ever.
             assert former.network == ada.network.standing.network
             assert ada.network.was_put_out(grace.id)
             with pytest.raises(Revoked):
-                await grace.links.reach_at(ada.id, ada.network.description.addresses)
+                await grace.links.reach_at(ada.id, ada.network.told.description.addresses)
 
 
 async def test_a_ticket_of_who_was_put_out_opens_no_door(tmp_path: Path) -> None:
     async with three(tmp_path) as (ada, grace, linus, _):
         await grace.network.leave()
-        await grace.network.join(ticket_of(ada, may_invite=True))
+        await grace.joining.join(ticket_of(ada, may_invite=True))
         await until(lambda: len(ada.network.nodes()) == 2 == len(grace.network.nodes()))
         # It names the founder as another door, and its issuer can write more of them any time.
         ticket = ticket_of(grace, may_invite=True)
         ada.network.revoke(grace.id, reason="")
         await until(lambda: grace.id not in ada.links.peers())
         with pytest.raises(Revoked):
-            ada.network.admit(linus.id, Join(ada.id, ticket))
+            ada.inviting.admit(linus.id, Join(ada.id, ticket))
         with pytest.raises(Revoked):
-            await linus.network.join(ticket)
+            await linus.joining.join(ticket)
         assert linus.network.standing.network == linus.id
 
 

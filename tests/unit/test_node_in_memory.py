@@ -17,8 +17,8 @@ from p2prc.model.job import Job, Step
 from p2prc.model.resources import GIBIBYTE, Capacity, RuntimeOffer
 from p2prc.model.workload import Command, Workload
 from p2prc.node.handshake import introduce
-from p2prc.node.network import SelfDescription
 from p2prc.node.node import Adapters, Node, open_node
+from p2prc.node.own_record import SelfDescription
 from p2prc.node.standing import Standing
 from p2prc.protocol.jobs.parameters import parse_over
 from p2prc.protocol.lending import LendingPolicy
@@ -85,8 +85,8 @@ async def two_nodes(
         node_of(network, folder, "ada") as ada,
         node_of(network, folder, "grace", policy_of_second) as grace,
     ):
-        ticket, _ = ada.network.invite(expires_s=DAY_S, may_invite=False, reach="lan")
-        await grace.network.join(ticket)
+        ticket, _ = ada.inviting.invite(expires_s=DAY_S, may_invite=False, reach="lan")
+        await grace.joining.join(ticket)
         async with asyncio.timeout(10):
             while len(ada.network.nodes()) < 2:
                 await _next_turn()
@@ -175,7 +175,7 @@ async def test_a_stranger_is_refused_with_a_reason_and_learns_nothing_else(tmp_p
     own_network = found_network(secret)
     async with node_of(network, tmp_path, "ada") as ada:
         endpoint = network.endpoint(stranger)
-        addresses = ada.network.description.addresses
+        addresses = ada.network.told.description.addresses
         for claimed in (stranger, ada.id):
             connection = await endpoint.connect(ada.id, addresses, Channel.CONTROL, timeout_s=5)
             standing = Standing(claimed, own_network, verify_chain(own_network, network=stranger))

@@ -91,7 +91,7 @@ async def test_a_member_has_only_so_many_connections(tmp_path: Path, channel: Ch
         held = []
         for _ in range(3 * CONNECTIONS_PER_PEER):
             connection = await ada._adapters.endpoint.connect(
-                grace.id, grace.network.description.addresses, channel, timeout_s=5
+                grace.id, grace.network.told.description.addresses, channel, timeout_s=5
             )
             await introduce(connection, ada.network.standing)
             held.append(connection)
@@ -109,7 +109,7 @@ async def test_a_link_that_is_closed_while_its_pulse_waits_leaves_others_their_t
 ) -> None:
     async with two_nodes(tmp_path) as (ada, grace):
         connection = await ada._adapters.endpoint.connect(
-            grace.id, grace.network.description.addresses, Channel.CONTROL, timeout_s=5
+            grace.id, grace.network.told.description.addresses, Channel.CONTROL, timeout_s=5
         )
         await introduce(connection, ada.network.standing)
         await until(lambda: len(grace.links._links[ada.id]) == 2)
@@ -193,7 +193,7 @@ async def test_a_link_that_ends_beside_another_makes_the_submitter_ask_what_is_l
         await grace.provider.kill([view.lease for view in grace.provider.leases()])
         first = ada.links._links[grace.id][0]
         connection = await grace._adapters.endpoint.connect(
-            ada.id, ada.network.description.addresses, Channel.CONTROL, timeout_s=5
+            ada.id, ada.network.told.description.addresses, Channel.CONTROL, timeout_s=5
         )
         grace.links._adopt(connection, await introduce(connection, grace.network.standing))
         await until(lambda: len(ada.links._links[grace.id]) == 2)
@@ -254,7 +254,7 @@ async def test_a_join_that_cannot_be_remembered_changes_nothing(
 ) -> None:
     network = MemoryNetwork()
     async with node_of(network, tmp_path, "ada") as ada, node_of(network, tmp_path, "bob") as bob:
-        ticket, _ = ada.network.invite(expires_s=60, may_invite=False, reach="lan")
+        ticket, _ = ada.inviting.invite(expires_s=60, may_invite=False, reach="lan")
         before = bob.network.standing
 
         def full(*_: object) -> None:
@@ -263,9 +263,9 @@ async def test_a_join_that_cannot_be_remembered_changes_nothing(
         with monkeypatch.context() as patch:
             patch.setattr(bob._adapters.state, "set_values", full)
             with pytest.raises(DiskFull):
-                await bob.network.join(ticket)
+                await bob.joining.join(ticket)
         assert bob.network.standing == before
-        await bob.network.join(ticket)
+        await bob.joining.join(ticket)
         assert len(bob.network.nodes()) == 2
 
 

@@ -41,7 +41,7 @@ class AdmissionDesk:
     async def ask(self, request: schema.AskRequest) -> AsyncIterator[schema.AskEvent]:
         """Ask whoever is at an address, and tell how it goes. Closing this withdraws."""
         network = self._node.network
-        door = await network.look_up(request.address)
+        door = await self._node.joining.look_up(request.address)
         network.revocations.judge(network.standing.member)
         if any(view.record.node == door.node for view in network.nodes()):
             yield schema.AskEnded(self._joined(network.standing))
@@ -60,7 +60,7 @@ class AdmissionDesk:
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + timeout_s
         asking = asyncio.create_task(
-            self._node.network.ask(door, waiting=is_listed.set), name="ask to be let in"
+            self._node.joining.ask(door, waiting=is_listed.set), name="ask to be let in"
         )
         listing = asyncio.create_task(is_listed.wait(), name="be listed")
         try:
@@ -85,7 +85,7 @@ class AdmissionDesk:
         network = self._node.network
         members = sum(not view.record.has_left for view in network.nodes())
         return schema.Joined(
-            network=standing.network, name=network.description.name, members=members
+            network=standing.network, name=network.told.description.name, members=members
         )
 
     def requests(self) -> list[schema.RequestRow]:

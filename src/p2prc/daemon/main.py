@@ -35,8 +35,8 @@ from p2prc.errors import P2prcError, PortTaken
 from p2prc.model.resources import Capacity
 from p2prc.node.machine import core_count, memory_bytes
 from p2prc.node.mapping import mapping_nonce
-from p2prc.node.network import SelfDescription
 from p2prc.node.node import Adapters, Node, open_node
+from p2prc.node.own_record import SelfDescription
 from p2prc.node.reachability import ReachConfig
 from p2prc.node.relaying import Relaying, open_relaying
 from p2prc.node.relays import MAKERS

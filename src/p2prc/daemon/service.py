@@ -58,8 +58,8 @@ class DaemonService:
     # -- this node --
 
     async def status(self) -> schema.Status:
-        node, told = self._node, self._node.network.description
-        there = node.network.whereabouts
+        node, told = self._node, self._node.network.told.description
+        there = node.network.told.whereabouts
         return schema.Status(
             id=node.id,
             name=told.name,
@@ -118,9 +118,9 @@ class DaemonService:
     # -- the network --
 
     async def invite(self, request: schema.InviteRequest) -> schema.Invitation:
-        self._node.network.check_may_invite()
+        self._node.inviting.check_may_invite()
         reach = await self._node.reach.way_in(is_lan=request.is_lan)
-        ticket, expires_at = self._node.network.invite(
+        ticket, expires_at = self._node.inviting.invite(
             expires_s=request.expires_s,
             may_invite=request.is_admin,
             reach=reach,
@@ -132,7 +132,7 @@ class DaemonService:
         )
 
     async def join(self, ticket: str) -> schema.Joined:
-        standing = await self._node.network.join(ticket)
+        standing = await self._node.joining.join(ticket)
         status = await self.status()
         return schema.Joined(network=standing.network, name=status.name, members=status.members)
 
@@ -149,11 +149,11 @@ class DaemonService:
         return self._admission.revoke(request)
 
     async def metadata(self) -> dict[str, str]:
-        return self._node.network.metadata
+        return self._node.network.told.metadata
 
     async def change_metadata(self, changes: dict[str, str]) -> dict[str, str]:
         self._node.network.change_metadata(changes)
-        return self._node.network.metadata
+        return self._node.network.told.metadata
 
     async def leave(self) -> None:
         await self._node.network.leave()
@@ -219,7 +219,7 @@ class DaemonService:
         server, reach = self._relaying.server, self._node.reach
         machine, mapping = reach.machine, reach.machine.mapping
         return ReachFacts(
-            listening=self._node.network.description.addresses,
+            listening=self._node.network.told.description.addresses,
             relay_port=None if server is None else server.port,
             relay_port_trouble=self._relaying.reason,
             nat="blocked" if reach.is_udp_blocked else machine.nat,

@@ -14,6 +14,7 @@ from msgspec import Meta
 from p2prc.model.identity import NodeId, NodeIdField
 
 TICKET_LIMIT_CHARACTERS = 512
+RELAYS_IN_TICKET = 2
 OPENER_BYTES = 16
 COMMITMENT_BYTES = 16
 
@@ -43,7 +44,7 @@ class Ticket(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     expires_at: Annotated[int, Meta(ge=0, lt=1 << 40)]
     commitment: Annotated[bytes, Meta(min_length=COMMITMENT_BYTES, max_length=COMMITMENT_BYTES)]
     addresses: Annotated[tuple[Address, ...], Meta(max_length=4)] = ()
-    relays: Annotated[tuple[Address, ...], Meta(max_length=2)] = ()
+    relays: Annotated[tuple[Address, ...], Meta(max_length=RELAYS_IN_TICKET)] = ()
     admins: Annotated[tuple[Bootstrap, ...], Meta(max_length=2)] = ()
     may_invite: bool = False
     reach: Reach = "internet"

@@ -24,12 +24,15 @@ from p2prc.node.door import Door
 from p2prc.node.grants import Grants
 from p2prc.node.handshake import Knock
 from p2prc.node.history import History
+from p2prc.node.inviting import Inviting
 from p2prc.node.jobs import Jobs
+from p2prc.node.joining import Joining
 from p2prc.node.link import Answer
 from p2prc.node.links import Links
 from p2prc.node.machine import read_specs
 from p2prc.node.neighbours import Neighbours, OpenLan
-from p2prc.node.network import Lent, Network, SelfDescription
+from p2prc.node.network import Network
+from p2prc.node.own_record import Lent, OwnRecord, SelfDescription
 from p2prc.node.places import Places
 from p2prc.node.post import Post
 from p2prc.node.provider import Provider
@@ -129,12 +132,11 @@ class Node:
         self.network = Network(
             secret,
             self.id,
-            description,
+            OwnRecord(secret, self.id, description, state=adapters.state, lent=self._lent),
             links=self.links,
             state=adapters.state,
             tasks=tasks,
             rng=adapters.rng,
-            lent=self._lent,
             changed=self._node_changed,
             entered=self._entered,
             put_out=self._put_out,
@@ -154,14 +156,15 @@ class Node:
             network=self.network,
             tasks=tasks,
         )
-        self.network.borrow_relays = self.reach.borrow
+        self.inviting = Inviting(self.network, secret)
+        self.joining = Joining(self.network, self.links, self.reach.borrow)
         self.door = Door(
             links=self.links,
             tasks=tasks,
             standing=self.standing,
-            make_chain=self.network.make_chain,
+            make_chain=self.inviting.make_chain,
             needs_person=self.network.was_put_out,
-            admins=self.network.admins,
+            admins=self.inviting.admins,
         )
         self.provider = Provider(
             book=LeaseBook(description.lent, policy, description.runtimes),
@@ -300,7 +303,7 @@ class Node:
     def change_terms(self, lent: Capacity, policy: LendingPolicy) -> None:
         """Lend by other rules from now on; leases of whom they exclude end at once."""
         self._terms = (lent, policy)
-        self.network.description = replace(self.network.description, lent=lent)
+        self.network.told.description = replace(self.network.told.description, lent=lent)
         self._apply_terms()
         for peer in {view.peer for view in self.provider.leases()}:
             if not policy.lends_to_peer(peer):
@@ -353,7 +356,7 @@ class Node:
         return self.network.standing
 
     def admit(self, joiner: NodeId, request: Join) -> bytes:
-        return self.network.admit(joiner, request)
+        return self.inviting.admit(joiner, request)
 
     def addresses_of(self, peer: NodeId) -> tuple[str, ...]:
         record = self.network.gossip.record_of(peer)

@@ -15,7 +15,8 @@ from p2prc.node.drive import Driver
 from p2prc.node.link import Answer, Link
 from p2prc.node.links import Links
 from p2prc.node.mapping import PortMapping
-from p2prc.node.network import Network, Whereabouts
+from p2prc.node.network import Network
+from p2prc.node.own_record import Whereabouts
 from p2prc.node.relays import (
     MAKERS,
     Ping,

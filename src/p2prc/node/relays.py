@@ -209,7 +209,7 @@ class Relays:
             if url not in served and url not in self._foreign
         )
         # What our ticket told comes first: it holds while nobody else is there to tell.
-        told = [url for url in self._network.relays_of_ticket if url not in self._foreign]
+        told = [url for url in self._network.kept.relays_of_ticket if url not in self._foreign]
         urls = dict.fromkeys([*told, *(url for url, _ in found.most_common(SHARED_LIMIT))])
         return [Candidate(url, "shared") for url in urls]
 

@@ -1,0 +1,142 @@
+"""What of its network a node finds again after a restart: its place, the table, and its relays."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+from p2prc.authority import verify_chain
+from p2prc.errors import P2prcError, WireError
+from p2prc.model.identity import NodeId
+from p2prc.model.record import SignedRecord, open_record
+from p2prc.model.ticket import RELAYS_IN_TICKET
+from p2prc.node.standing import Standing
+from p2prc.storage.schema import StoredRecord
+from p2prc.storage.state import State
+from p2prc.wire.codec import Codec, encode
+from p2prc.wire.signed import Envelope
+
+SAVE_DELAY_S = 5.0
+SAVE_NEWCOMER_DELAY_S = 0.1
+"""Soon, unlike news of a known node: who restarts finds the network by the addresses it kept."""
+RELAYS = "relays-of-ticket"
+
+log = logging.getLogger(__name__)
+_envelopes: Codec[Envelope] = Codec(Envelope, limit_bytes=16 << 10)
+
+
+class KeptNetwork:
+    """Writes what is worth finding again, not more often than needed."""
+
+    def __init__(
+        self, own: NodeId, state: State, envelope_of: Callable[[NodeId], Envelope | None]
+    ) -> None:
+        """`envelope_of` is the newest known record of a node, None when it is forgotten."""
+        self._own = own
+        self._state = state
+        self._envelope_of = envelope_of
+        self.relays_of_ticket: tuple[str, ...] = _read_relays(state)
+        """Relays that no member serves, as the ticket told them by which we came."""
+        self._saving: asyncio.TimerHandle | None = None
+        self._unsaved: set[NodeId] = set()
+        self._kept: set[NodeId] = set()
+
+    def stop(self) -> None:
+        """Write nothing later."""
+        if self._saving is not None:
+            self._saving.cancel()
+            self._saving = None
+
+    # -- our place --
+
+    def standing(self) -> Standing | None:
+        """Return our place in the network of the last run."""
+        network, chain = self._state.value("network"), self._state.value("membership")
+        if network is None or chain is None:
+            return None
+        try:
+            name = NodeId(network.decode())
+            member = verify_chain(chain, network=name)
+        except (P2prcError, UnicodeDecodeError) as error:
+            log.warning("the stored membership is unusable", extra={"reason": str(error)})
+            return None
+        if member.node != self._own:
+            log.warning("the stored membership is another node's")
+            return None
+        return Standing(name, chain, member)
+
+    def remember(self, standing: Standing) -> None:
+        """Take up this place again after a restart. Raises MachineCannot."""
+        values = {"network": standing.network.encode(), "membership": standing.chain}
+        # A node whose disk is full can start again: it writes nothing that is there.
+        if any(self._state.value(key) != content for key, content in values.items()):
+            self._state.set_values(values)
+
+    def keep_relays(self, relays: Sequence[str]) -> None:
+        """Go on using what the ticket named, after a restart too."""
+        found = tuple(url for url in relays if url.startswith(("http://", "https://")))
+        if found != self.relays_of_ticket:
+            self.relays_of_ticket = found
+            self._state.set_values({RELAYS: "\n".join(found).encode() or None})
+
+    # -- the table --
+
+    def has_records(self) -> bool:
+        """Whether others were known when it was last written."""
+        return bool(self._state.records())
+
+    def records(self) -> list[SignedRecord]:
+        """Return the table of the last run."""
+        found = []
+        for stored in self._state.records():
+            try:
+                found.append(open_record(_envelopes.decode(stored.envelope)))
+            except WireError as error:
+                log.info("a stored record is unusable", extra={"reason": error.message})
+        return found
+
+    def forget(self) -> None:
+        """Forget the table and the relays: they are another network's."""
+        self._state.forget_records([stored.node for stored in self._state.records()])
+        self._kept.clear()
+        self.keep_relays(())
+
+    def changed(self, node: NodeId) -> None:
+        """Something is new about a node: write it soon."""
+        self._unsaved.add(node)
+        self._save_within(SAVE_DELAY_S if node in self._kept else SAVE_NEWCOMER_DELAY_S)
+
+    def _save_within(self, delay_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        if self._saving is not None:
+            if self._saving.when() <= loop.time() + delay_s:
+                return
+            self._saving.cancel()
+        self._saving = loop.call_later(delay_s, self.save)
+
+    def save(self) -> None:
+        """Write now what is new. A full disk keeps it for later."""
+        self.stop()
+        changed, self._unsaved = self._unsaved, set()
+        kept, gone = [], []
+        for node in sorted(changed):
+            envelope = self._envelope_of(node)
+            if envelope is None:
+                gone.append(node)
+            elif node != self._own:
+                kept.append(StoredRecord(node, encode(envelope), time.time()))
+        try:
+            self._state.save_records(kept)
+            self._state.forget_records(gone)
+        except P2prcError as error:
+            self._unsaved |= changed
+            log.warning("the table of nodes was not saved", extra={"reason": error.message})
+        else:
+            self._kept = (self._kept | changed).difference(gone)
+
+
+def _read_relays(state: State) -> tuple[str, ...]:
+    stored = state.value(RELAYS) or b""
+    return tuple(stored.decode("ascii", "replace").split())[:RELAYS_IN_TICKET]
