@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 
 from p2prc.authority import read_ticket, shown_half
-from p2prc.errors import AlreadyInNetwork, RequestDenied, Revoked, RightMissing, TicketInvalid
+from p2prc.errors import (
+    AlreadyInNetwork,
+    NotMember,
+    RequestDenied,
+    Revoked,
+    RightMissing,
+    TicketInvalid,
+)
 from p2prc.model.identity import NodeId
 from p2prc.model.ticket import Ticket
 from p2prc.node.handshake import introduce
@@ -241,6 +248,23 @@ async def test_a_founder_that_begins_anew_knows_whom_it_put_out(tmp_path: Path) 
             assert ada.network.was_put_out(grace.id)
             with pytest.raises(Revoked):
                 await grace.links.reach_at(ada.id, ada.network.told.description.addresses)
+
+
+async def test_who_came_by_the_open_door_is_outside_when_the_founder_closes_it(
+    tmp_path: Path,
+) -> None:
+    async with three(tmp_path, is_open=True) as (ada, grace, linus, _):
+        former = grace.network.standing
+        await ada.network.leave()
+        assert former.network == ada.network.standing.network
+        assert not ada.network.standing.member.is_open
+        with pytest.raises(NotMember, match="begin anew"):
+            await dial(grace, ada, Channel.CONTROL)
+        with pytest.raises(NotMember, match="begin anew"):
+            ada.network.judge(former.member)
+        await linus.joining.join(ticket_of(ada))
+        await until(lambda: len(ada.network.nodes()) == 2)
+        assert grace.id not in [view.record.node for view in ada.network.nodes()]
 
 
 async def test_a_ticket_of_who_was_put_out_opens_no_door(tmp_path: Path) -> None:

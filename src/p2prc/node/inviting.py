@@ -98,7 +98,7 @@ class Inviting:
         rights = check_ticket(ticket, network=standing.network, issuer=issuer, now=time.time())
         if issuer is not None:
             # Who was put out can write tickets still, and name us as a door.
-            self._network.revocations.judge(issuer)
+            self._network.judge(issuer)
         if self._network.revocations.is_named(joiner):
             raise Revoked(
                 "this node was put out of the network, and a ticket does not bring it back",

@@ -121,6 +121,13 @@ class Network:
             raise NodeUnknown(f"nothing is known of {short(node)}")
         self.revocations.revoke(member, self.standing, secret=self._secret, reason=reason)
 
+    def judge(self, member: Member) -> None:
+        """Raise Revoked or NotMember when a chain that was checked is void all the same."""
+        self.revocations.judge(member)
+        if member.is_open != self.standing.member.is_open:
+            # One key names one network, founded open or not: whom one let in, the other did not.
+            raise NotMember("a member of the network that its founder ended, to begin anew")
+
     def was_put_out(self, node: NodeId) -> bool:
         """Whether anybody ever put out this key: a person decides whether it comes back."""
         return self.revocations.is_named(node)
@@ -260,6 +267,8 @@ class Network:
         except NotMember:
             return False
         if self._revocations is not None and self._revocations.revoker_of(member) is not None:
+            return False
+        if member.is_open != self.standing.member.is_open:
             return False
         return member.node == record.node and record.network == self.standing.network
 

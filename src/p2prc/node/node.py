@@ -342,7 +342,7 @@ class Node:
         self.links.dismiss(peer, "put out of the network")
 
     def judge(self, member: Member) -> None:
-        self.network.revocations.judge(member)
+        self.network.judge(member)
 
     async def knocked(self, knock: Knock) -> None:
         await self.door.knocked(knock)

@@ -40,7 +40,8 @@ class Household:
     """What admission asks of the node; each call gives the state of the moment.
 
     `network` may raise NotMember. `issuer` is what is known of a member, None when it is not one.
-    `judge` raises Revoked for a member that was put out. `now` is in unix seconds.
+    `judge` raises Revoked for a member that was put out, NotMember for one whose chain is void
+    otherwise. `now` is in unix seconds.
     """
 
     network: Callable[[], NodeId]
