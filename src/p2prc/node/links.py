@@ -134,6 +134,10 @@ class Links:
         """Return a link to the peer, dialling when there is none. Raises PeerError, NotAllowed."""
         if (link := self.get(peer)) is not None:
             return link
+        if (dial := self._dials.get(peer)) is not None:
+            # One that began when the peer's relay was away may fail though all is well now.
+            with suppress(PeerUnreachable):
+                return await asyncio.shield(dial)
         dial = self._dials.get(peer)
         if dial is None:
             dial = self._tasks.start(self._dial(peer), f"dial {short(peer)}")
