@@ -366,7 +366,7 @@ class Node:
 
     def relays_of(self, peer: NodeId) -> tuple[str, ...]:
         record = self.network.gossip.record_of(peer)
-        return () if record is None else record.relays
+        return () if record is None else self.reach.relays.ways_by(record.relays)
 
     def link_up(self, peer: NodeId) -> None:
         self.network.link_up(peer)

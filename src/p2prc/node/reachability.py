@@ -218,13 +218,17 @@ class ReachDriver:
         mapped = self._machine.mapping.address
         return (mapped,) * bool(mapped) + self._public_interfaces()
 
+    def _has_public_ipv4(self) -> bool:
+        known = (*self._machine.given, *self._machine.verified)
+        return any(":" not in host_of(address) for address in known)
+
     def _public_interfaces(self) -> tuple[str, ...]:
         # Nobody has tried it yet; an IPv4 address of our own with a firewall before it is rare.
-        return tuple(
-            address
-            for address in self._machine.local
-            if is_outside(host_of(address)) and ":" not in host_of(address)
-        )
+        # With IPv6 it is usual in homes: that is believed only where there is nothing else.
+        local = self._machine.local
+        outside = tuple(each for each in local if is_outside(host_of(each)))
+        four = tuple(each for each in outside if ":" not in host_of(each))
+        return four if any(":" not in host_of(each) for each in local) else outside
 
     def ticket_relays(self) -> tuple[str, ...]:
         """Return the relays that a newcomer finds us at."""
@@ -376,7 +380,8 @@ class ReachDriver:
             self._refreshing = None
         others = any(not view.is_self for view in self._network.nodes())
         self.relays.refresh(
-            is_public=self._machine.is_public,
+            # Who is public by IPv6 alone is so for nobody that has IPv4 alone.
+            is_public=self._machine.is_public and self._has_public_ipv4(),
             is_foreign_wanted=not self._machine.is_public and (others or self._is_invited),
         )
 

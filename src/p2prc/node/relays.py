@@ -17,7 +17,7 @@ from p2prc.node.tasks import Tasks
 from p2prc.protocol import relay_choice
 from p2prc.protocol.diagnosis import RelayFacts
 from p2prc.protocol.membership import NodeView
-from p2prc.protocol.reachability_events import host_of
+from p2prc.protocol.reachability_events import host_of, join
 from p2prc.protocol.relay_choice import Candidate, CandidatesChanged, RelayChoice
 from p2prc.relay.admission import member_bearer
 from p2prc.transport.port import Endpoint, RelayAccess
@@ -167,17 +167,37 @@ class Relays:
         self._apply()
 
     def _members(self) -> list[Candidate]:
-        records = [view.record for view in self._with_relays() if view.record.is_public]
+        # One that serves without being sure to be public is measured like the others: whoever is
+        # among nodes without UDP alone finds nobody who could try its UDP port.
+        records = [view.record for view in self._with_relays()]
         # When there are more than anybody looks at, each node looks at others.
         own = int(self._network.own, 16)
-        records.sort(key=lambda record: int(record.node, 16) ^ own)
+        records.sort(key=lambda record: (not record.is_public, int(record.node, 16) ^ own))
         # A member's relay that our owner named may be known here by another name already.
         named = {self._owners.owner_of(url) for url in self._named}
-        return [
-            Candidate(url, "member")
-            for record in records
-            if (url := _served_by(record)) and (record.node not in named or url in self._named)
+        found = []
+        for record in records:
+            urls = [url for url in _served_by(record) if self._is_of_our_family(url)]
+            if urls and (record.node not in named or urls[0] in self._named):
+                found.append(Candidate(urls[0], "member"))
+        return found
+
+    def _is_of_our_family(self, url: str) -> bool:
+        """Whether we have the kind of address, of the internet's two, that the URL names."""
+        own = self._network.whereabouts.addresses
+        host = urlsplit(url).hostname or ""
+        is_six = ":" in host
+        return not host_of(join(host, 1)) or any(is_six == (":" in host_of(each)) for each in own)
+
+    def ways_by(self, relays: Sequence[str]) -> tuple[str, ...]:
+        """Return the URLs by which we come to these relays: a member's has one for each address."""
+        served = [_served_by(view.record) for view in self._network.nodes()]
+        found = [
+            way
+            for url in relays
+            for way in (url, *(each for urls in served if url in urls for each in urls))
         ]
+        return tuple(sorted(dict.fromkeys(found), key=lambda url: not self._is_of_our_family(url)))
 
     def _with_relays(self) -> list[NodeView]:
         """Return the others whose relays may work.
@@ -201,7 +221,7 @@ class Relays:
         if not self._is_auto:
             return []
         views = self._network.nodes()
-        served = {url for view in views for url in (_served_by(view.record),) if url is not None}
+        served = {url for view in views for url in _served_by(view.record)}
         found = Counter(
             url
             for view in self._with_relays()
@@ -282,8 +302,9 @@ class Relays:
         return tuple(found.values())
 
 
-def _served_by(record: NodeRecord) -> str | None:
-    """Return the relay that a public node serves: at one of its own addresses, or nobody's."""
+def _served_by(record: NodeRecord) -> list[str]:
+    """Return where the relay is that a public node serves: at its own addresses, or nowhere."""
+    found = []
     for url in record.relays:
         try:
             parts = urlsplit(url)
@@ -291,8 +312,8 @@ def _served_by(record: NodeRecord) -> str | None:
         except ValueError:
             continue
         if parts.scheme == "http" and host in {_bare_host(each) for each in record.addresses}:
-            return url
-    return None
+            found.append(url)
+    return found
 
 
 def _bare_host(address: str) -> str:

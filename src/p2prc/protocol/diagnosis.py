@@ -201,7 +201,11 @@ _WAYS_IN = (
 )
 
 _NATS: dict[NatKind, tuple[bool, str, str]] = {
-    "unknown": (True, "not known: that takes two peers outside that see this node without a relay", ""),
+    "unknown": (
+        True,
+        "not known: it takes two peers outside that see us without a relay",
+        "",
+    ),
     "none": (True, "no router changes our address", ""),
     "cone": (True, "a router that keeps one port for us: direct paths can be punched", ""),
     "symmetric": (
