@@ -125,3 +125,15 @@ def test_a_relay_that_other_members_use_comes_between_members_and_strangers() ->
     choice.handle(Tick(), 7.0 + MEASURE_USED_S)
     choice.handle(Measured(shared.url, 0.2), 10.0)
     assert used(choice)[0] == shared.url
+
+
+def test_two_that_are_as_near_as_each_other_keep_their_order() -> None:
+    choice = started(NEAR, MIDDLE)
+    measured(choice, near=0.001, middle=0.002)
+    order = used(choice)
+    for number in range(10):
+        measured(choice, number, near=0.001 + 0.004 * (number % 2), middle=0.003)
+        assert used(choice) == order
+    for _ in range(10):
+        measured(choice, 20.0, near=0.3, middle=0.003)
+    assert used(choice) == (MIDDLE.url, NEAR.url)

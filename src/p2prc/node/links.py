@@ -66,6 +66,8 @@ class Switchboard(Protocol):
 
     def relays_of(self, peer: NodeId) -> tuple[str, ...]: ...
 
+    async def ready_relays(self, relays: Sequence[str]) -> tuple[str, ...]: ...
+
     def link_up(self, peer: NodeId) -> None: ...
 
     def link_down(self, peer: NodeId, *, on_purpose: bool) -> None: ...
@@ -313,7 +315,11 @@ class Links:
         timeout_s: float = DIAL_TIMEOUT_S,
     ) -> tuple[Connection, Introduction]:
         connection = await self._endpoint.connect(
-            peer, addresses, channel, timeout_s=timeout_s, relays=relays
+            peer,
+            addresses,
+            channel,
+            timeout_s=timeout_s,
+            relays=await self._board.ready_relays(relays),
         )
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):

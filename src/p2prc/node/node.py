@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -367,6 +367,9 @@ class Node:
     def relays_of(self, peer: NodeId) -> tuple[str, ...]:
         record = self.network.gossip.record_of(peer)
         return () if record is None else self.reach.relays.ways_by(record.relays)
+
+    async def ready_relays(self, relays: Sequence[str]) -> tuple[str, ...]:
+        return await self.reach.ready_relays(relays)
 
     def link_up(self, peer: NodeId) -> None:
         self.network.link_up(peer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -234,6 +235,11 @@ class ReachDriver:
         """Return the relays that a newcomer finds us at."""
         own = tuple(own_in_ticket(address) for address in self._served_at())
         return own + self.relays.in_ticket()
+
+    async def ready_relays(self, relays: Sequence[str]) -> tuple[str, ...]:
+        """Make ready to dial through a peer's relays; return what to dial through."""
+        own = [served_url(address) for address in self._served_at()]
+        return await self.relays.lend(relays, own=own)
 
     async def borrow(self, ticket: Ticket, bearer: str) -> tuple[str, ...]:
         """Make ready to dial through the ticket's relays; return their URLs."""

@@ -24,6 +24,7 @@ from p2prc.transport.port import Endpoint, RelayAccess
 
 BORROWED_S = 45.0
 """How long a ticket's relays are used: until those of the network are known and measured."""
+LENT_LIMIT = 8
 SHARED_LIMIT = 4
 """How many relays that others use are looked at: they come from the others."""
 MEMBER_SCHEME = "p2prc://"
@@ -91,6 +92,8 @@ class Relays:
         self._borrowed: dict[str, tuple[RelayAccess, float]] = {}
         self._own: RelayAccess | None = None
         self._given: tuple[RelayAccess, ...] = ()
+        self._lent: dict[str, None] = {}
+        """Relays of members at which others are dialled, the one asked for last at the end."""
         self._has_said = False
         self._offered: set[str] = set()
 
@@ -165,6 +168,12 @@ class Relays:
         usable = tuple(each for each in found if each.url not in refused)
         self._driver.feed(CandidatesChanged(usable, is_foreign_wanted))
         self._apply()
+
+    def _is_served(self, url: str) -> bool:
+        """Whether a member says that it serves the relay: it wants to see that we are one too."""
+        return any(
+            not view.is_self and _served_by(view.record) == url for view in self._network.nodes()
+        )
 
     def _members(self) -> list[Candidate]:
         # One that serves without being sure to be public is measured like the others: whoever is
@@ -256,6 +265,25 @@ class Relays:
         self._given = self._wanted()
         await self._endpoint.use_relays(self._given)
 
+    async def lend(self, urls: Sequence[str], *, own: Sequence[str]) -> tuple[str, ...]:
+        """Make ready to dial through a peer's relays; return what to dial through.
+
+        `own` are URLs of the relay that we serve: from here it is on the loopback.
+        """
+        found = [self._own.url if self._own and url in own else url for url in urls]
+        known = {each.url for each in self._given if each.url not in self._lent}
+        for url in found:
+            if url not in known and self._is_served(url):
+                self._lent.pop(url, None)
+                self._lent[url] = None
+        for url in list(self._lent)[:-LENT_LIMIT]:
+            del self._lent[url]
+        wanted = self._wanted()
+        if wanted != self._given:
+            self._given = wanted
+            await self._endpoint.use_relays(wanted)
+        return tuple(dict.fromkeys(found))
+
     # -- doing it --
 
     def _perform(self, effect: relay_choice.ChoiceEffect) -> None:
@@ -299,6 +327,8 @@ class Relays:
             found[each.url] = RelayAccess(each.url, bearer if self._is_members(each) else "")
         if self._own is not None:
             found[self._own.url] = self._own
+        for url in self._lent:
+            found.setdefault(url, RelayAccess(url, bearer))
         return tuple(found.values())
 
 

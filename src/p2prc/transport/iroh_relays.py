@@ -66,6 +66,8 @@ class IrohRelays:
                     with suppress(iroh.IrohError):
                         await self._endpoint.insert_relay(config)
                         self._used[url] = access
+            # The first ones are held even when they are not home.
+            self._used = {url: self._used[url] for url in wanted if url in self._used}
             self._has_changed.set()
 
     def home(self) -> tuple[str, ...]:
