@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -235,7 +236,7 @@ class Relays:
             url
             for view in self._with_relays()
             for url in view.record.relays
-            if url not in served and url not in self._foreign
+            if url not in served and url not in self._foreign and leads_away(url)
         )
         # What our ticket told comes first: it holds while nobody else is there to tell.
         told = [url for url in self._network.kept.relays_of_ticket if url not in self._foreign]
@@ -341,9 +342,33 @@ def _served_by(record: NodeRecord) -> list[str]:
             host = parts.hostname or ""
         except ValueError:
             continue
+        if not leads_away(url):
+            continue
         if parts.scheme == "http" and host in {_bare_host(each) for each in record.addresses}:
             found.append(url)
     return found
+
+
+def leads_away(url: str) -> bool:
+    """Whether another's relay may be at this URL: at each reader's own machine it is none.
+
+    There it would be nearest to everybody, and through it nobody is reached.
+    """
+    try:
+        host = (urlsplit(url).hostname or "").rstrip(".")
+    except ValueError:
+        return False
+    try:
+        number = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        # `127.1` is a number too, as resolvers read it.
+        is_number = host.rpartition(".")[2][:1].isdigit()
+        return bool(host) and not is_number and host.rpartition(".")[2] != "localhost"
+    if isinstance(number, ipaddress.IPv6Address) and number.ipv4_mapped is not None:
+        number = number.ipv4_mapped
+    return not (
+        number.is_loopback or number.is_unspecified or number.is_link_local or number.is_multicast
+    )
 
 
 def _bare_host(address: str) -> str:

@@ -136,6 +136,7 @@ class NoticeBoard:
         self._check = check
         self._rng = rng
         self._held: dict[bytes, CheckedNotice] = {}
+        self._digest: bytes | None = None
         self._ids: dict[tuple[NodeId, NodeId], bytes] = {}
         self._peers: dict[NodeId, tuple[Allowance, Allowance]] = {}
         self._summary_at = now + rng.uniform(0.0, self._config.summary_interval_s)
@@ -155,7 +156,10 @@ class NoticeBoard:
 
     def digest(self) -> bytes:
         """Return the hash of the whole set."""
-        return blake3(b"".join(sorted(self._held))).digest()
+        # Kept: any peer may make us compare it, as often as it can write.
+        if self._digest is None:
+            self._digest = blake3(b"".join(sorted(self._held))).digest()
+        return self._digest
 
     def revoker_in(self, line: Sequence[NodeId]) -> NodeId | None:
         """Return who put somebody out of this line of admissions; None while it stands."""
@@ -274,6 +278,7 @@ class NoticeBoard:
     def _put(self, checked: CheckedNotice) -> list[Effect]:
         """Put it up if it belongs to those that stay; return what has changed."""
         signed = checked.signed
+        self._digest = None
         key = (signed.author, signed.notice.node)
         if (known := self._ids.get(key)) is not None:
             if known <= signed.id:
