@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from p2prc.node.relays import _served_by, leads_away
+from p2prc.node.relay_urls import leads_away, served_by
 from tests.unit.membership_room import BERT, record
 
 
@@ -20,7 +20,7 @@ def test_nobody_elses_relay_is_at_our_own_machine(host: str) -> None:
     url = f"http://{host}:8088/"
     assert not leads_away(url)
     told = record(BERT, addresses=(f"{host}:8088",), relays=(url,), is_public=True)
-    assert _served_by(told.record) is None
+    assert served_by(told.record) == []
 
 
 @pytest.mark.parametrize("host", ["11.0.0.1", "192.168.1.2", "[2001:db8::1]", "relay.example.org"])
@@ -28,4 +28,4 @@ def test_relays_elsewhere_are_looked_at(host: str) -> None:
     url = f"http://{host}:8088/"
     assert leads_away(url)
     told = record(BERT, addresses=(f"{host}:8088",), relays=(url,), is_public=True)
-    assert _served_by(told.record) == url
+    assert served_by(told.record) == [url]

@@ -18,14 +18,8 @@ from p2prc.node.links import Links
 from p2prc.node.mapping import PortMapping
 from p2prc.node.network import Network
 from p2prc.node.own_record import Whereabouts
-from p2prc.node.relays import (
-    MAKERS,
-    Ping,
-    Relays,
-    from_ticket,
-    own_in_ticket,
-    served_url,
-)
+from p2prc.node.relay_urls import from_ticket, own_in_ticket, served_url
+from p2prc.node.relays import MAKERS, Ping, Relays
 from p2prc.node.tasks import Tasks
 from p2prc.protocol.diagnosis import NatKind
 from p2prc.protocol.messages import PROBES_SINCE_VERSION, Probed, ProbeMe, Refused, SeenAt

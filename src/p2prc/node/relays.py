@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from urllib.parse import urlsplit
 
-from p2prc.model.record import NodeRecord
-from p2prc.model.ticket import Ticket
 from p2prc.node.drive import Driver
 from p2prc.node.network import Network
 from p2prc.node.relay_owners import RelayOwners, normal_url
+from p2prc.node.relay_urls import in_ticket, leads_away, served_by
 from p2prc.node.tasks import Tasks
 from p2prc.protocol import relay_choice
 from p2prc.protocol.diagnosis import RelayFacts
@@ -28,38 +26,11 @@ BORROWED_S = 45.0
 LENT_LIMIT = 8
 SHARED_LIMIT = 4
 """How many relays that others use are looked at: they come from the others."""
-MEMBER_SCHEME = "p2prc://"
-"""In a ticket, a relay that a member serves: to it alone half the ticket is shown."""
-
 MAKERS = "of iroh's makers (n0)"
 """Whose relays are used when nobody names others."""
 
 Ping = Callable[[str], Awaitable[float | None]]
 log = logging.getLogger(__name__)
-
-
-def in_ticket(url: str, *, is_member: bool) -> str:
-    """Return how a ticket names a relay."""
-    if not is_member:
-        return url
-    return MEMBER_SCHEME + url.removeprefix("http://").rstrip("/")
-
-
-def own_in_ticket(address: str) -> str:
-    """Return how our ticket names the relay that we serve at an address."""
-    return MEMBER_SCHEME + address
-
-
-def from_ticket(ticket: Ticket, bearer: str) -> tuple[RelayAccess, ...]:
-    """Return the ticket's relays; the bearer is for those that members serve."""
-    found = []
-    for relay in ticket.relays:
-        if relay.startswith(MEMBER_SCHEME):
-            url = f"http://{relay.removeprefix(MEMBER_SCHEME)}/"
-            found.append(RelayAccess(url, bearer))
-        else:
-            found.append(RelayAccess(relay))
-    return tuple(found)
 
 
 class Relays:
@@ -173,7 +144,7 @@ class Relays:
     def _is_served(self, url: str) -> bool:
         """Whether a member says that it serves the relay: it wants to see that we are one too."""
         return any(
-            not view.is_self and _served_by(view.record) == url for view in self._network.nodes()
+            not view.is_self and url in served_by(view.record) for view in self._network.nodes()
         )
 
     def _members(self) -> list[Candidate]:
@@ -187,21 +158,21 @@ class Relays:
         named = {self._owners.owner_of(url) for url in self._named}
         found = []
         for record in records:
-            urls = [url for url in _served_by(record) if self._is_of_our_family(url)]
+            urls = [url for url in served_by(record) if self._is_of_our_family(url)]
             if urls and (record.node not in named or urls[0] in self._named):
                 found.append(Candidate(urls[0], "member"))
         return found
 
     def _is_of_our_family(self, url: str) -> bool:
         """Whether we have the kind of address, of the internet's two, that the URL names."""
-        own = self._network.whereabouts.addresses
+        own = self._network.told.whereabouts.addresses
         host = urlsplit(url).hostname or ""
         is_six = ":" in host
         return not host_of(join(host, 1)) or any(is_six == (":" in host_of(each)) for each in own)
 
     def ways_by(self, relays: Sequence[str]) -> tuple[str, ...]:
         """Return the URLs by which we come to these relays: a member's has one for each address."""
-        served = [_served_by(view.record) for view in self._network.nodes()]
+        served = [served_by(view.record) for view in self._network.nodes()]
         found = [
             way
             for url in relays
@@ -231,7 +202,7 @@ class Relays:
         if not self._is_auto:
             return []
         views = self._network.nodes()
-        served = {url for view in views for url in _served_by(view.record)}
+        served = {url for view in views for url in served_by(view.record)}
         found = Counter(
             url
             for view in self._with_relays()
@@ -331,50 +302,3 @@ class Relays:
         for url in self._lent:
             found.setdefault(url, RelayAccess(url, bearer))
         return tuple(found.values())
-
-
-def _served_by(record: NodeRecord) -> list[str]:
-    """Return where the relay is that a public node serves: at its own addresses, or nowhere."""
-    found = []
-    for url in record.relays:
-        try:
-            parts = urlsplit(url)
-            host = parts.hostname or ""
-        except ValueError:
-            continue
-        if not leads_away(url):
-            continue
-        if parts.scheme == "http" and host in {_bare_host(each) for each in record.addresses}:
-            found.append(url)
-    return found
-
-
-def leads_away(url: str) -> bool:
-    """Whether another's relay may be at this URL: at each reader's own machine it is none.
-
-    There it would be nearest to everybody, and through it nobody is reached.
-    """
-    try:
-        host = (urlsplit(url).hostname or "").rstrip(".")
-    except ValueError:
-        return False
-    try:
-        number = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        # `127.1` is a number too, as resolvers read it.
-        is_number = host.rpartition(".")[2][:1].isdigit()
-        return bool(host) and not is_number and host.rpartition(".")[2] != "localhost"
-    if isinstance(number, ipaddress.IPv6Address) and number.ipv4_mapped is not None:
-        number = number.ipv4_mapped
-    return not (
-        number.is_loopback or number.is_unspecified or number.is_link_local or number.is_multicast
-    )
-
-
-def _bare_host(address: str) -> str:
-    return host_of(address) or address.rpartition(":")[0].lower()
-
-
-def served_url(address: str) -> str:
-    """Return the URL of the relay that a node serves at its public address."""
-    return f"http://{address}/"
