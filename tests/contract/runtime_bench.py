@@ -95,6 +95,14 @@ async def open_bench(
         await runtime.close()
 
 
+async def another_life(variant: str, folder: Path) -> Runtime:
+    """Return the runtime of a node that starts with the same home after another was lost."""
+    home = folder / "home"
+    if variant == CONTAINED:
+        return DockerRuntime(home, await engine_socket(), offered=("host", "*"))
+    return ProcessRuntime(home)
+
+
 async def engine_socket() -> Path:
     """Return where the container engine of this machine listens; skip the test without one."""
     if os.environ.get(ENGINE_WANTED) != "1":

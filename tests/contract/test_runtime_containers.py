@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from p2prc.model.resources import MEBIBYTE
-from p2prc.runtime.docker.adapter import DockerRuntime
 from p2prc.runtime.docker.engine import Engine
 from tests.contract.runtime_bench import (
     CONTAINED,
@@ -82,33 +81,6 @@ async def test_memory_and_disk_are_held_to_their_limits(bench: Bench) -> None:
     many += "import time; time.sleep(30)"
     result, _ = await python(sandbox, many)
     assert (result.code, result.reason.split(":")[0]) == ("limit-exceeded", "disk")
-
-
-async def test_the_next_life_of_a_node_takes_up_what_is_kept_and_ends_the_rest(
-    bench: Bench, tmp_path: Path
-) -> None:
-    kept = await bench.runtime.create(bench.spec(has_sessions=True))
-    lost = await bench.sandbox()
-    pid = (await run(kept, ["sh", "-c", "sleep 1000 >/dev/null 2>&1 & echo $!"]))[1].decode()
-    socket = await engine_socket()
-    other = DockerRuntime(tmp_path / "other-home", socket)
-    try:
-        assert await other.adopt([kept.spec]) == []
-    finally:
-        await other.close()
-    assert isinstance(bench.runtime, DockerRuntime)
-    await bench.runtime.let_go()
-    bench.runtime = DockerRuntime(tmp_path / "home", socket)
-    [adopted] = await bench.runtime.adopt([kept.spec])
-    alive = await run(adopted, ["sh", "-c", f"kill -0 {pid.strip()} && echo lives"])
-    assert alive[1] == b"lives\n"
-    engine = Engine(socket)
-    try:
-        found = await engine.containers([f"p2prc.folder={lost.spec.folder}"])
-    finally:
-        await engine.close()
-    assert found == []
-    await bench.runtime.close()
 
 
 async def test_a_container_that_somebody_removes_ends_its_lease_with_the_reason(

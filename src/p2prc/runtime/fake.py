@@ -270,6 +270,9 @@ class FakeRuntime:
         self.sandboxes.append(sandbox)
         return sandbox
 
+    async def let_go(self) -> None:
+        await self.close()
+
     async def close(self) -> None:
         for sandbox in self.sandboxes:
             await sandbox.end()

@@ -54,7 +54,8 @@ class SandboxSpec:
     `environment` is a finished virtual environment (a `--target` folder), mounted read-only.
     With `is_isolated` every command gets a sandbox of its own. With `has_sessions` several
     commands run at once, and what one leaves in the background goes on until the sandbox ends.
-    `image` "" is the runtime's own choice.
+    `image` "" is the runtime's own choice. `egress` is the Unix socket of this lease's proxy: it
+    appears inside as 127.0.0.1:3128, and commands find it in their variables.
     """
 
     lease: LeaseId
@@ -65,6 +66,7 @@ class SandboxSpec:
     is_isolated: bool = False
     has_sessions: bool = False
     image: str = ""
+    egress: Path | None = None
 
 
 def check_features(spec: SandboxSpec, offered: frozenset[Feature]) -> None:
@@ -245,6 +247,10 @@ class Runtime(Protocol):
 
         Returns those of `kept` that live. Their commands ended with the node that read them.
         """
+        ...
+
+    async def let_go(self) -> None:
+        """Go without ending the sandboxes that `adopt` can take up; end all others."""
         ...
 
     async def close(self) -> None:

@@ -46,6 +46,11 @@ class SeveralRuntimes:
             adoptions = [group.create_task(runtime.adopt(kept)) for runtime in self._runtimes]
         return [sandbox for adoption in adoptions for sandbox in adoption.result()]
 
+    async def let_go(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for runtime in self._runtimes:
+                group.create_task(runtime.let_go())
+
     async def close(self) -> None:
         async with asyncio.TaskGroup() as group:
             for runtime in self._runtimes:

@@ -61,6 +61,10 @@ class LateDocker:
     async def adopt(self, kept: Sequence[SandboxSpec]) -> list[Sandbox]:
         return await self._loaded().adopt(kept)
 
+    async def let_go(self) -> None:
+        if self._runtime is not None:
+            await self._runtime.let_go()
+
     async def close(self) -> None:
         if self._runtime is not None:
             await self._runtime.close()

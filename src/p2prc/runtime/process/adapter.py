@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random, SystemRandom
@@ -19,7 +20,7 @@ from p2prc.errors import MachineCannot, RuntimeMissing
 from p2prc.model.identity import LeaseId
 from p2prc.model.resources import Limits, RuntimeOffer
 from p2prc.runtime.port import Feature, Sandbox, SandboxSpec, check_features
-from p2prc.runtime.process import folders
+from p2prc.runtime.process import adoption, folders
 from p2prc.runtime.process.assets import (
     Interpreter,
     base_interpreter,
@@ -33,7 +34,7 @@ from p2prc.runtime.process.cores import (
     present_ticks,
     usable_cores,
 )
-from p2prc.runtime.process.messages import Start
+from p2prc.runtime.process.messages import Adopt, Start
 from p2prc.runtime.process.nursery import Nursery
 from p2prc.runtime.process.sandbox import ProcessSandbox
 from p2prc.runtime.process.users import tenant_uid
@@ -44,14 +45,19 @@ NAME = "process"
 SANDBOXED = "userns"
 BARE = "none"
 _TIERS = (SANDBOXED, BARE)
+_LASTING = {Feature.INPUT, Feature.TERMINAL, Feature.SESSIONS, Feature.ADOPT}
 _FEATURES = {
-    SANDBOXED: frozenset({Feature.INPUT, Feature.TERMINAL, Feature.DIAL}),
-    BARE: frozenset({Feature.INPUT, Feature.TERMINAL}),
+    SANDBOXED: frozenset({*_LASTING, Feature.DIAL}),
+    BARE: frozenset(_LASTING),
 }
 _PROBE_LIMITS = Limits(memory_bytes=1 << 30, disk_bytes=1 << 30, processes=64, lifetime_s=30)
 _PROBE_S = 20.0
 _REBALANCE_S = 2.0
 _SAMPLE_S = 0.1
+KEPT_S = 900.0
+"""How long a lease with sessions waits for a node that died before it ends, too."""
+PROXY_PORT = 3128
+_GOING_S = 10.0
 
 
 class ProcessRuntime:
@@ -69,7 +75,9 @@ class ProcessRuntime:
         interpreter: Interpreter | None = None,
         bwrap: str | None = None,
         rng: Random | None = None,
+        kept_s: float = KEPT_S,
     ) -> None:
+        self._kept_s = kept_s
         self._home = Path(os.path.realpath(home)) / "runtime"
         self._interpreter = interpreter or base_interpreter()
         self._bwrap = find_bubblewrap() if bwrap is None else bwrap
@@ -103,6 +111,8 @@ class ProcessRuntime:
         if spec.tier not in _TIERS:
             raise RuntimeMissing(f"there is no tier `{spec.tier}` in the runtime `{NAME}`")
         check_features(spec, self.features(spec.tier))
+        if spec.has_sessions and spec.is_isolated:
+            raise RuntimeMissing("a sandbox for every command has no sessions")
         if spec.tier == SANDBOXED and not self._bwrap:
             raise RuntimeMissing("`bwrap` is not installed")
         self._prepare()
@@ -120,17 +130,34 @@ class ProcessRuntime:
         return _FEATURES.get(tier, frozenset())
 
     async def adopt(self, kept: Sequence[SandboxSpec]) -> list[Sandbox]:
-        """Take up nothing: sandboxes end with the node, and so does what they left."""
-        return []
+        wanted = {_real(spec.folder): spec for spec in kept}
+        ours = {_real(sandbox.spec.folder) for sandbox in self._sandboxes}
+        left = await asyncio.to_thread(adoption.left_over, self._registry)
+        adopted: list[Sandbox] = []
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self._take_up(lease, wanted.get(lease.folder)))
+                for lease in left
+                if lease.folder not in ours
+            ]
+        for task in tasks:
+            if (sandbox := task.result()) is not None:
+                adopted.append(sandbox)
+        return adopted
+
+    async def let_go(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for sandbox in tuple(self._sandboxes):
+                lasts = sandbox.spec.has_sessions
+                group.create_task(sandbox.detach() if lasts else sandbox.end())
+        await self._stop_balancing()
+        self._nursery.let_go()
 
     async def close(self) -> None:
         async with asyncio.TaskGroup() as group:
             for sandbox in tuple(self._sandboxes):
                 group.create_task(sandbox.end())
-        if self._balancing is not None:
-            self._balancing.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._balancing
+        await self._stop_balancing()
         await self._nursery.close()
 
     def cores_for(self, spec: SandboxSpec) -> list[int]:
@@ -152,11 +179,48 @@ class ProcessRuntime:
         self._sandboxes.discard(sandbox)
         self._book.stop(sandbox.spec.lease)
 
+    @property
+    def _registry(self) -> Path:
+        return self._home / "kept"
+
+    async def _take_up(
+        self, lease: adoption.LeftOver, spec: SandboxSpec | None
+    ) -> ProcessSandbox | None:
+        """Take up a lease of an earlier life, or end it where it is not wanted."""
+        channel = await asyncio.to_thread(adoption.call, self._registry, lease)
+        if channel is None:
+            # Its supervisor died, and with it all that ran.
+            await asyncio.to_thread(adoption.bury, self._registry, lease)
+            return None
+        if spec is None:
+            async with asyncio.timeout(_GOING_S):
+                await asyncio.to_thread(adoption.dismiss, channel)
+            await asyncio.to_thread(adoption.bury, self._registry, lease)
+            return None
+        number = time.time_ns()
+        sandbox = ProcessSandbox(
+            spec, uid=lease.uid, channel=channel, host=self, first_number=number
+        )
+        self._sandboxes.add(sandbox)
+        try:
+            await sandbox.start(Adopt())
+        except RuntimeMissing as error:
+            log.info("a lease cannot be taken up", extra={"reason": error.message})
+            await sandbox.end()
+            return None
+        return sandbox
+
+    async def _stop_balancing(self) -> None:
+        if self._balancing is not None:
+            self._balancing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._balancing
+
     def _start(self, spec: SandboxSpec, uid: int) -> Start:
         limits = spec.limits
-        environment = os.path.realpath(spec.environment) if spec.environment else ""
+        environment = _real(spec.environment) if spec.environment else ""
         return Start(
-            folder=os.path.realpath(spec.folder),
+            folder=_real(spec.folder),
             tier=spec.tier,
             is_isolated=spec.is_isolated,
             environment=environment,
@@ -170,6 +234,11 @@ class ProcessRuntime:
             processes=limits.processes,
             gpus=limits.gpus,
             lifetime_s=limits.lifetime_s,
+            has_sessions=spec.has_sessions,
+            registry=str(self._registry) if spec.has_sessions else "",
+            name=adoption.name_of(_real(spec.folder)),
+            keeps_s=self._kept_s,
+            listens_at=PROXY_PORT if spec.egress is not None else 0,
         )
 
     def _prepare(self) -> None:
@@ -226,3 +295,7 @@ class ProcessRuntime:
             for sandbox in self._sandboxes:
                 if sandbox.spec.lease in moved:
                     sandbox.use_cores(list(moved[sandbox.spec.lease]))
+
+
+def _real(path: Path) -> str:
+    return os.path.realpath(path)

@@ -21,13 +21,15 @@ class BarePlace:
 
     channel = -1
 
-    def __init__(self, folder: str, caps: Caps, *, has_own_uid: bool) -> None:
+    def __init__(
+        self, folder: str, caps: Caps, *, has_own_uid: bool, has_sessions: bool = False
+    ) -> None:
         self._work = f"{folder}/work"
         self._caps = caps
         self._has_own_uid = has_own_uid
-        self._main = 0
-        self._status: int | None = None
-        self._errno = 0
+        self._has_sessions = has_sessions
+        self._running: dict[int, int] = {}
+        self._ended: list[Finished] = []
         self._used = 0.0
         self._peak = 0
 
@@ -40,9 +42,10 @@ class BarePlace:
             # The kernel counts all processes of the user, so the rest of them need room too.
             caps = caps._replace(processes=caps.processes + _processes_of(os.getuid()))
         failed, failing = os.pipe2(os.O_CLOEXEC)
-        self._status, self._errno, self._used, self._peak = None, 0, 0.0, 0
-        self._main = os.fork()
-        if self._main == 0:
+        if not self._has_sessions:
+            self._used, self._peak = 0.0, 0
+        pid = os.fork()
+        if pid == 0:
             try:
                 _turn_into(request, streams, variables, caps, self._work)
             except OSError as error:
@@ -50,23 +53,39 @@ class BarePlace:
             finally:
                 os._exit(127)
         os.close(failing)
-        self._errno = int(read_within(failed, START_LIMIT_MS, is_kept=False) or b"0")
+        number = int(read_within(failed, START_LIMIT_MS, is_kept=False) or b"0")
+        if number:
+            self._ended.append(Finished(request.number, None, number, 0.0, 0))
+        else:
+            self._running[pid] = request.number
 
-    def poll(self) -> Finished | None:
+    def poll(self) -> list[Finished]:
         for pid, code, usage in reaped():
-            self._used += usage.ru_utime + usage.ru_stime
-            self._peak = max(self._peak, usage.ru_maxrss * 1024)
-            if pid == self._main:
+            used_s, peak = usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
+            self._used += used_s
+            self._peak = max(self._peak, peak)
+            if pid in self._running:
                 exit_code = os.waitstatus_to_exitcode(code)
-                self._status = 128 - exit_code if exit_code < 0 else exit_code
-                self._main = 0
-        if self._main or self._status is None:
-            return None
-        if watch.children(os.getpid()):
+                status = 128 - exit_code if exit_code < 0 else exit_code
+                self._ended.append(Finished(self._running.pop(pid), status, 0, used_s, peak))
+        if not self._has_sessions and self._ended and not self._running:
+            if watch.children(os.getpid()):
+                self.kill()
+                return []
+            self._ended = [
+                end._replace(cpu_s=self._used, memory_peak_bytes=self._peak) for end in self._ended
+            ]
+        ended, self._ended = self._ended, []
+        return ended
+
+    def stop(self, number: int) -> None:
+        if not self._has_sessions:
             self.kill()
-            return None
-        status, self._status = self._status, None
-        return Finished(None if self._errno else status, self._errno, self._used, self._peak)
+            return
+        for pid, running in self._running.items():
+            if running == number:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(pid, signal.SIGKILL)
 
     def kill(self) -> None:
         for pid in self.processes():

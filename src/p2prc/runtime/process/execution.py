@@ -25,16 +25,22 @@ class ProcessExecution:
         *,
         source: int = -1,
         is_terminal: bool = False,
+        last_words_s: float | None = None,
     ) -> None:
         self._pipes = pipes
         self._source = source
         self._is_terminal = is_terminal
+        self._last_words_s = last_words_s
+        self._ready: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None
         self._cancel = cancel
         self._exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
 
     async def output(self) -> AsyncIterator[OutputChunk]:
-        """Yield what is printed, until both streams are closed; ends early after `discard`."""
+        """Yield what is printed, until both streams are closed; ends early after `discard`.
+
+        In sessions it also ends when the command has, and nothing more comes for a while.
+        """
         while self._pipes:
             is_quiet = True
             for channel, pipe in list(self._pipes.items()):
@@ -50,8 +56,8 @@ class ProcessExecution:
                     yield OutputChunk(channel, content)
                 else:
                     self._close(channel)
-            if is_quiet:
-                await self._something_to_read()
+            if is_quiet and not await self._something_to_read():
+                self.discard()
 
     async def write(self, content: bytes) -> None:
         rest = memoryview(content)
@@ -85,6 +91,8 @@ class ProcessExecution:
         self._close_input()
         if not self._exit.done():
             self._exit.set_result(result)
+        if self._last_words_s is not None and self._ready is not None and not self._ready.done():
+            self._ready.set_result(None)
 
     def discard(self) -> None:
         """Forget the output that nobody read."""
@@ -121,10 +129,14 @@ class ProcessExecution:
             asyncio.get_running_loop().remove_reader(pipe)
             os.close(pipe)
 
-    async def _something_to_read(self) -> None:
-        """Wait until a pipe has bytes or is closed; a lease's lifetime bounds the wait."""
+    async def _something_to_read(self) -> bool:
+        """Wait until a pipe has bytes or is closed, or the command has ended.
+
+        A lease's lifetime bounds the wait. Says no once nobody is expected to write any more.
+        """
         loop = asyncio.get_running_loop()
-        ready: asyncio.Future[None] = loop.create_future()
+        ready = self._ready = loop.create_future()
+        is_over = self._exit.done() and self._last_words_s is not None
 
         def wake() -> None:
             if not ready.done():
@@ -134,10 +146,14 @@ class ProcessExecution:
         for pipe in watched:
             loop.add_reader(pipe, wake)
         try:
-            await ready
+            async with asyncio.timeout(self._last_words_s if is_over else None):
+                await ready
+        except TimeoutError:
+            return False
         finally:
             for pipe in self._pipes.values():
                 loop.remove_reader(pipe)
+        return True
 
 
 def set_size(terminal: int, size: Terminal) -> None:

@@ -52,21 +52,22 @@ class IsolatedPlace:
             sandbox.be_last_in_line()
         sandbox.let_go()
 
-    def poll(self) -> Finished | None:
-        if self._sandbox is None:
-            return None
+    def poll(self) -> list[Finished]:
+        if self._sandbox is None or self._request is None:
+            return []
         for pid, code, usage in reaped():
             self._used += usage.ru_utime + usage.ru_stime
             self._peak = max(self._peak, usage.ru_maxrss * 1024)
             if pid == self._sandbox.monitor:
                 self._code = os.waitstatus_to_exitcode(code)
         if self._code is None or not self._sandbox.is_init_gone:
-            return None
+            return []
         has_started = self._sandbox.close()
         self._sandbox = None
+        number, used = self._request.number, (self._used, self._peak)
         if has_started:
-            return Finished(self._code, 0, self._used, self._peak)
-        return Finished(None, self._why_not_started(), self._used, self._peak)
+            return [Finished(number, self._code, 0, *used)]
+        return [Finished(number, None, self._why_not_started(), *used)]
 
     def _why_not_started(self) -> int:
         """Guess from outside; 0 when the command looks fine and the sandbox must be to blame."""
@@ -87,6 +88,9 @@ class IsolatedPlace:
             if path == inside or path.startswith(f"{inside}/"):
                 return outside + path.removeprefix(inside)
         return path
+
+    def stop(self, number: int) -> None:
+        self.kill()
 
     def kill(self) -> None:
         if self._sandbox is not None:

@@ -2,12 +2,12 @@
 
 Theory of operation. One thread, one `poll`: the daemon's messages, the ends of children, and a
 clock that stands still while nothing runs (every few seconds it looks whether that is true).
-When the daemon's end of the socket closes, for whatever reason, the lease ends at once. When
-this process dies, the kernel kills the sandbox (`--die-with-parent`) and the daemon deletes the
-folder.
+When the daemon's end of the socket closes, for whatever reason, the lease ends at once, or, with
+sessions, waits for the next daemon (`keeping`). When this process dies, the kernel kills the
+sandbox and the daemon deletes the folder.
 """
 
-# ruff: noqa: PTH116, PTH119, PTH120, S108
+# ruff: noqa: PTH119, PTH120, S108
 # Works on descriptors and plain paths: pathlib would have to be loaded for every lease.
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Iterator
 
 from p2prc.runtime.process import bubblewrap, entering, folders, watch
 from p2prc.runtime.process.bare import BarePlace
+from p2prc.runtime.process.gauge import Gauge
+from p2prc.runtime.process.keeping import Keeping
 from p2prc.runtime.process.messages import (
+    Adopt,
     Cancel,
     Dial,
     Dialed,
@@ -31,9 +33,10 @@ from p2prc.runtime.process.messages import (
     Execute,
     Exited,
     Garbled,
+    Listening,
     Measure,
-    Measured,
     Message,
+    Ready,
     Reset,
     Start,
     UseCores,
@@ -41,36 +44,54 @@ from p2prc.runtime.process.messages import (
     send,
 )
 from p2prc.runtime.process.places import Finished, Place, PlaceBroken, Streams
+from p2prc.runtime.process.powers import own_power
 
 _LOOK_S = 0.1
 _LOOK_AT_DISK_S = 0.5
 _LOOK_WHEN_IDLE_S = 5.0
 _SHARE_OF_LOOKING = 20
-_DISK_FULL_BYTES = 1 << 20
 _LAST_KILL_S = 4.0
 _LONGEST_PAUSE_S = 0.02
-_MEBIBYTE = 1 << 20
+
+
+class Running:
+    """A command that runs, and why it is being ended, if it is."""
+
+    def __init__(self, request: Execute, now: float) -> None:
+        self.request = request
+        self.started_at = now
+        self.cause = ("", "")
+
+    def because(self, code: str, reason: str) -> None:
+        """Note why it is ended; the first reason counts."""
+        if not self.cause[0]:
+            self.cause = (code, reason)
+
+    @property
+    def times_out_at(self) -> float:
+        timeout_s = self.request.timeout_s
+        return float("inf") if timeout_s is None else self.started_at + timeout_s
 
 
 class Supervisor:
-    """One lease, from its readiness to its end."""
+    """One lease, from its readiness to its end; one command at a time."""
 
-    def __init__(self, channel: socket.socket, start: Start, place: Place, parent: int) -> None:
-        self._channel = channel
+    def __init__(
+        self, channel: socket.socket, start: Start, place: Place, parent: int, keeping: Keeping
+    ) -> None:
+        self._channel: socket.socket | None = channel
         self._start = start
         self._place = place
         self._parent = parent
-        self._device = os.stat(start.folder).st_dev
+        self._keeping = keeping
+        self._gauge = Gauge(start, place)
         self._ends_at = time.monotonic() + start.lifetime_s
-        self._running: Execute | None = None
-        self._started_at = 0.0
-        self._cause = ("", "")
+        self._running: dict[int, Running] = {}
         self._end: tuple[str, str] | None = None
         self._look_at = self._look_at_disk_at = float("inf")
         self._look_when_idle_at = time.monotonic() + _LOOK_WHEN_IDLE_S
-        self._used_before_s = self._used_when_killed_s = self._percent = 0.0
-        self._sample = (time.monotonic(), 0.0)
-        self._memory = self._peak = self._command_peak = self._disk = self._hidden_memory = 0
+        self._used_before_s = self._used_when_killed_s = 0.0
+        self._listens_in = 0
 
     def run(self) -> None:
         """Serve until the lease ends; then leave nothing."""
@@ -78,6 +99,7 @@ class Supervisor:
         signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         try:
+            self._listen_inside()
             while self._end is None:
                 self._wait(wake)
                 self._settle()
@@ -86,33 +108,41 @@ class Supervisor:
             self._leave_nothing()
         self._tell(Ended(*(self._end or ("lease-ended", ""))))
 
-    def _tell(self, message: Message) -> None:
+    # -- the daemon ---------------------------------------------------------------------------
+
+    def _tell(self, message: Message, fds: tuple[int, ...] = ()) -> None:
         # A daemon that does not listen any more is noticed when we next hear.
-        with contextlib.suppress(OSError):
-            send(self._channel, message)
+        if self._channel is not None:
+            with contextlib.suppress(OSError):
+                send(self._channel, message, fds)
 
     def _wait(self, wake: int) -> None:
         poll = select.poll()
-        watched = [self._channel.fileno(), wake, self._place.channel]
-        for descriptor in watched:
+        channel = -1 if self._channel is None else self._channel.fileno()
+        for descriptor in (channel, wake, self._place.channel, self._keeping.descriptor):
             if descriptor >= 0:
                 poll.register(descriptor, select.POLLIN)
-        deadline = min(self._ends_at, self._look_at, self._look_when_idle_at)
+        deadline = min(
+            self._ends_at, self._look_at, self._look_when_idle_at, self._keeping.gives_up_at
+        )
         ready = poll.poll(max(0, int((deadline - time.monotonic()) * 1000) + 1))
         for descriptor, _ in ready:
             if descriptor == wake:
                 os.read(wake, 4096)
-            elif descriptor == watched[0]:
+            elif descriptor == channel:
                 self._hear()
+            elif descriptor == self._keeping.descriptor:
+                self._be_taken_up()
 
     def _hear(self) -> None:
-        """Take one message from the daemon; its silence for ever is the end of the lease."""
+        """Take one message from the daemon; its silence for ever ends the lease, or its keeping."""
+        assert self._channel is not None
         try:
             received = receive(self._channel)
         except (OSError, Garbled):
             received = None
         if received is None:
-            self._end = ("lease-ended", "the node stopped")
+            self._be_left()
             return
         message, fds = received
         try:
@@ -121,13 +151,37 @@ class Supervisor:
             for descriptor in fds:
                 os.close(descriptor)
 
+    def _be_left(self) -> None:
+        """The node is gone: end, or wait for its next life without the commands it read."""
+        if not self._keeping.begin(time.monotonic()):
+            self._end = ("lease-ended", "the node stopped")
+            return
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+        for number, running in self._running.items():
+            running.because("lease-ended", "the node stopped")
+            self._place.stop(number)
+
+    def _be_taken_up(self) -> None:
+        """Serve the daemon that calls, in place of the one before."""
+        taken = self._keeping.accept()
+        if taken is None:
+            return
+        if self._channel is not None:
+            self._be_left()
+        self._keeping.stop()
+        self._channel = taken
+        # The first word says what it wants; `Adopt` is answered like a start.
+        self._hear()
+
     def _handle(self, message: object, fds: list[int]) -> None:
         match message:
             case Execute():
                 self._execute(message, fds)
             case Cancel(number):
-                if self._running is not None and self._running.number == number:
-                    self._stop("lease-ended", "cancelled")
+                if number in self._running:
+                    self._stop(number, "lease-ended", "cancelled")
             case Reset(number):
                 self._tell(Done(number, self._reset()))
             case Measure(number):
@@ -136,24 +190,41 @@ class Supervisor:
                 self._dial(number, family)
             case UseCores(cores):
                 watch.use_cores(self._place.processes(), cores)
+            case Adopt():
+                self.greet()
+                self._listens_in = 0
+                self._listen_inside()
             case _:
                 self._end = ("lease-ended", "")
 
+    def greet(self) -> None:
+        """Say that the lease takes commands."""
+        handle = os.pidfd_open(os.getpid())
+        self._tell(_ready(self._start), (handle,))
+        os.close(handle)
+
+    # -- commands -----------------------------------------------------------------------------
+
     def _execute(self, request: Execute, fds: list[int]) -> None:
         now = time.monotonic()
-        self._running, self._started_at, self._cause = request, now, ("", "")
+        self._before(now)
+        self._running[request.number] = Running(request, now)
+        variables = self._base_variables() | request.variables
+        source = fds[2] if len(fds) > 2 else -1
+        streams = Streams(fds[0], fds[1], source, request.has_terminal)
+        try:
+            self._place.run(request, streams, variables)
+            self._listen_inside()
+        except (PlaceBroken, OSError) as error:
+            self._running[request.number].because("runtime-missing", str(error))
+            self._finish(Finished(request.number, None, 0, 0.0, 0))
+
+    def _before(self, now: float) -> None:
+        """Look at the command that starts soon and often."""
         self._look_at, self._look_at_disk_at = now + _LOOK_S, now + _LOOK_AT_DISK_S
         self._look_when_idle_at = float("inf")
-        self._command_peak = self._hidden_memory = 0
         self._used_when_killed_s = 0.0
-        variables = self._base_variables() | request.variables
-        try:
-            source = fds[2] if len(fds) > 2 else -1
-            streams = Streams(fds[0], fds[1], source, request.has_terminal)
-            self._place.run(request, streams, variables)
-        except (PlaceBroken, OSError) as error:
-            self._cause = ("runtime-missing", str(error))
-            self._finish(Finished(None, 0, 0.0, 0))
+        self._gauge.begin()
 
     def _base_variables(self) -> dict[str, str]:
         if self._start.tier != "none":
@@ -167,154 +238,146 @@ class Supervisor:
             found["PYTHONPATH"] = start.environment
         return {**found, "LANG": "C.UTF-8", "PATH": ":".join(path)}
 
-    def _stop(self, code: str, reason: str) -> None:
-        """Kill the command that runs, for a reason; the first reason counts."""
-        if not self._cause[0]:
-            self._cause = (code, reason)
+    def _stop(self, number: int, code: str, reason: str) -> None:
+        """Kill a command that runs, for a reason; the first reason counts."""
+        self._running[number].because(code, reason)
         self._kill()
         self._look_at = time.monotonic() + _LOOK_S
 
     def _kill(self) -> None:
         # The kernel does not credit a killed tree's time to anyone, so it is read before.
-        if self._running is not None:
+        if self._running:
             self._used_when_killed_s = max(self._used_when_killed_s, self._place.cpu_s())
         self._place.kill()
 
-    def _hurry(self) -> None:
-        """Let what was killed use every core and, where we are root, a normal priority to die."""
-        cores = sorted(os.sched_getaffinity(0))
-        with own_power(self._start):
-            for pid in self._place.processes():
-                with contextlib.suppress(OSError):
-                    os.sched_setaffinity(pid, cores)
-                    os.setpriority(os.PRIO_PROCESS, pid, 0)
-
     def _settle(self) -> None:
-        """Report the command once it and all it started are gone."""
-        finished = self._place.poll()
-        if finished is not None and self._running is not None:
-            self._finish(finished)
+        """Report commands that ended; without sessions, once all that they started is gone."""
+        for finished in self._place.poll():
+            if finished.number in self._running:
+                self._finish(finished)
 
     def _finish(self, finished: Finished) -> None:
-        assert self._running is not None
-        request, self._running = self._running, None
+        running = self._running.pop(finished.number)
         now = time.monotonic()
-        self._look_at = float("inf")
-        self._look_when_idle_at = now + _LOOK_WHEN_IDLE_S
-        used_s = max(finished.cpu_s, self._used_when_killed_s)
-        self._used_before_s += used_s
-        self._sample = (now, self._used_before_s)
-        self._memory, self._percent = 0, 0.0
-        peak = max(self._command_peak, finished.memory_peak_bytes)
-        self._peak = max(self._peak, peak)
-        status, (code, reason) = finished.status, self._verdict(finished, request)
-        duration_s = max(now - self._started_at, 1e-3)
+        used_s, peak = self._account(finished, now)
+        # It is measured as it was at the end, also where a reason is known already.
+        excess = self._excess_at_end()
+        code, reason = running.cause
+        if not code:
+            code, reason = self._verdict(finished, running.request, excess)
+        duration_s = max(now - running.started_at, 1e-3)
         report = Exited(
-            request.number,
-            None if code else status,
+            running.request.number,
+            None if code else finished.status,
             code,
             reason,
             used_s,
             round(100 * used_s / duration_s, 1),
             peak,
-            self._disk,
+            self._gauge.disk,
         )
         self._tell(report)
 
-    def _verdict(self, finished: Finished, request: Execute) -> tuple[str, str]:
+    def _account(self, finished: Finished, now: float) -> tuple[float, int]:
+        """Return the CPU time and the memory peak of a command that ended."""
+        self._look_at = float("inf")
+        self._look_when_idle_at = now + _LOOK_WHEN_IDLE_S
+        used_s = max(finished.cpu_s, self._used_when_killed_s)
+        self._used_before_s += used_s
+        self._gauge.has_calmed_down(self._used_before_s)
+        peak = max(self._gauge.command_peak, finished.memory_peak_bytes)
+        self._gauge.memory_peak = max(self._gauge.memory_peak, peak)
+        return used_s, peak
+
+    def _excess_at_end(self) -> str:
+        return self._gauge.disk_excess(is_busy=False)
+
+    def _verdict(self, finished: Finished, request: Execute, excess: str) -> tuple[str, str]:
         """Say in our words why the command did not end by itself, or nothing."""
-        excess = self._disk_excess()
-        if self._cause[0]:
-            return self._cause
         if excess:
             return "limit-exceeded", excess
         if finished.status is None:
             return _why_not_started(finished.errno, request.argv[0])
-        if finished.status != 0 and self._is_disk_full():
+        if finished.status != 0 and self._gauge.is_disk_full():
             return "disk-full", "no space is left on the node's disk"
         return "", ""
+
+    # -- looking ------------------------------------------------------------------------------
 
     def _look(self, now: float) -> None:
         """Compare what is used with what is allowed."""
         if now >= self._ends_at and self._end is None:
             reason = f"the lease's lifetime of {self._start.lifetime_s:g} s is over"
-            self._cause = self._cause if self._cause[0] else ("limit-exceeded", reason)
             self._end = ("limit-exceeded", reason)
-        elif self._running is not None and now >= self._look_at:
-            self._look_at_running(self._running, now)
-        elif self._running is None and now >= self._look_when_idle_at:
+        elif now >= self._keeping.gives_up_at:
+            self._end = ("lease-ended", "the node did not come back")
+        elif self._is_busy and now >= self._look_at:
+            self._look_at_busy(now)
+        elif not self._is_busy and now >= self._look_when_idle_at:
             self._look_when_idle_at = now + _LOOK_WHEN_IDLE_S
             # Only an agent that the tenant has replaced can leave anything running.
-            if len(self._place.processes()) > 1 or self._memory_now() > self._start.memory_bytes:
+            if len(self._place.processes()) > 1 or self._gauge.memory_excess():
                 self._place.kill()
 
-    def _look_at_running(self, request: Execute, now: float) -> None:
-        if self._cause[0]:
-            self._stop(*self._cause)
-            return
+    @property
+    def _is_busy(self) -> bool:
+        return bool(self._running)
+
+    def _look_at_busy(self, now: float) -> None:
         watch.be_polite(self._place.processes())
-        if request.timeout_s is not None and now >= self._started_at + request.timeout_s:
-            self._stop("timed-out", f"the command ran longer than {request.timeout_s:g} s")
-        elif (used := self._memory_now()) > self._start.memory_bytes:
-            limit = self._start.memory_bytes
-            self._stop("limit-exceeded", f"memory: {_mib(used)} used, {_mib(limit)} allowed")
-        elif now >= self._look_at_disk_at:
-            self._look_at_disk(now)
+        for number, running in list(self._running.items()):
+            if running.cause[0]:
+                # Until it is gone: who was just forked may have been missed.
+                self._stop(number, *running.cause)
+            elif now >= running.times_out_at:
+                limit_s = running.request.timeout_s
+                self._stop(number, "timed-out", f"the command ran longer than {limit_s:g} s")
+        if excess := self._too_many() or self._gauge.memory_excess():
+            self._hold_back(excess)
+        else:
+            self._recover()
+            if now >= self._look_at_disk_at:
+                self._look_at_disk(now)
         took_s = time.monotonic() - now
         self._look_at = now + max(_LOOK_S, _SHARE_OF_LOOKING * took_s)
-        if request.timeout_s is not None and not self._cause[0]:
-            self._look_at = min(self._look_at, self._started_at + request.timeout_s)
+        for running in self._running.values():
+            if not running.cause[0]:
+                self._look_at = min(self._look_at, running.times_out_at)
+
+    def _too_many(self) -> str:
+        """Say what the kernel cannot be asked to count without walls, or nothing."""
+        count, limit = len(self._place.processes()), self._start.processes
+        if isinstance(self._place, BarePlace) and count > limit:
+            return f"processes: {count} run, {limit} allowed"
+        return ""
 
     def _look_at_disk(self, now: float) -> None:
-        if excess := self._disk_excess():
-            self._stop("limit-exceeded", excess)
+        if excess := self._gauge.disk_excess(is_busy=True):
+            self._give_up(excess)
         took_s = time.monotonic() - now
         self._look_at_disk_at = now + max(_LOOK_AT_DISK_S, _SHARE_OF_LOOKING * took_s)
 
-    def _memory_now(self) -> int:
-        pids = self._place.processes()
-        if isinstance(self._place, BarePlace) and len(pids) > self._start.processes:
-            count = f"{len(pids)} run, {self._start.processes} allowed"
-            self._stop("limit-exceeded", f"processes: {count}")
-        used = watch.memory_bytes(pids, self._start.memory_bytes) + self._hidden_memory
-        if init := self._place.init():
-            used += watch.shared_memory_bytes(init)
-        self._memory = used
-        self._command_peak = max(self._command_peak, used)
-        return used
+    def _hold_back(self, excess: str) -> None:
+        """Take from the tenant what it has too much of and loses by being killed."""
+        self._give_up(excess)
 
-    def _disk_excess(self) -> str:
-        """Measure the disk; say what is wrong with it, or nothing."""
-        try:
-            with own_power(self._start):
-                work = folders.used_bytes(f"{self._start.folder}/work")
-                used = work + folders.used_bytes(f"{self._start.folder}/tmp")
-        except folders.TooDeep as error:
-            return f"disk: {error}"
-        if self._running is not None:
-            pids = self._place.processes()
-            unnamed, self._hidden_memory = watch.unnamed_bytes(pids, self._device)
-            used += unnamed
-        self._disk = used
-        limit = self._start.disk_bytes
-        return f"disk: {_mib(used)} used, {_mib(limit)} allowed" if used > limit else ""
+    def _recover(self) -> None:
+        """Note that nothing is too much."""
 
-    def _is_disk_full(self) -> bool:
-        facts = os.statvfs(self._start.folder)
-        return facts.f_bavail * facts.f_frsize < _DISK_FULL_BYTES
+    def _give_up(self, excess: str) -> None:
+        """End what has more than it may have and does not give it back."""
+        for number in list(self._running):
+            self._stop(number, "limit-exceeded", excess)
 
-    def _measured(self, number: int) -> Measured:
-        now, processes, used_s = time.monotonic(), 0, self._used_before_s
-        if self._running is not None:
+    def _measured(self, number: int) -> Message:
+        processes, used_s = 0, self._used_before_s
+        if self._is_busy:
             processes = len(self._place.processes()) - (1 if self._place.init() else 0)
-            self._memory_now()
+            self._gauge.look_at_memory()
             used_s += self._place.cpu_s()
-        then, before_s = self._sample
-        if now - then >= _LOOK_S:
-            self._percent = max(0.0, round(100 * (used_s - before_s) / (now - then), 1))
-            self._sample = (now, used_s)
-        peak = self._peak = max(self._peak, self._command_peak)
-        return Measured(number, used_s, self._percent, self._memory, peak, self._disk, processes)
+        return self._gauge.measured(number, used_s, processes)
+
+    # -- its network --------------------------------------------------------------------------
 
     def _dial(self, number: int, family: int) -> None:
         """Answer with a socket that was made in the sandbox's network."""
@@ -327,27 +390,41 @@ class Supervisor:
         except OSError as error:
             self._tell(Dialed(number, f"its network cannot be entered: {error.strerror}"))
             return
-        with contextlib.suppress(OSError):
-            send(self._channel, Dialed(number, ""), (made,))
+        self._tell(Dialed(number, ""), (made,))
         os.close(made)
 
+    def _listen_inside(self) -> None:
+        """Have a socket listen in each sandbox's network, once, and hand it to the daemon."""
+        init, port = self._place.init(), self._start.listens_at
+        if not port or not init or init == self._listens_in:
+            return
+        self._listens_in = init
+        made = entering.socket_inside(
+            init, socket.AF_INET, is_root=self._start.uid != 0, listens_at=port
+        )
+        self._tell(Listening(), (made,))
+        os.close(made)
+
+    # -- the end ------------------------------------------------------------------------------
+
     def _reset(self) -> str:
-        if self._running is not None:
+        if self._running:
             return "a command is running"
         try:
-            with own_power(self._start):
+            with own_power(self._start.uid):
                 folders.empty(f"{self._start.folder}/work")
                 folders.empty(f"{self._start.folder}/tmp")
         except OSError as error:
             return str(error)
-        self._disk = 0
+        self._gauge.disk = 0
         return ""
 
     def _leave_nothing(self) -> None:
-        """Kill all, report a command that was running, delete the folder."""
+        """Kill all, report what was running, delete the folder."""
         deadline = time.monotonic() + _LAST_KILL_S
-        if self._end is not None and not self._cause[0]:
-            self._cause = (self._end[0], self._end[1] or "the lease was ended")
+        code, reason = self._end or ("lease-ended", "")
+        for running in self._running.values():
+            running.because(code, reason or "the lease was ended")
         self._kill()
         self._hurry()
         pause_s = 0.001
@@ -357,27 +434,31 @@ class Supervisor:
             select.select([], [], [], pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         self._settle()
-        if self._running is not None:
-            self._finish(Finished(None, 0, 0.0, 0))
+        for number in list(self._running):
+            self._finish(Finished(number, None, 0, 0.0, 0))
         delete(self._start, self._parent)
+        self._keeping.forget()
+
+    def _hurry(self) -> None:
+        """Let what was killed use every core and, where we are root, a normal priority to die."""
+        cores = sorted(os.sched_getaffinity(0))
+        with own_power(self._start.uid):
+            for pid in self._place.processes():
+                with contextlib.suppress(OSError):
+                    os.sched_setaffinity(pid, cores)
+                    os.setpriority(os.PRIO_PROCESS, pid, 0)
 
 
 def delete(start: Start, parent: int) -> None:
-    with own_power(start):
+    """Delete the lease's folder, which lies in the folder `parent`."""
+    with own_power(start.uid):
         folders.remove_in(parent, os.path.basename(start.folder))
 
 
-@contextlib.contextmanager
-def own_power(start: Start) -> Iterator[None]:
-    """Be root again, where we were, for work on files by descriptor."""
-    if not start.uid:
-        yield
-        return
-    os.seteuid(0)
-    try:
-        yield
-    finally:
-        os.seteuid(start.uid)
+def _ready(start: Start) -> Ready:
+    if start.tier == "none":
+        return Ready(f"{start.folder}/inputs", f"{start.folder}/work")
+    return Ready(bubblewrap.INPUTS, bubblewrap.WORK)
 
 
 def _why_not_started(number: int, name: str) -> tuple[str, str]:
@@ -387,7 +468,3 @@ def _why_not_started(number: int, name: str) -> tuple[str, str]:
     if number:
         return "command-not-found", f"`{shown}` cannot be run: {os.strerror(number).lower()}"
     return "lease-ended", "the sandbox ended unexpectedly"
-
-
-def _mib(count: int) -> str:
-    return f"{count / _MEBIBYTE:.0f} MiB"

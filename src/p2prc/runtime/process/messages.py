@@ -20,7 +20,11 @@ _IN_MEMORY_FILE = b"@"
 
 
 class Start(NamedTuple):
-    """Make a sandbox. `uid` 0 keeps the daemon's own user, which is then not root."""
+    """Make a sandbox. `uid` 0 keeps the daemon's own user, which is then not root.
+
+    `registry` is the folder where a lease that outlives its node for `keeps_s` seconds is found
+    by the next one, under `name`; "" for one that ends with its node.
+    """
 
     folder: str
     tier: str
@@ -36,6 +40,11 @@ class Start(NamedTuple):
     processes: int
     gpus: int
     lifetime_s: float
+    has_sessions: bool
+    registry: str
+    name: str
+    keeps_s: float
+    listens_at: int
 
 
 class Execute(NamedTuple):
@@ -50,6 +59,10 @@ class Execute(NamedTuple):
     timeout_s: float | None
     cores: list[int]
     has_terminal: bool
+
+
+class Adopt(NamedTuple):
+    """Serve this node from now on; its first word to a lease that outlived the last one."""
 
 
 class Cancel(NamedTuple):
@@ -92,6 +105,10 @@ class Ready(NamedTuple):
 
     inputs: str
     work: str
+
+
+class Listening(NamedTuple):
+    """A socket that listens inside, at the loopback, comes along; it replaces the one before."""
 
 
 class Unable(NamedTuple):
@@ -148,6 +165,8 @@ class Ended(NamedTuple):
 
 Message = (
     Start
+    | Adopt
+    | Listening
     | Execute
     | Cancel
     | Reset
@@ -167,6 +186,8 @@ _TYPES: dict[str, type[Message]] = {
     kind.__name__: kind
     for kind in (
         Start,
+        Adopt,
+        Listening,
         Execute,
         Cancel,
         Reset,

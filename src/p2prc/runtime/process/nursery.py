@@ -56,6 +56,16 @@ class Nursery:
             process.send_signal(signal.SIGKILL)
             await asyncio.to_thread(process.wait, _GOODBYE_S)
 
+    def let_go(self) -> None:
+        """Leave it to the leases that outlive us: it ends with the last."""
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        if self._process is not None:
+            # Nobody waits for it any more, and that is meant.
+            self._process.returncode = 0
+            self._process = None
+
     def _hand_over(self, end: socket.socket) -> None:
         if self._control is None:
             self._control = self._start()

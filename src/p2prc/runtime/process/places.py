@@ -21,6 +21,7 @@ class PlaceBroken(Exception):
 class Finished(NamedTuple):
     """How a command ended, before any limit has its say: `errno` when it did not start."""
 
+    number: int
     status: int | None
     errno: int
     cpu_s: float
@@ -37,7 +38,7 @@ class Streams(NamedTuple):
 
 
 class Place(Protocol):
-    """Where one command at a time runs."""
+    """Where one command at a time runs, or many in sessions."""
 
     @property
     def channel(self) -> int:
@@ -52,8 +53,15 @@ class Place(Protocol):
         """Start a command; raises PlaceBroken. The descriptors stay the caller's."""
         ...
 
-    def poll(self) -> Finished | None:
-        """Reap what ended; return how the command ended once nothing of it is left."""
+    def poll(self) -> list[Finished]:
+        """Reap what ended; return how commands ended.
+
+        Without sessions nothing of a command is left by then.
+        """
+        ...
+
+    def stop(self, number: int) -> None:
+        """Kill one command; `poll` tells when it is gone."""
         ...
 
     def kill(self) -> None:
@@ -65,7 +73,7 @@ class Place(Protocol):
         ...
 
     def cpu_s(self) -> float:
-        """Return the CPU time since the place was opened, as the kernel counts it."""
+        """Return the CPU time of what runs; in sessions all of it since the place was opened."""
         ...
 
     def init(self) -> int:

@@ -20,6 +20,7 @@ from p2prc.runtime.port import Execution, Exit, Link, SandboxSpec, Terminal
 from p2prc.runtime.process import folders
 from p2prc.runtime.process.execution import ProcessExecution, set_size
 from p2prc.runtime.process.messages import (
+    Adopt,
     Cancel,
     Dial,
     Dialed,
@@ -29,6 +30,7 @@ from p2prc.runtime.process.messages import (
     Execute,
     Exited,
     Garbled,
+    Listening,
     Measure,
     Measured,
     Message,
@@ -40,12 +42,15 @@ from p2prc.runtime.process.messages import (
     receive,
     send,
 )
+from p2prc.runtime.way_out import PROXY_VARIABLES, WayOut
 
 log = logging.getLogger(__name__)
 
 _START_S = 15.0
 _ANSWER_S = 10.0
 _END_S = 6.0
+_LAST_WORDS_S = 1.0
+"""How long the output of a command that has ended is kept open for what it left behind."""
 _LEFTOVER_TRIES = 50
 _LEFTOVER_PAUSE_S = 0.02
 
@@ -63,19 +68,28 @@ class Host(Protocol):
 class ProcessSandbox:
     """A sandbox whose supervisor listens at the other end of `channel`."""
 
-    def __init__(self, spec: SandboxSpec, *, uid: int, channel: socket.socket, host: Host) -> None:
+    def __init__(
+        self,
+        spec: SandboxSpec,
+        *,
+        uid: int,
+        channel: socket.socket,
+        host: Host,
+        first_number: int = 1,
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.uid = uid
         self._spec = spec
         self._channel = channel
         self._host = host
-        self._numbers = itertools.count(1)
+        self._numbers = itertools.count(first_number)
         self._asked: dict[int, asyncio.Future[Message]] = {}
         self._ready: asyncio.Future[Ready] = loop.create_future()
         self._ended: asyncio.Future[Exit] = loop.create_future()
         self._cleaned: asyncio.Task[None] | None = None
-        self._running: tuple[int, ProcessExecution] | None = None
+        self._running: dict[int, ProcessExecution] = {}
         self._last: ProcessExecution | None = None
+        self._way_out: WayOut | None = None
         self._last_word: Ended | None = None
         self._supervisor = -1
         self._usage = Usage()
@@ -95,8 +109,8 @@ class ProcessSandbox:
     def work_path(self) -> str:
         return self._paths.work
 
-    async def start(self, request: Start) -> None:
-        """Have the supervisor make the sandbox; raises RuntimeMissing when it cannot."""
+    async def start(self, request: Start | Adopt) -> None:
+        """Have the supervisor make the sandbox, or take it up; raises RuntimeMissing."""
         self._tell(request)
         try:
             async with asyncio.timeout(_START_S):
@@ -117,10 +131,11 @@ class ProcessSandbox:
             raise RuntimeMissing("a sandbox for one command has no terminal")
         if self._ended.done() or self._cleaned is not None:
             raise LeaseEnded
-        if self._running is not None:
+        has_sessions = self._spec.has_sessions
+        if self._running and not has_sessions:
             raise PeerBusy("a command is running in this sandbox already")
-        _check_words([*argv, *variables.values()])
-        if self._last is not None:
+        _check_words(argv, variables)
+        if self._last is not None and not has_sessions:
             self._last.discard()
         number = next(self._numbers)
         if terminal is None:
@@ -128,15 +143,18 @@ class ProcessSandbox:
         else:
             pipes, source, ends = self._terminal(terminal)
             variables = {"TERM": "xterm-256color", **variables}
+        if self._spec.egress is not None:
+            variables = {**PROXY_VARIABLES, **variables}
+        has_terminal = terminal is not None
         execution = ProcessExecution(
             pipes,
             lambda: self._tell(Cancel(number)),
             source=source,
-            is_terminal=terminal is not None,
+            is_terminal=has_terminal,
+            last_words_s=_LAST_WORDS_S if has_sessions else None,
         )
         cores = self._host.cores_for(self._spec)
-        self._running, self._last = (number, execution), execution
-        has_terminal = terminal is not None
+        self._running[number] = self._last = execution
         request = Execute(number, list(argv), dict(variables), timeout_s, cores, has_terminal)
         try:
             self._tell(request, ends)
@@ -212,9 +230,29 @@ class ProcessSandbox:
         if self._last is not None:
             self._last.discard()
 
+    async def detach(self) -> None:
+        """Let go of it without ending it: the next life of the node takes it up."""
+        if self._cleaned is not None:
+            await asyncio.shield(self._ended)
+            return
+        asyncio.get_running_loop().remove_reader(self._channel.fileno())
+        self._channel.close()
+        self._last_word = Ended("lease-ended", "the node stopped")
+        self._cleaned = asyncio.get_running_loop().create_task(self._clean_up())
+        await self._cleaned
+
     def use_cores(self, cores: list[int]) -> None:
         """Move what runs to other cores."""
         self._tell(UseCores(cores))
+
+    def _listen(self, listener: socket.socket) -> None:
+        """Serve the only way out of the sandbox's network, at the new socket in there."""
+        if self._spec.egress is None:
+            listener.close()
+            return
+        if self._way_out is None:
+            self._way_out = WayOut(self._spec.egress)
+        self._way_out.serve(listener)
 
     def _terminal(self, size: Terminal) -> tuple[dict[int, int], int, tuple[int, ...]]:
         """Make a terminal out here: what is ours of it, the tenant must never hold."""
@@ -289,6 +327,8 @@ class ProcessSandbox:
                     self._ready.set_exception(RuntimeMissing(reason))
             case Exited():
                 self._command_ended(message)
+            case Listening():
+                self._listen(socket.socket(fileno=fds[0]))
             case Done() | Measured() | Dialed():
                 if (asker := self._asked.get(message.number)) and not asker.done():
                     if fds:
@@ -302,11 +342,11 @@ class ProcessSandbox:
                 log.warning("an unexpected message", extra={"message_name": type(message).__name__})
 
     def _command_ended(self, report: Exited) -> None:
-        if self._running is None or self._running[0] != report.number:
+        execution = self._running.pop(report.number, None)
+        if execution is None:
             return
-        _, execution = self._running
-        self._running = None
-        self._host.command_ended(self._spec)
+        if not self._spec.has_sessions:
+            self._host.command_ended(self._spec)
         usage = Usage(
             cpu_s=report.cpu_s,
             cpu_percent=report.cpu_percent,
@@ -331,9 +371,11 @@ class ProcessSandbox:
             os.close(self._supervisor)
             self._supervisor = -1
         result = Exit(None, word.code, word.reason or "the lease was ended", self._usage)
-        if self._running is not None:
-            self._running[1].finish(result)
-            self._running = None
+        for execution in self._running.values():
+            execution.finish(result)
+        self._running.clear()
+        if self._way_out is not None:
+            await self._way_out.close()
         if not self._ready.done():
             self._ready.set_exception(RuntimeMissing("the sandbox's supervisor died"))
         for asker in self._asked.values():
@@ -361,7 +403,10 @@ class ProcessSandbox:
                 signal.pidfd_send_signal(self._supervisor, signal.SIGKILL)
 
 
-def _check_words(words: list[str]) -> None:
-    for word in words:
-        if "\0" in word:
-            raise JobInvalid("an argument or variable holds a NUL character")
+def _check_words(argv: Sequence[str], variables: Mapping[str, str]) -> None:
+    if any("\0" in word for word in (*argv, *variables, *variables.values())):
+        raise JobInvalid("an argument or variable holds a NUL character")
+    if any(not name or "=" in name for name in variables):
+        raise JobInvalid("a variable has no name, or one with `=`")
+    if not argv or not argv[0]:
+        raise JobInvalid("there is no command")

@@ -8,13 +8,16 @@ import os
 import socket
 
 from p2prc.runtime.process import bubblewrap, kernel, staging
+from p2prc.runtime.process.agency import Agency
 from p2prc.runtime.process.bare import BarePlace
 from p2prc.runtime.process.caps import Caps
 from p2prc.runtime.process.isolated import IsolatedPlace
+from p2prc.runtime.process.keeping import Keeping
 from p2prc.runtime.process.lease import Supervisor, delete
-from p2prc.runtime.process.messages import Ready, Start, Unable, receive, send
+from p2prc.runtime.process.messages import Start, Unable, receive, send
 from p2prc.runtime.process.places import Place, PlaceBroken
-from p2prc.runtime.process.shared import SharedPlace
+from p2prc.runtime.process.sessions import SessionsSupervisor
+from p2prc.runtime.process.shared import SessionsPlace, SharedPlace
 
 _MEBIBYTE = 1 << 20
 
@@ -27,22 +30,25 @@ def serve(channel: socket.socket) -> None:
         return
     start = first[0]
     parent = -1
+    keeping = Keeping(start)
     try:
         above = os.path.dirname(start.folder)
         os.makedirs(above, mode=0o700, exist_ok=True)
         parent = os.open(above, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        keeping.open()
         place = _prepare(start)
         place.open()
     except (OSError, PlaceBroken) as error:
         if parent >= 0:
             delete(start, parent)
+        keeping.forget()
         send(channel, Unable(str(error)))
         return
-    handle = os.pidfd_open(os.getpid())
-    send(channel, _ready(start), (handle,))
-    os.close(handle)
     channel.settimeout(1)
-    Supervisor(channel, start, place, parent).run()
+    kind = SessionsSupervisor if start.has_sessions else Supervisor
+    supervisor = kind(channel, start, place, parent, keeping)
+    supervisor.greet()
+    supervisor.run()
 
 
 def _prepare(start: Start) -> Place:
@@ -61,7 +67,9 @@ def _prepare(start: Start) -> Place:
         staging.become(start.uid)
     caps = Caps(start.memory_bytes, start.disk_bytes, start.processes, start.gpus > 0)
     if start.tier == "none":
-        return BarePlace(start.folder, caps, has_own_uid=start.uid != 0)
+        return BarePlace(
+            start.folder, caps, has_own_uid=start.uid != 0, has_sessions=start.has_sessions
+        )
     walls = bubblewrap.Walls(
         start.folder,
         start.assets,
@@ -71,10 +79,5 @@ def _prepare(start: Start) -> Place:
     )
     if start.is_isolated:
         return IsolatedPlace(start.bwrap, walls, caps)
-    return SharedPlace(start.bwrap, walls, caps, start.interpreter)
-
-
-def _ready(start: Start) -> Ready:
-    if start.tier == "none":
-        return Ready(f"{start.folder}/inputs", f"{start.folder}/work")
-    return Ready(bubblewrap.INPUTS, bubblewrap.WORK)
+    agency = Agency(start.bwrap, walls, caps, start.interpreter, has_sessions=start.has_sessions)
+    return SessionsPlace(agency) if start.has_sessions else SharedPlace(agency)

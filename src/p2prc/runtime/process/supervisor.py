@@ -24,11 +24,9 @@ sys.path.append(os.path.dirname(os.path.abspath(__file__)).removesuffix("/p2prc/
 from p2prc.runtime.process import bubblewrap, kernel, serving, watch
 from p2prc.runtime.process.messages import receive_packet
 
-_LAST_WAIT_MS = 10_000
-
 
 def main() -> None:
-    """Fork a supervisor for every socket that arrives, until the daemon is gone."""
+    """Fork a supervisor for every socket that arrives, until the daemon and all leases are gone."""
     given = int(sys.argv[1])
     # Out of the way of the low descriptors, which children use for other things.
     control = socket.socket(fileno=fcntl.fcntl(given, fcntl.F_DUPFD_CLOEXEC, 64))
@@ -63,10 +61,7 @@ def _nurse(control: socket.socket, wake: int) -> socket.socket | None:
     poll.register(wake, select.POLLIN)
     is_closing = False
     while not (is_closing and not supervisors):
-        ready = poll.poll(_LAST_WAIT_MS if is_closing else None)
-        if not ready:
-            return None
-        for descriptor, _ in ready:
+        for descriptor, _ in poll.poll():
             if descriptor == wake:
                 os.read(wake, 4096)
                 _reap(supervisors)

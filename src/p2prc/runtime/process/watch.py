@@ -53,6 +53,15 @@ def memory_bytes(pids: list[int], limit_bytes: int) -> int:
     return total if total <= limit_bytes else sum(map(_proportional_bytes, pids))
 
 
+def largest(pids: list[int]) -> int:
+    """Return the process that has most memory of its own, 0 of none."""
+    found, most = 0, -1
+    for pid in pids:
+        if (size := _unshared_bytes(pid)) > most:
+            found, most = pid, size
+    return found
+
+
 def cpu_s(pids: list[int]) -> float:
     """Return the CPU time of these processes and of their children that ended."""
     ticks = 0

@@ -1,0 +1,90 @@
+"""The supervisor of a lease with sessions: many commands, and what they leave behind goes on.
+
+What is too much of memory is taken like the kernel takes it: the largest process is killed, and the
+rest goes on. What does not come back by that, as a full disk, ends the lease.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+
+from p2prc.runtime.process import watch
+from p2prc.runtime.process.lease import Supervisor
+from p2prc.runtime.process.messages import Execute
+from p2prc.runtime.process.places import Finished
+from p2prc.runtime.process.shared import SessionsPlace
+
+_LOOK_S = 0.1
+_LONGEST_PAUSE_S = 1.0
+_CALM_S = 0.02
+_PATIENT_LOOKS = 5
+_KILLED = 137
+
+
+class SessionsSupervisor(Supervisor):
+    """One lease whose commands run at once, and whose sandbox lives until the lease ends."""
+
+    _times_held_back = 0
+    _excess = ""
+    _used_s = 0.0
+    _pause_s = 0.0
+
+    @property
+    def _is_busy(self) -> bool:
+        return True
+
+    def _before(self, now: float) -> None:
+        self._look_at = min(self._look_at, now + _LOOK_S)
+        self._look_at_disk_at = min(self._look_at_disk_at, now + _LOOK_S)
+        self._pause_s = 0.0
+
+    def _stop(self, number: int, code: str, reason: str) -> None:
+        self._running[number].because(code, reason)
+        self._place.stop(number)
+
+    def _settle(self) -> None:
+        super()._settle()
+        if isinstance(self._place, SessionsPlace) and self._place.is_over and self._end is None:
+            self._end = ("lease-ended", "the sandbox ended unexpectedly")
+
+    def _account(self, finished: Finished, now: float) -> tuple[float, int]:
+        return finished.cpu_s, finished.memory_peak_bytes
+
+    def _excess_at_end(self) -> str:
+        return ""
+
+    def _verdict(self, finished: Finished, request: Execute, excess: str) -> tuple[str, str]:
+        if finished.status == _KILLED and self._excess:
+            return "limit-exceeded", self._excess
+        return super()._verdict(finished, request, excess)
+
+    def _look_at_busy(self, now: float) -> None:
+        super()._look_at_busy(now)
+        used_s = self._place.cpu_s()
+        # Who sleeps is looked at less often: many leases sleep.
+        is_calm = used_s - self._used_s < _CALM_S and not self._excess
+        self._pause_s = min(2 * self._pause_s + _LOOK_S, _LONGEST_PAUSE_S) if is_calm else 0.0
+        self._used_s = used_s
+        self._look_at = max(self._look_at, now + self._pause_s)
+        for running in self._running.values():
+            self._look_at = min(self._look_at, running.times_out_at)
+
+    def _hold_back(self, excess: str) -> None:
+        self._times_held_back += 1
+        self._excess = excess
+        if self._times_held_back > _PATIENT_LOOKS:
+            self._give_up(excess)
+            return
+        init = self._place.init()
+        largest = watch.largest([pid for pid in self._place.processes() if pid != init])
+        if largest:
+            with contextlib.suppress(OSError):
+                os.kill(largest, signal.SIGKILL)
+
+    def _recover(self) -> None:
+        self._times_held_back, self._excess = 0, ""
+
+    def _give_up(self, excess: str) -> None:
+        self._end = ("limit-exceeded", excess)
