@@ -48,7 +48,7 @@ class Bench:
     def features(self) -> frozenset[Feature]:
         found = self.runtime.features(self.tier)
         if self.variant == "isolated":
-            return found - {Feature.TERMINAL, Feature.DIAL}
+            return found & {Feature.INPUT}
         return found
 
     def spec(

@@ -22,7 +22,7 @@ from p2prc.model.resources import Limits, RuntimeOffer, Usage
 class Feature(StrEnum):
     """What a tier of a runtime can do beyond running one command after another.
 
-    A sandbox that is isolated has neither terminals nor ports, whatever its tier.
+    A sandbox that is isolated has input alone, whatever its tier.
     """
 
     INPUT = "input"

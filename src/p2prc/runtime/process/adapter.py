@@ -112,7 +112,7 @@ class ProcessRuntime:
             raise RuntimeMissing(f"there is no tier `{spec.tier}` in the runtime `{NAME}`")
         check_features(spec, self.features(spec.tier))
         if spec.has_sessions and spec.is_isolated:
-            raise RuntimeMissing("a sandbox for every command has no sessions")
+            raise RuntimeMissing("a sandbox that is isolated has no sessions")
         if spec.tier == SANDBOXED and not self._bwrap:
             raise RuntimeMissing("`bwrap` is not installed")
         self._prepare()

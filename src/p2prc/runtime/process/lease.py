@@ -91,7 +91,7 @@ class Supervisor:
         self._look_at = self._look_at_disk_at = float("inf")
         self._look_when_idle_at = time.monotonic() + _LOOK_WHEN_IDLE_S
         self._used_before_s = self._used_when_killed_s = 0.0
-        self._listens_in = 0
+        self._listens_in, self._listener = 0, -1
 
     def run(self) -> None:
         """Serve until the lease ends; then leave nothing."""
@@ -192,8 +192,8 @@ class Supervisor:
                 watch.use_cores(self._place.processes(), cores)
             case Adopt():
                 self.greet()
-                self._listens_in = 0
-                self._listen_inside()
+                if self._listener >= 0:
+                    self._tell(Listening(), (self._listener,))
             case _:
                 self._end = ("lease-ended", "")
 
@@ -398,12 +398,15 @@ class Supervisor:
         init, port = self._place.init(), self._start.listens_at
         if not port or not init or init == self._listens_in:
             return
-        self._listens_in = init
-        made = entering.socket_inside(
+        if self._listener >= 0:
+            os.close(self._listener)
+            self._listener = -1
+        # Ours as well, so that the port is taken while there is no node.
+        self._listener = entering.socket_inside(
             init, socket.AF_INET, is_root=self._start.uid != 0, listens_at=port
         )
-        self._tell(Listening(), (made,))
-        os.close(made)
+        self._listens_in = init
+        self._tell(Listening(), (self._listener,))
 
     # -- the end ------------------------------------------------------------------------------
 
