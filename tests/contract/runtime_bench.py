@@ -24,12 +24,12 @@ from p2prc.runtime.process.assets import find_bubblewrap
 LIMITS = Limits(memory_bytes=512 * MEBIBYTE, disk_bytes=64 * MEBIBYTE, processes=64, lifetime_s=60)
 PATIENCE_S = 15.0
 """What takes milliseconds on an idle machine may take this long on a busy one."""
-WALLED = ("shared", "isolated")
-REAL = (*WALLED, "bare")
+WALLED = ("shared", "isolated", "unshared")
+REAL = (*WALLED, "fenced", "bare")
 CONTAINED = "docker"
 ENGINE_WANTED = "P2PRC_TEST_ENGINE"
 """Containers are new: on a busy machine some of their tests still fail now and then."""
-_TIERS = {"bare": "none", CONTAINED: "container"}
+_TIERS = {"bare": "none", "fenced": "landlock", "unshared": "unshare", CONTAINED: "container"}
 
 
 @dataclass
@@ -80,7 +80,7 @@ class Bench:
 async def open_bench(
     variant: str, folder: Path, *, core_count: int | None = None
 ) -> AsyncIterator[Bench]:
-    if variant in WALLED and not find_bubblewrap():
+    if variant in ("shared", "isolated") and not find_bubblewrap():
         pytest.skip("bubblewrap is not installed")
     home = folder / "home"
     runtime: Runtime
@@ -89,7 +89,8 @@ async def open_bench(
     elif variant == CONTAINED:
         runtime = DockerRuntime(home, await engine_socket(), offered=("host", "*"))
     else:
-        runtime = ProcessRuntime(home, core_count=core_count)
+        tier = _TIERS.get(variant, "userns")
+        runtime = ProcessRuntime(home, core_count=core_count, tiers=(tier, "none"))
     yield Bench(runtime, folder / "leases", variant)
     async with asyncio.timeout(20):
         await runtime.close()

@@ -25,7 +25,7 @@ from tests.contract.runtime_bench import (
 )
 from tests.contract.test_runtime_limits import FORK_BOMB
 
-LASTING = ("shared", "bare")
+LASTING = ("shared", "unshared", "fenced", "bare")
 EAT = """
 kept = []
 for _ in range(2000):

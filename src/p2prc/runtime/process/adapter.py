@@ -43,11 +43,16 @@ log = logging.getLogger(__name__)
 
 NAME = "process"
 SANDBOXED = "userns"
+UNSHARED = "unshare"
+FENCED = "landlock"
 BARE = "none"
-_TIERS = (SANDBOXED, BARE)
+TIERS = (SANDBOXED, UNSHARED, FENCED, BARE)
+"""Best first: the first that works here is offered, and `none`."""
 _LASTING = {Feature.INPUT, Feature.TERMINAL, Feature.SESSIONS, Feature.ADOPT}
 _FEATURES = {
     SANDBOXED: frozenset({*_LASTING, Feature.DIAL}),
+    UNSHARED: frozenset({*_LASTING, Feature.DIAL}),
+    FENCED: frozenset(_LASTING),
     BARE: frozenset(_LASTING),
 }
 _PROBE_LIMITS = Limits(memory_bytes=1 << 30, disk_bytes=1 << 30, processes=64, lifetime_s=30)
@@ -76,7 +81,9 @@ class ProcessRuntime:
         bwrap: str | None = None,
         rng: Random | None = None,
         kept_s: float = KEPT_S,
+        tiers: Sequence[str] = TIERS,
     ) -> None:
+        self._tiers = tuple(tiers)
         self._kept_s = kept_s
         self._home = Path(os.path.realpath(home)) / "runtime"
         self._interpreter = interpreter or base_interpreter()
@@ -108,7 +115,7 @@ class ProcessRuntime:
             return self._offers
 
     async def create(self, spec: SandboxSpec) -> Sandbox:
-        if spec.tier not in _TIERS:
+        if spec.tier not in self._tiers:
             raise RuntimeMissing(f"there is no tier `{spec.tier}` in the runtime `{NAME}`")
         check_features(spec, self.features(spec.tier))
         if spec.has_sessions and spec.is_isolated:
@@ -127,7 +134,7 @@ class ProcessRuntime:
         return sandbox
 
     def features(self, tier: str) -> frozenset[Feature]:
-        return _FEATURES.get(tier, frozenset())
+        return _FEATURES[tier] if tier in self._tiers else frozenset()
 
     async def adopt(self, kept: Sequence[SandboxSpec]) -> list[Sandbox]:
         wanted = {_real(spec.folder): spec for spec in kept}
@@ -256,16 +263,16 @@ class ProcessRuntime:
     async def _try_out(self) -> tuple[RuntimeOffer, ...]:
         if not sys.platform.startswith("linux"):
             return ()
-        offers = []
-        if self._bwrap and await self._sandbox_works():
-            offers.append(RuntimeOffer(NAME, SANDBOXED, "polled"))
-        offers.append(RuntimeOffer(NAME, BARE, "polled"))
+        offers: list[RuntimeOffer] = []
+        for tier in self._tiers:
+            if tier == BARE or (not offers and await self._works(tier)):
+                offers.append(RuntimeOffer(NAME, tier, "polled"))
         return tuple(offers)
 
-    async def _sandbox_works(self) -> bool:
-        """Run `true` in a sandbox, the way a lease would."""
+    async def _works(self, tier: str) -> bool:
+        """Run `true` in this tier, the way a lease would."""
         name = f"probe-{self._rng.getrandbits(32):08x}"
-        spec = SandboxSpec(LeaseId(name), self._home / name, _PROBE_LIMITS, SANDBOXED)
+        spec = SandboxSpec(LeaseId(name), self._home / name, _PROBE_LIMITS, tier)
         try:
             async with asyncio.timeout(_PROBE_S):
                 sandbox = await self.create(spec)
@@ -275,7 +282,7 @@ class ProcessRuntime:
                 finally:
                     await sandbox.end()
         except (MachineCannot, TimeoutError) as error:
-            log.info("the sandbox does not work here", extra={"reason": str(error)})
+            log.info("a tier does not work here", extra={"tier": tier, "reason": str(error)})
             return False
 
     def _sample(self, now: float) -> None:

@@ -7,29 +7,25 @@ import os
 import resource
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from p2prc.runtime.process import bubblewrap, watch
-from p2prc.runtime.process.bubble import START_LIMIT_MS, Bubble, memory_file, read_within
+from p2prc.runtime.process.bubble import START_LIMIT_MS, Bubble, Spawn, memory_file, read_within
 from p2prc.runtime.process.caps import Caps
 from p2prc.runtime.process.messages import PACKET_LIMIT_BYTES, Execute
 from p2prc.runtime.process.places import PlaceBroken, Streams, reaped
+
+Enclose = Callable[[list[str], dict[int, int]], Spawn]
+"""From a command and its descriptors (inside to outside) to what starts it in a sandbox."""
 
 
 class Agency:
     """A sandbox and the line to the agent in it. What the agent says may be a tenant's lie."""
 
     def __init__(
-        self,
-        bwrap: str,
-        walls: bubblewrap.Walls,
-        caps: Caps,
-        interpreter: str,
-        *,
-        has_sessions: bool = False,
+        self, enclose: Enclose, caps: Caps, interpreter: str, *, has_sessions: bool = False
     ) -> None:
-        self._bwrap = bwrap
-        self._options = bubblewrap.options(walls, is_agent=True)
+        self._enclose = enclose
         # The agent is a process too, but not one of the tenant's.
         self._caps = caps._replace(processes=caps.processes + 1)
         self._command = [interpreter, "-I", "-S", bubblewrap.AGENT, str(bubblewrap.AGENT_FD)]
@@ -59,7 +55,7 @@ class Agency:
         complaints, errors = os.pipe2(os.O_CLOEXEC)
         fds = {2: errors, bubblewrap.AGENT_FD: theirs.fileno()}
         try:
-            self._sandbox = Bubble(self._bwrap, self._options, self._command, fds)
+            self._sandbox = Bubble(self._enclose(self._command, fds))
         finally:
             theirs.close()
             os.close(errors)

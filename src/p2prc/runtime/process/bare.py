@@ -1,4 +1,4 @@
-"""The tier `none`: a process with limits and no walls, for requesters that the owner trusts."""
+"""Processes of the host with limits: without walls (`none`), or behind a fence (`landlock`)."""
 
 # ruff: noqa: PTH116, PTH208
 # Works on descriptors and plain paths: pathlib would have to be loaded for every lease.
@@ -12,18 +12,29 @@ import signal
 from p2prc.runtime.process import kernel, watch
 from p2prc.runtime.process.bubble import START_LIMIT_MS, read_within
 from p2prc.runtime.process.caps import Caps, lower_limit
+from p2prc.runtime.process.fence import Fence
 from p2prc.runtime.process.messages import Execute
 from p2prc.runtime.process.places import Finished, Streams, reaped
 
 
 class BarePlace:
-    """No sandbox at all: a process with limits, for requesters that the owner trusts."""
+    """No sandbox: processes with limits, and a fence around them or none.
+
+    Without one it is for requesters that the owner trusts.
+    """
 
     channel = -1
 
     def __init__(
-        self, folder: str, caps: Caps, *, has_own_uid: bool, has_sessions: bool = False
+        self,
+        folder: str,
+        caps: Caps,
+        *,
+        has_own_uid: bool,
+        has_sessions: bool = False,
+        fence: Fence | None = None,
     ) -> None:
+        self._fence = fence
         self._work = f"{folder}/work"
         self._caps = caps
         self._has_own_uid = has_own_uid
@@ -47,7 +58,11 @@ class BarePlace:
         pid = os.fork()
         if pid == 0:
             try:
-                _turn_into(request, streams, variables, caps, self._work)
+                _become_ready(request, streams, caps, self._work)
+                if self._fence is not None:
+                    self._fence.close_in()
+                # exec drops the saved id; until then nothing of the tenant's has run.
+                os.execvpe(request.argv[0], request.argv, variables)  # noqa: S606
             except OSError as error:
                 os.write(failing, b"%d" % (error.errno or errno.ENOENT))
             finally:
@@ -102,10 +117,8 @@ class BarePlace:
         return 0
 
 
-def _turn_into(
-    request: Execute, streams: Streams, variables: dict[str, str], caps: Caps, work: str
-) -> None:
-    """Become the command, in a child that was forked for it; raises OSError."""
+def _become_ready(request: Execute, streams: Streams, caps: Caps, work: str) -> None:
+    """Be all that a command is before its program, in a child forked for it; raises OSError."""
     kernel.die_with_parent()
     os.setsid()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -123,8 +136,6 @@ def _turn_into(
         source = os.open(f"/proc/self/fd/{streams.out}", os.O_RDWR)
     for ours, theirs in ((source, 0), (streams.out, 1), (streams.err, 2)):
         os.dup2(ours, theirs)
-    # exec drops the saved id; until then nothing of the tenant's has run.
-    os.execvpe(request.argv[0], request.argv, variables)  # noqa: S606
 
 
 def _processes_of(uid: int) -> int:

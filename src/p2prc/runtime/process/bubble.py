@@ -1,4 +1,4 @@
-"""One run of bubblewrap: held back until its limits are set, killed by its first process."""
+"""One sandbox in the making: held back until its limits are set, killed by its first process."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import os
 import select
 import signal
+from collections.abc import Callable
 
 from p2prc.runtime.process import bubblewrap, kernel, seccomp
 from p2prc.runtime.process.caps import Caps, lower_limit
@@ -15,42 +16,36 @@ from p2prc.runtime.process.places import PlaceBroken
 START_LIMIT_MS = 10_000
 _RESET_SIGNALS = (signal.SIGCHLD, signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ)
 
+Spawn = Callable[[int, int], int]
+"""Starts a sandbox; returns the pid of a process that ends with it, and with its exit status.
+
+It gets the end of a pipe to write JSON lines to, the first with `child-pid`, and one to read from:
+nothing of the tenant's runs before that is closed. Raises OSError.
+"""
+
 
 class Bubble:
-    """One run of bubblewrap, held back until its limits are set."""
+    """One sandbox, held back until its limits are set."""
 
-    def __init__(self, bwrap: str, options: bytes, command: list[str], fds: dict[int, int]) -> None:
+    def __init__(self, spawn: Spawn) -> None:
         status, status_inside = os.pipe2(os.O_CLOEXEC)
         blocked, block = os.pipe2(os.O_CLOEXEC)
-        plan = memory_file(options)
-        calls = memory_file(seccomp.program())
-        inside = {
-            **fds,
-            bubblewrap.STATUS_FD: status_inside,
-            bubblewrap.BLOCK_FD: blocked,
-            bubblewrap.OPTIONS_FD: plan,
-            bubblewrap.SECCOMP_FD: calls,
-        }
-        argv = [bwrap, "--args", str(bubblewrap.OPTIONS_FD), "--", *command]
-        actions = [(os.POSIX_SPAWN_DUP2, ours, theirs) for theirs, ours in inside.items()]
         try:
-            self.monitor = os.posix_spawn(
-                bwrap, argv, {}, file_actions=actions, setsid=True, setsigdef=_RESET_SIGNALS
-            )
+            self.monitor = spawn(status_inside, blocked)
         except OSError as error:
             os.close(status)
             os.close(block)
-            raise PlaceBroken(f"{bwrap}: {error.strerror}") from error
+            raise PlaceBroken(str(error)) from error
         finally:
-            for descriptor in (status_inside, blocked, plan, calls):
-                os.close(descriptor)
+            os.close(status_inside)
+            os.close(blocked)
         self._status = status
         self._block = block
         self.init = 0
         self._init_handle = -1
 
     def confine(self, caps: Caps, cores: list[int]) -> bool:
-        """Set the limits on the first process inside; False when bubblewrap gave up before."""
+        """Set the limits on the first process inside; False when there is none."""
         line = b""
         while not line.endswith(b"\n"):
             part = read_within(self._status, START_LIMIT_MS)
@@ -101,6 +96,32 @@ class Bubble:
             if descriptor >= 0:
                 os.close(descriptor)
         return has_started
+
+
+def bubblewrapped(bwrap: str, options: bytes, command: list[str], fds: dict[int, int]) -> Spawn:
+    """Return what starts bubblewrap with these options and descriptors."""
+
+    def spawn(status: int, blocked: int) -> int:
+        plan = memory_file(options)
+        calls = memory_file(seccomp.program())
+        inside = {
+            **fds,
+            bubblewrap.STATUS_FD: status,
+            bubblewrap.BLOCK_FD: blocked,
+            bubblewrap.OPTIONS_FD: plan,
+            bubblewrap.SECCOMP_FD: calls,
+        }
+        argv = [bwrap, "--args", str(bubblewrap.OPTIONS_FD), "--", *command]
+        actions = [(os.POSIX_SPAWN_DUP2, ours, theirs) for theirs, ours in inside.items()]
+        try:
+            return os.posix_spawn(
+                bwrap, argv, {}, file_actions=actions, setsid=True, setsigdef=_RESET_SIGNALS
+            )
+        finally:
+            os.close(plan)
+            os.close(calls)
+
+    return spawn
 
 
 def memory_file(content: bytes) -> int:

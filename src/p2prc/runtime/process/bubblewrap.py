@@ -19,7 +19,7 @@ WORK = "/work"
 ENVIRONMENT = "/environment"
 AGENT = "/run/p2prc/agent.py"
 _PROGRAMS = "/run/p2prc/bin"
-_LINKS = ("/bin", "/sbin", "/lib", "/lib64", "/lib32", "/libx32")
+LINKS = ("/bin", "/sbin", "/lib", "/lib64", "/lib32", "/libx32")
 _TENANT = "1000"
 
 STATUS_FD = 3
@@ -82,7 +82,7 @@ def base_variables(environment: str) -> dict[str, str]:
 
 def _host_folders(walls: Walls) -> list[str]:
     words = ["--ro-bind", "/usr", "/usr"]
-    for name in _LINKS:
+    for name in LINKS:
         if os.path.islink(name):
             words += ["--symlink", os.readlink(name), name]
         elif os.path.isdir(name):

@@ -8,7 +8,7 @@ import errno
 import os
 
 from p2prc.runtime.process import bubblewrap, watch
-from p2prc.runtime.process.bubble import Bubble
+from p2prc.runtime.process.bubble import Bubble, bubblewrapped
 from p2prc.runtime.process.caps import Caps
 from p2prc.runtime.process.messages import Execute
 from p2prc.runtime.process.places import Finished, Streams, reaped
@@ -45,7 +45,7 @@ class IsolatedPlace:
         fds = {1: streams.out, 2: streams.err}
         if streams.source >= 0:
             fds[0] = streams.source
-        sandbox = Bubble(self._bwrap, options, request.argv, fds)
+        sandbox = Bubble(bubblewrapped(self._bwrap, options, request.argv, fds))
         self._sandbox, self._code, self._used, self._peak = sandbox, None, 0.0, 0
         self._request, self._variables = request, variables
         if sandbox.confine(self._caps, request.cores):

@@ -24,6 +24,7 @@ from p2prc.runtime.process.bare import BarePlace
 from p2prc.runtime.process.gauge import Gauge
 from p2prc.runtime.process.keeping import Keeping
 from p2prc.runtime.process.messages import (
+    BARE_TIERS,
     Adopt,
     Cancel,
     Dial,
@@ -227,7 +228,7 @@ class Supervisor:
         self._gauge.begin()
 
     def _base_variables(self) -> dict[str, str]:
-        if self._start.tier != "none":
+        if self._start.tier not in BARE_TIERS:
             return bubblewrap.base_variables(self._start.environment)
         start = self._start
         path = [os.path.dirname(start.interpreter), "/usr/local/bin", "/usr/bin", "/bin"]
@@ -459,7 +460,7 @@ def delete(start: Start, parent: int) -> None:
 
 
 def _ready(start: Start) -> Ready:
-    if start.tier == "none":
+    if start.tier in BARE_TIERS:
         return Ready(f"{start.folder}/inputs", f"{start.folder}/work")
     return Ready(bubblewrap.INPUTS, bubblewrap.WORK)
 

@@ -17,6 +17,8 @@ PACKET_LIMIT_BYTES = 60 * 1024
 MESSAGE_LIMIT_BYTES = 4 << 20
 _FDS_LIMIT = 4
 _IN_MEMORY_FILE = b"@"
+BARE_TIERS = ("landlock", "none")
+"""Tiers whose commands see the host's folders, so that theirs are where they are outside."""
 
 
 class Start(NamedTuple):

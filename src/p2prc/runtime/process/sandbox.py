@@ -20,6 +20,7 @@ from p2prc.runtime.port import Execution, Exit, Link, SandboxSpec, Terminal
 from p2prc.runtime.process import folders
 from p2prc.runtime.process.execution import ProcessExecution, set_size
 from p2prc.runtime.process.messages import (
+    BARE_TIERS,
     Adopt,
     Cancel,
     Dial,
@@ -164,7 +165,7 @@ class ProcessSandbox:
         return execution
 
     async def dial(self, port: int) -> Link:
-        if self._spec.tier == "none" or self._spec.is_isolated:
+        if self._spec.tier in BARE_TIERS or self._spec.is_isolated:
             raise RuntimeMissing(f"the tier `{self._spec.tier}` has no ports of its own")
         return await dial_with(self._socket_inside, port)
 

@@ -8,13 +8,16 @@ import os
 import socket
 
 from p2prc.runtime.process import bubblewrap, kernel, staging
-from p2prc.runtime.process.agency import Agency
+from p2prc.runtime.process.agency import Agency, Enclose
 from p2prc.runtime.process.bare import BarePlace
+from p2prc.runtime.process.bubble import bubblewrapped
 from p2prc.runtime.process.caps import Caps
+from p2prc.runtime.process.fence import Fence
 from p2prc.runtime.process.isolated import IsolatedPlace
 from p2prc.runtime.process.keeping import Keeping
 from p2prc.runtime.process.lease import Supervisor, delete
-from p2prc.runtime.process.messages import Start, Unable, receive, send
+from p2prc.runtime.process.messages import BARE_TIERS, Start, Unable, receive, send
+from p2prc.runtime.process.namespaces import namespaced
 from p2prc.runtime.process.places import Place, PlaceBroken
 from p2prc.runtime.process.sessions import SessionsSupervisor
 from p2prc.runtime.process.shared import SessionsPlace, SharedPlace
@@ -66,10 +69,6 @@ def _prepare(start: Start) -> Place:
     if start.uid:
         staging.become(start.uid)
     caps = Caps(start.memory_bytes, start.disk_bytes, start.processes, start.gpus > 0)
-    if start.tier == "none":
-        return BarePlace(
-            start.folder, caps, has_own_uid=start.uid != 0, has_sessions=start.has_sessions
-        )
     walls = bubblewrap.Walls(
         start.folder,
         start.assets,
@@ -77,7 +76,28 @@ def _prepare(start: Start) -> Place:
         start.environment,
         max(_MEBIBYTE, start.memory_bytes // 2),
     )
-    if start.is_isolated:
+    if start.tier in BARE_TIERS:
+        has_own_uid = start.uid != 0
+        return BarePlace(
+            start.folder,
+            caps,
+            has_own_uid=has_own_uid,
+            has_sessions=start.has_sessions,
+            fence=Fence(walls, has_own_uid=has_own_uid) if start.tier == "landlock" else None,
+        )
+    if start.is_isolated and start.tier == "userns":
         return IsolatedPlace(start.bwrap, walls, caps)
-    agency = Agency(start.bwrap, walls, caps, start.interpreter, has_sessions=start.has_sessions)
-    return SessionsPlace(agency) if start.has_sessions else SharedPlace(agency)
+    agency = Agency(
+        _enclosing(start, walls), caps, start.interpreter, has_sessions=start.has_sessions
+    )
+    if start.has_sessions:
+        return SessionsPlace(agency)
+    return SharedPlace(agency, is_isolated=start.is_isolated)
+
+
+def _enclosing(start: Start, walls: bubblewrap.Walls) -> Enclose:
+    """Return how this tier puts a command inside."""
+    if start.tier == "unshare":
+        return lambda command, fds: namespaced(walls, command, fds, start.uid)
+    options = bubblewrap.options(walls, is_agent=True)
+    return lambda command, fds: bubblewrapped(start.bwrap, options, command, fds)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 
 from p2prc.runtime.process import watch
 from p2prc.runtime.process.lease import Supervisor
@@ -21,6 +22,7 @@ _LONGEST_PAUSE_S = 1.0
 _CALM_S = 0.02
 _PATIENT_LOOKS = 5
 _KILLED = 137
+_TOLD_WITHIN_S = 0.5
 
 
 class SessionsSupervisor(Supervisor):
@@ -28,6 +30,7 @@ class SessionsSupervisor(Supervisor):
 
     _times_held_back = 0
     _excess = ""
+    _excess_until = 0.0
     _used_s = 0.0
     _pause_s = 0.0
 
@@ -73,7 +76,7 @@ class SessionsSupervisor(Supervisor):
 
     def _hold_back(self, excess: str) -> None:
         self._times_held_back += 1
-        self._excess = excess
+        self._excess, self._excess_until = excess, time.monotonic() + _TOLD_WITHIN_S
         if self._times_held_back > _PATIENT_LOOKS:
             self._give_up(excess)
             return
@@ -84,7 +87,10 @@ class SessionsSupervisor(Supervisor):
                 os.kill(largest, signal.SIGKILL)
 
     def _recover(self) -> None:
-        self._times_held_back, self._excess = 0, ""
+        self._times_held_back = 0
+        # Its memory is back before its end is told.
+        if time.monotonic() >= self._excess_until:
+            self._excess = ""
 
     def _give_up(self, excess: str) -> None:
         self._end = ("limit-exceeded", excess)

@@ -9,10 +9,11 @@ from p2prc.runtime.process.places import Finished, Streams
 
 
 class SharedPlace:
-    """One sandbox with an agent that runs command after command."""
+    """One sandbox with an agent that runs command after command, or a new one for each."""
 
-    def __init__(self, agency: Agency) -> None:
+    def __init__(self, agency: Agency, *, is_isolated: bool = False) -> None:
         self._agency = agency
+        self._is_isolated = is_isolated
         self._number: int | None = None
         self._before_s = 0.0
 
@@ -63,7 +64,7 @@ class SharedPlace:
         # What the agent says can be a tenant's lie; the kernel counts in hundredths of a second.
         counted_s = watch.cpu_s([self.init()]) - self._before_s - 0.02
         used_s, peak = max(counted_s, micros / 1e6), max(0, peak_kib) * 1024
-        if is_leaving:
+        if is_leaving or self._is_isolated:
             self.kill()
         status = None if error else exit_status(wait_status)
         return Finished(number, status, max(0, error), used_s, peak)
