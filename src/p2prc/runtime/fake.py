@@ -16,6 +16,7 @@ from pathlib import Path
 
 from p2prc.errors import JobInvalid, LeaseEnded, MachineCannot, PeerBusy, RuntimeMissing
 from p2prc.model.resources import RuntimeOffer, Usage
+from p2prc.model.tiers import Attack, unstopped
 from p2prc.runtime.archive import pack, unpack
 from p2prc.runtime.port import (
     Execution,
@@ -251,6 +252,9 @@ class FakeRuntime:
     @property
     def name(self) -> str:
         return "process"
+
+    def unstopped(self, tier: str) -> frozenset[Attack]:
+        return unstopped(tier)
 
     async def probe(self) -> tuple[RuntimeOffer, ...]:
         return self._offers

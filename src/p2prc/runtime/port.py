@@ -17,6 +17,7 @@ from typing import Protocol
 from p2prc.errors import RuntimeMissing
 from p2prc.model.identity import LeaseId
 from p2prc.model.resources import Limits, RuntimeOffer, Usage
+from p2prc.model.tiers import Attack
 
 
 class Feature(StrEnum):
@@ -233,6 +234,10 @@ class Runtime(Protocol):
 
     def features(self, tier: str) -> frozenset[Feature]:
         """Return what a tier of this runtime can do; empty for a tier that is not ours."""
+        ...
+
+    def unstopped(self, tier: str) -> frozenset[Attack]:
+        """Return the attacks that a tier does not stop on this machine, for this user."""
         ...
 
     async def create(self, spec: SandboxSpec) -> Sandbox:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from p2prc.errors import RuntimeMissing
 from p2prc.model.resources import RuntimeOffer
+from p2prc.model.tiers import Attack, unstopped
 from p2prc.runtime.port import Feature, Runtime, Sandbox, SandboxSpec
 
 _NO_ISOLATION = "none"
@@ -28,6 +29,12 @@ class SeveralRuntimes:
 
     def features(self, tier: str) -> frozenset[Feature]:
         return frozenset().union(*(runtime.features(tier) for runtime in self._runtimes))
+
+    def unstopped(self, tier: str) -> frozenset[Attack]:
+        for runtime in self._runtimes:
+            if runtime.features(tier):
+                return runtime.unstopped(tier)
+        return unstopped(tier)
 
     async def probe(self) -> tuple[RuntimeOffer, ...]:
         async with asyncio.TaskGroup() as group:

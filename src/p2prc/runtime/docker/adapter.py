@@ -19,6 +19,7 @@ from random import Random, SystemRandom
 from p2prc.errors import LeaseEnded, MachineCannot, PolicyRefuses, RuntimeMissing
 from p2prc.model.identity import LeaseId
 from p2prc.model.resources import Limits, RuntimeOffer
+from p2prc.model.tiers import Attack, unstopped
 from p2prc.runtime.docker import images
 from p2prc.runtime.docker.config import (
     ENVIRONMENT,
@@ -87,6 +88,9 @@ class DockerRuntime:
 
     def features(self, tier: str) -> frozenset[Feature]:
         return _FEATURES if tier == CONTAINER else frozenset()
+
+    def unstopped(self, tier: str) -> frozenset[Attack]:
+        return unstopped(tier)
 
     async def probe(self) -> tuple[RuntimeOffer, ...]:
         if self._offers is None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from p2prc.model.resources import RuntimeOffer
+from p2prc.model.tiers import Attack, unstopped
 from p2prc.runtime.port import Feature, Sandbox, SandboxSpec
 
 if TYPE_CHECKING:
@@ -48,6 +49,9 @@ class LateDocker:
         self._offered = tuple(offered)
         if self._runtime is not None:
             self._runtime.offer_images(self._offered)
+
+    def unstopped(self, tier: str) -> frozenset[Attack]:
+        return unstopped(tier)
 
     async def probe(self) -> tuple[RuntimeOffer, ...]:
         async with self._trying:

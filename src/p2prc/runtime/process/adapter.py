@@ -19,6 +19,7 @@ from random import Random, SystemRandom
 from p2prc.errors import MachineCannot, RuntimeMissing
 from p2prc.model.identity import LeaseId
 from p2prc.model.resources import Limits, RuntimeOffer
+from p2prc.model.tiers import Attack, unstopped
 from p2prc.runtime.port import Feature, Sandbox, SandboxSpec, check_features
 from p2prc.runtime.process import adoption, folders
 from p2prc.runtime.process.assets import (
@@ -34,6 +35,7 @@ from p2prc.runtime.process.cores import (
     present_ticks,
     usable_cores,
 )
+from p2prc.runtime.process.fence import keeps_signals_in
 from p2prc.runtime.process.messages import Adopt, Start
 from p2prc.runtime.process.nursery import Nursery
 from p2prc.runtime.process.sandbox import ProcessSandbox
@@ -135,6 +137,14 @@ class ProcessRuntime:
 
     def features(self, tier: str) -> frozenset[Feature]:
         return _FEATURES[tier] if tier in self._tiers else frozenset()
+
+    def unstopped(self, tier: str) -> frozenset[Attack]:
+        found = unstopped(tier)
+        has_own_uid = os.geteuid() == 0
+        # Another user's processes cannot be touched; one's own only where the kernel forbids it.
+        if has_own_uid or (tier == FENCED and keeps_signals_in()):
+            found -= {Attack.SIGNAL_PROCESSES}
+        return found
 
     async def adopt(self, kept: Sequence[SandboxSpec]) -> list[Sandbox]:
         wanted = {_real(spec.folder): spec for spec in kept}

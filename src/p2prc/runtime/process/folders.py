@@ -16,6 +16,8 @@ from collections.abc import Iterator
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 DEPTH_LIMIT = 256
+_ENTRY_BYTES = 512
+"""What a file counts as at least: a million empty ones are not nothing."""
 _CHANGED_MEANWHILE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
@@ -144,7 +146,7 @@ def _used(folder: int, depth: int, linked: set[tuple[int, int]]) -> int:
 
 def _used_by(entry: os.DirEntry[str], folder: int, depth: int, linked: set[tuple[int, int]]) -> int:
     facts = entry.stat(follow_symlinks=False)
-    used = facts.st_blocks * 512
+    used = max(facts.st_blocks * 512, _ENTRY_BYTES)
     if stat.S_ISDIR(facts.st_mode):
         child = _open_even_locked(entry.name, folder)
         try:
