@@ -13,6 +13,7 @@ import pytest
 from p2prc.model.resources import MEBIBYTE
 from p2prc.runtime.port import Sandbox, Terminal
 from tests.contract.runtime_bench import (
+    CONTAINED,
     LIMITS,
     PATIENCE_S,
     Bench,
@@ -147,7 +148,7 @@ async def test_the_dead_do_not_pile_up(bench: Bench) -> None:
     assert (await sandbox.usage()).processes == 0
 
 
-@pytest.mark.parametrize("variant", ["shared", "isolated"])
+@pytest.mark.parametrize("variant", ["shared", "isolated", CONTAINED])
 async def test_the_proxys_socket_appears_inside_and_nothing_else(
     variant: str, tmp_path: Path
 ) -> None:
@@ -169,16 +170,17 @@ async def test_the_proxys_socket_appears_inside_and_nothing_else(
         assert shown[1] == b"http://127.0.0.1:3128\n"
 
 
-async def test_the_way_out_is_there_again_after_adoption(tmp_path: Path) -> None:
+@pytest.mark.parametrize("variant", ["shared", CONTAINED])
+async def test_the_way_out_is_there_again_after_adoption(variant: str, tmp_path: Path) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"answer to " + await reader.read())
         writer.close()
 
     path = tmp_path / "proxy"
-    async with await asyncio.start_unix_server(answer, path), open_bench("shared", tmp_path) as one:
+    async with await asyncio.start_unix_server(answer, path), open_bench(variant, tmp_path) as one:
         spec = replace(one.spec(has_sessions=True), egress=path)
         assert (await python(await one.runtime.create(spec), ASK))[1] == "answer to question\n"
         await one.runtime.let_go()
-        async with open_bench("shared", tmp_path) as other:
+        async with open_bench(variant, tmp_path) as other:
             [sandbox] = await other.runtime.adopt([spec])
             assert (await python(sandbox, ASK))[1] == "answer to question\n"

@@ -62,6 +62,20 @@ async def dial_in(network: str, port: int) -> SocketLink:
     return await dial_with(make, port)
 
 
+async def listen_in(network: str, port: int) -> socket.socket:
+    """Return a socket that listens at a port of the loopback in there. Raises MachineCannot."""
+    made = await asyncio.to_thread(_socket_in, network, socket.AF_INET)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind(("127.0.0.1", port))
+        made.listen(64)
+    except OSError as error:
+        made.close()
+        reason = (error.strerror or str(error)).lower()
+        raise MachineCannot(f"the sandbox's port {port} cannot be had: {reason}") from error
+    return made
+
+
 async def dial_with(make: Callable[[int], Awaitable[socket.socket]], port: int) -> SocketLink:
     """Connect to a port on a socket that `make` makes, for an address family, in its network.
 

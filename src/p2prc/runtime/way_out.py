@@ -11,6 +11,7 @@ import contextlib
 import socket
 from pathlib import Path
 
+PROXY_PORT = 3128
 PROXY_VARIABLES = dict.fromkeys(
     ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:3128"
 )

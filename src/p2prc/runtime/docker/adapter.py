@@ -123,13 +123,24 @@ class DockerRuntime:
             container = str(found["Id"])
             if container in ours:
                 continue
-            spec = wanted.get(found["Labels"].get(LABEL_FOLDER, ""))
+            folder = str(found["Labels"].get(LABEL_FOLDER, ""))
+            spec = wanted.get(folder)
             sandbox = None if spec is None else await self._take_up(spec, container)
             if sandbox is None:
-                await self._engine.remove(container)
+                await self._bury(container, folder)
             else:
                 adopted.append(sandbox)
         return adopted
+
+    async def _bury(self, container: str, folder: str) -> None:
+        """End what nobody takes up: the container, and the lease's folder."""
+        await self._engine.remove(container)
+        if not folder.startswith("/"):
+            return
+        try:
+            await asyncio.to_thread(folders.remove, folder)
+        except OSError as error:
+            log.warning("a lease's folder is left over", extra={"reason": str(error)})
 
     async def close(self) -> None:
         async with asyncio.TaskGroup() as group:

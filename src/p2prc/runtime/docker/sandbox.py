@@ -20,9 +20,10 @@ from p2prc.runtime.docker.engine import Engine, EngineStream
 from p2prc.runtime.docker.execution import DockerExecution
 from p2prc.runtime.docker.links import dial_by_exec
 from p2prc.runtime.docker.usage import Sample, meter_of, sample_of
-from p2prc.runtime.network_namespace import dial_in
+from p2prc.runtime.network_namespace import dial_in, listen_in
 from p2prc.runtime.port import Execution, Exit, Link, SandboxSpec, Terminal
 from p2prc.runtime.process import folders, watch
+from p2prc.runtime.way_out import PROXY_PORT, PROXY_VARIABLES, WayOut
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +76,8 @@ class DockerSandbox:
         self._disk = 0
         self._ended: asyncio.Future[Exit] = loop.create_future()
         self._ending: asyncio.Task[None] | None = None
+        self._way_out: WayOut | None = None
+        self._end_words = ("lease-ended", "the lease was ended")
         self._returning: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
 
@@ -103,6 +106,7 @@ class DockerSandbox:
         assert self._control is not None
         await self._control.ready(READY_S)
         await self._find_meter()
+        await self._open_way_out()
         self._watching = asyncio.get_running_loop().create_task(self._watch(), name="watch")
 
     async def execute(
@@ -117,6 +121,8 @@ class DockerSandbox:
         self._check_alive()
         if not self._spec.has_sessions and (self._commands or self._is_starting):
             raise PeerBusy("a command is running in this sandbox already")
+        if self._spec.egress is not None:
+            variables = {**PROXY_VARIABLES, **variables}
         if any("\0" in word for word in (*argv, *variables, *variables.values())):
             raise JobInvalid("an argument or variable holds a NUL character")
         self._is_starting = True
@@ -177,6 +183,8 @@ class DockerSandbox:
             if task is not None:
                 task.cancel()
                 await asyncio.wait([task])
+        if self._way_out is not None:
+            await self._way_out.close()
         for execution in tuple(self._commands):
             await execution.abandon("lease-ended", "the node stopped")
         if self._control is not None:
@@ -217,7 +225,7 @@ class DockerSandbox:
         execution.begin(timeout_s)
         if self._ending is not None:
             # The lease ended while the engine was at it.
-            await execution.abandon("lease-ended", "the lease was ended")
+            await execution.abandon(*self._end_words)
         elif terminal is not None:
             await execution.resize(terminal)
         return execution
@@ -335,6 +343,7 @@ class DockerSandbox:
 
     def _begin_end(self, code: str, reason: str, *, is_gone: bool = False) -> None:
         if self._ending is None:
+            self._end_words = (code, reason)
             loop = asyncio.get_running_loop()
             self._ending = loop.create_task(
                 self._finish(code, reason, is_gone=is_gone), name="end of a lease"
@@ -357,6 +366,8 @@ class DockerSandbox:
         is_removed = await self._is_removed()
         for execution in tuple(self._commands):
             await execution.abandon(code, reason)
+        if self._way_out is not None:
+            await self._way_out.close()
         if self._control is not None:
             await self._control.close()
         try:
@@ -380,9 +391,22 @@ class DockerSandbox:
             # It said that it is ready long ago: an answer shows that it still listens.
             await self._control.answer()
             await self._find_meter()
+            with contextlib.suppress(MachineCannot):
+                # The tenant took the port while nobody held it: it has no way out, by its own hand.
+                await self._open_way_out()
             loop = asyncio.get_running_loop()
             if self._watching is None:
                 self._watching = loop.create_task(self._watch(), name="watch")
+
+    async def _open_way_out(self) -> None:
+        """Serve the lease's proxy inside. Raises MachineCannot, RuntimeMissing."""
+        if self._spec.egress is None or self._way_out is not None:
+            return
+        if os.geteuid() != 0 or self._meter is None:
+            raise RuntimeMissing("this node cannot open the way to its proxy in a container")
+        listener = await listen_in(f"/proc/{self._pid}/ns/net", PROXY_PORT)
+        self._way_out = WayOut(self._spec.egress)
+        self._way_out.serve(listener)
 
     async def _find_meter(self) -> None:
         facts = await self._engine.facts(self.container)
