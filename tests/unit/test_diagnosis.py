@@ -82,6 +82,13 @@ def test_a_relay_that_does_not_answer_is_said() -> None:
     assert "connection refused" in finding.finding
 
 
+def test_bugs_in_work_for_peers_are_a_finding_only_when_there_were_any() -> None:
+    assert not [each for each in diagnose(HEALTHY) if each.check == "errors"]
+    ill = replace(HEALTHY, network=replace(HEALTHY.network, unforeseen=3))
+    assert "3" in found(ill, "errors").finding
+    assert not found(ill, "errors").is_ok
+
+
 def test_relays_switched_off_are_not_asked_for() -> None:
     off = replace(HEALTHY, reach=replace(REACH, relay_setting="none", is_public=True))
     assert found(off, "relays").is_ok

@@ -95,6 +95,42 @@ async def test_a_bug_in_background_work_ends_the_group() -> None:
             await asyncio.Event().wait()
 
 
+async def _bug() -> None:
+    raise ZeroDivisionError("nobody foresaw this")
+
+
+async def test_a_bug_in_work_for_a_peer_fails_that_work_alone_with_its_traceback_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def several() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_bug())
+
+    async with asyncio.TaskGroup() as group:
+        tasks = Tasks(group)
+        for bug in (_bug(), several()):
+            with pytest.raises(PeerLost, match="unforeseen"):
+                await tasks.start_for_peer(bug, "dial somebody")
+        with pytest.raises(PeerLost, match="ZeroDivisionError"):
+            await tasks.for_peer(_bug(), "a stream")
+    assert tasks.unforeseen == 3
+    assert caplog.text.count("nobody foresaw this") >= 3
+    assert "Traceback" in caplog.text
+
+
+async def test_an_expected_failure_of_a_peer_is_no_bug() -> None:
+    async def fail() -> None:
+        raise PeerLost("gone")
+
+    async with asyncio.TaskGroup() as group:
+        tasks = Tasks(group)
+        with pytest.raises(PeerLost, match="gone"):
+            await tasks.start_for_peer(fail(), "dial somebody")
+        with pytest.raises(PeerLost, match="gone"):
+            await tasks.for_peer(fail(), "a stream")
+    assert tasks.unforeseen == 0
+
+
 async def test_stopped_work_cancels_whoever_waits_for_it() -> None:
     async with asyncio.TaskGroup() as group:
         work = Tasks(group).start(asyncio.Event().wait(), "wait")

@@ -72,6 +72,24 @@ async def test_a_connection_that_fails_oddly_ends_nothing_but_itself(tmp_path: P
         assert ada.links._served == {}
 
 
+async def test_a_dial_that_fails_as_nobody_foresaw_ends_neither_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with two_nodes(tmp_path) as (ada, grace):
+        await ada.links.drop(grace.id, "test")
+        await until(lambda: ada.links.get(grace.id) is None)
+
+        async def connect(*_: object, **__: object) -> Connection:
+            raise ZeroDivisionError
+
+        with monkeypatch.context() as broken:
+            broken.setattr(ada._adapters.endpoint, "connect", connect)
+            with pytest.raises(PeerLost, match="unforeseen"):
+                await ada.links.reach(grace.id)
+            assert ada.unforeseen >= 1
+        assert not (await ada.links.reach(grace.id)).is_lost
+
+
 async def test_work_whose_children_failed_as_expected_fails_as_expected() -> None:
     async def fail() -> None:
         raise PeerLost("gone")

@@ -85,6 +85,7 @@ def _network_of(node: Node, clock_skews_s: tuple[float, ...]) -> NetworkFacts:
         linked=len(node.links.peers()),
         clock_skews_s=clock_skews_s,
         put_out_by=short(revoker) if revoker is not None else "",
+        unforeseen=node.unforeseen,
     )
 
 

@@ -73,6 +73,11 @@ def relay_of(relaying: Relaying) -> schema.RelayServing:
     )
 
 
+def notices_of_bugs(count: int) -> list[str]:
+    """Say that work for single peers met bugs of ours, when it did."""
+    return [f"unforeseen errors in work for single peers: {count}; see `p2prc doctor`"][:count]
+
+
 def specs_of(specs: Specs) -> schema.SpecsOfNode:
     """Show a machine's facts."""
     return schema.SpecsOfNode(

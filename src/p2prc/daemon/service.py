@@ -18,7 +18,15 @@ from p2prc.daemon.log import last_lines
 from p2prc.daemon.names import find_lease, find_node, is_node_id
 from p2prc.daemon.orders import absolute_folder
 from p2prc.daemon.policy import POLICY_KEYS, PolicyDesk
-from p2prc.daemon.rows import instant, lease_row, node_row, relay_of, runtimes_of, specs_of
+from p2prc.daemon.rows import (
+    instant,
+    lease_row,
+    node_row,
+    notices_of_bugs,
+    relay_of,
+    runtimes_of,
+    specs_of,
+)
 from p2prc.daemon.running import Running
 from p2prc.errors import InvalidInput, NodeUnknown, PeerError
 from p2prc.model.identity import LeaseId, NodeId
@@ -89,9 +97,15 @@ class DaemonService:
                 + Counter(node.network.gossip.refusals())
                 + Counter(node.network.revocations.refusals())
                 + Counter(node.neighbours.refusals())
+                + Counter(internal=node.unforeseen)
             ),
             reachability=node.reach.sentence(),
-            notices=[*self._notices, *node.reach.notices(), *self._admission.notices()],
+            notices=[
+                *self._notices,
+                *node.reach.notices(),
+                *self._admission.notices(),
+                *notices_of_bugs(node.unforeseen),
+            ],
             is_open=node.network.standing.member.is_open,
             requests=len(node.door.requests()),
         )

@@ -197,7 +197,7 @@ class Door:
                 self._decide(asked, chain)
 
         return [
-            self._tasks.start(ask(admin), f"ask {short(admin)} to let somebody in")
+            self._tasks.start_for_peer(ask(admin), f"ask {short(admin)} to let somebody in")
             for admin in admins
         ]
 

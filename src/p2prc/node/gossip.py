@@ -102,14 +102,16 @@ class Gossip:
             case membership.Send():
                 self._links.tell(effect.peer, effect.message)
             case membership.Dial():
-                self._tasks.start(self._dial(effect.node), f"gossip dials {short(effect.node)}")
+                self._tasks.start_for_peer(
+                    self._dial(effect.node), f"gossip dials {short(effect.node)}"
+                )
             case membership.HangUp():
                 self._links.release(effect.peer)
             case membership.Shun():
                 log.warning(
                     "a peer is shunned", extra={"peer": effect.peer, "reason": effect.reason}
                 )
-                self._tasks.start(
+                self._tasks.start_for_peer(
                     self._links.drop(effect.peer, effect.reason), f"shun {short(effect.peer)}"
                 )
             case membership.NodeChanged():

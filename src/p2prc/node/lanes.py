@@ -91,7 +91,7 @@ class Lanes:
     def knocked(self, transport: asyncio.Transport, address: str) -> None:
         """Somebody asked for the door, and was answered."""
         if self._door.make_room(address):
-            self._tasks.start(self._door.receive(transport, address), "bulk door")
+            self._tasks.start_for_peer(self._door.receive(transport, address), "bulk door")
         else:
             transport.abort()
 
@@ -114,7 +114,7 @@ class Lanes:
         async def serve() -> None:
             await self._around.serve(connection)
 
-        self._tasks.start(serve(), f"bulk lanes of {short(connection.peer)}")
+        self._tasks.start_for_peer(serve(), f"bulk lanes of {short(connection.peer)}")
 
     # -- dialling --
 
@@ -128,7 +128,7 @@ class Lanes:
             return known
         dial = self._dials.get(peer)
         if dial is None:
-            dial = self._tasks.start(self._dial(peer), f"bulk over TCP to {short(peer)}")
+            dial = self._tasks.start_for_peer(self._dial(peer), f"bulk over TCP to {short(peer)}")
             self._dials[peer] = dial
             dial.add_done_callback(lambda _: self._dials.pop(peer, None))
         return await asyncio.shield(dial)

@@ -142,7 +142,7 @@ class Links:
                 return await asyncio.shield(dial)
         dial = self._dials.get(peer)
         if dial is None:
-            dial = self._tasks.start(self._dial(peer), f"dial {short(peer)}")
+            dial = self._tasks.start_for_peer(self._dial(peer), f"dial {short(peer)}")
             self._dials[peer] = dial
             dial.add_done_callback(lambda _: self._dials.pop(peer, None))
         return await asyncio.shield(dial)
@@ -156,7 +156,7 @@ class Links:
             stale = task.cancelled() or task.exception() is not None or task.result().is_closed
             task = None if stale else task
         if task is None:
-            task = self._tasks.start(self._dial_bulk(peer), f"bulk {short(peer)}")
+            task = self._tasks.start_for_peer(self._dial_bulk(peer), f"bulk {short(peer)}")
             self._bulk[peer] = task
         return await asyncio.shield(task)
 
@@ -210,7 +210,7 @@ class Links:
     async def run(self) -> None:
         """Accept connections until the endpoint is closed."""
         while (connection := await self._endpoint.accept()) is not None:
-            self._tasks.start(self._welcome(connection), "welcome")
+            self._tasks.start_for_peer(self._welcome(connection), "welcome")
 
     async def leave_all(self, *, farewell: bool) -> None:
         """Close every link, saying goodbye first."""
@@ -236,7 +236,9 @@ class Links:
         links = self._links.get(peer, [])
         if len(links) == 1 and not links[0].is_used and peer not in self._bulk:
             self._departed.add(peer)
-            self._tasks.start(_take_leave(links[0], farewell=True), f"release {short(peer)}")
+            self._tasks.start_for_peer(
+                _take_leave(links[0], farewell=True), f"release {short(peer)}"
+            )
 
     def dismiss(self, peer: NodeId, reason: str) -> None:
         """Hear a peer no longer, and hang up on all channels once it has read what we said."""
@@ -244,9 +246,9 @@ class Links:
             return
         self._dismissed.add(peer)
         for connection in self._served.get(peer, ()):
-            self._tasks.start(_hang_up(connection, reason), "bulk is over")
+            self._tasks.start_for_peer(_hang_up(connection, reason), "bulk is over")
         self._drop_bulk(peer)
-        self._tasks.start(self._dismiss(peer), f"dismiss {short(peer)}")
+        self._tasks.start_for_peer(self._dismiss(peer), f"dismiss {short(peer)}")
 
     async def _dismiss(self, peer: NodeId) -> None:
         try:
@@ -271,7 +273,7 @@ class Links:
             await _hang_up(connection, "put out")
             raise
         self._bulk_members[peer] = introduction.peer
-        self._tasks.start(
+        self._tasks.start_for_peer(
             self._serve_streams(connection, self._board.serve_bulk), f"bulk of {short(peer)}"
         )
         return connection
@@ -384,16 +386,16 @@ class Links:
         link = Link(connection, introduction, self._take)
         self._links.setdefault(link.peer, []).append(link)
         self._departed.discard(link.peer)
-        self._tasks.start(self._keep(link), f"link {short(link.peer)}")
+        self._tasks.start_for_peer(self._keep(link), f"link {short(link.peer)}")
         links = self._links[link.peer]
         if len(links) == 1:
             self._board.link_up(link.peer)
         for surplus in links[:-CONNECTIONS_PER_PEER]:
-            self._tasks.start(surplus.close("too many connections"), "one link less")
+            self._tasks.start_for_peer(surplus.close("too many connections"), "one link less")
         return link
 
     async def _keep(self, link: Link) -> None:
-        streams = self._tasks.start(
+        streams = self._tasks.start_for_peer(
             self._serve_streams(link.connection, self._board.session),
             f"sessions of {short(link.peer)}",
         )
@@ -428,7 +430,9 @@ class Links:
         del self._bulk[peer]
         self._forget_bulk_member(peer)
         if not dialled.cancelled() and dialled.exception() is None:
-            self._tasks.start(_hang_up(dialled.result(), "the peer is lost"), "bulk is over")
+            self._tasks.start_for_peer(
+                _hang_up(dialled.result(), "the peer is lost"), "bulk is over"
+            )
 
     def _forget_bulk_member(self, peer: NodeId) -> None:
         if peer not in self._bulk and peer not in self._served:
@@ -439,7 +443,7 @@ class Links:
             return
         if isinstance(body, Goodbye):
             self._departed.add(link.peer)
-            self._tasks.start(link.close("the peer said goodbye"), "goodbye")
+            self._tasks.start_for_peer(link.close("the peer said goodbye"), "goodbye")
             return
         if isinstance(body, AskBulkDoor):
             if answer is not None:
@@ -481,20 +485,27 @@ class Links:
         room: asyncio.Semaphore,
     ) -> None:
         try:
-            await serve(peer, stream)
+            await self._tasks.for_peer(_serve(peer, stream, serve), f"stream of {short(peer)}")
         except P2prcError as error:
             self.refusals[error.code] += 1
             log.info("a stream ended early", extra={"peer": peer, "reason": error.message})
-            await stream.abort()
-        except OSError as error:
-            # Too many open files, a failing disk: our trouble, and no reason to end the node.
-            log.warning("the machine refuses a peer's stream", extra={"reason": str(error)})
             await stream.abort()
         except asyncio.CancelledError:
             await stream.abort()
             raise
         finally:
             room.release()
+
+
+async def _serve(
+    peer: NodeId, stream: Stream, serve: Callable[[NodeId, Stream], Awaitable[None]]
+) -> None:
+    try:
+        await serve(peer, stream)
+    except OSError as error:
+        # Too many open files, a failing disk: our trouble, and no reason to end the node.
+        log.warning("the machine refuses a peer's stream", extra={"reason": str(error)})
+        await stream.abort()
 
 
 async def _take_leave(link: Link, *, farewell: bool) -> None:

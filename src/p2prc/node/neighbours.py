@@ -43,6 +43,9 @@ class LanAnnouncement(Protocol):
     @property
     def refused(self) -> int: ...
 
+    @property
+    def unforeseen(self) -> int: ...
+
     async def close(self) -> None: ...
 
 
@@ -92,6 +95,7 @@ class Neighbours:
         self._open_at = 0.0
         self._floods = 0
         self._refusals: Counter[str] = Counter()
+        self._unforeseen = 0
         self.trouble = "" if open_lan else "switched off"
         """Why nobody is looked for, "" when all is well."""
 
@@ -105,6 +109,11 @@ class Neighbours:
         now = 0 if self._lan is None else self._lan.refused
         return dict(self._refusals + Counter({REFUSED: now}))
 
+    @property
+    def unforeseen(self) -> int:
+        """How many announcements met a bug since the node started."""
+        return self._unforeseen + (0 if self._lan is None else self._lan.unforeseen)
+
     def start(self) -> None:
         """Begin to announce and to look."""
         if self._open_lan is not None:
@@ -116,6 +125,7 @@ class Neighbours:
         if lan is not None:
             await lan.close()
             self._refusals[REFUSED] += lan.refused
+            self._unforeseen += lan.unforeseen
 
     def found(self, node: NodeId, addresses: tuple[str, ...]) -> None:
         """Somebody of our network is announced."""
@@ -180,7 +190,7 @@ class Neighbours:
             views = self._network.nodes()
             alive = {view.record.node for view in views if view.state == "alive"}
         for node, addresses in self._known.due(now, is_wanted=partial(self._is_wanted, alive)):
-            self._tasks.start(self._dial(node, addresses), "dial a neighbour")
+            self._tasks.start_for_peer(self._dial(node, addresses), "dial a neighbour")
 
     def _is_wanted(self, alive: set[NodeId], node: NodeId) -> bool:
         return (

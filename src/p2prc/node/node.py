@@ -292,6 +292,11 @@ class Node:
     # -- whom we lend to, and whom we know no longer --
 
     @property
+    def unforeseen(self) -> int:
+        """How many bugs work for single peers has met since the node started."""
+        return self._tasks.unforeseen + self.neighbours.unforeseen
+
+    @property
     def policy(self) -> LendingPolicy:
         """What the owner lends to whom at present, in the network that we are in."""
         policy = self._terms[1]

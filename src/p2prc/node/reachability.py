@@ -246,7 +246,7 @@ class ReachDriver:
 
     def link_up(self, peer: NodeId) -> None:
         """There is a link to the peer."""
-        self._tasks.start(self._look_at_fresh(peer), "look at a fresh path")
+        self._tasks.start_for_peer(self._look_at_fresh(peer), "look at a fresh path")
 
     def link_down(self, peer: NodeId) -> None:
         """The last link to the peer is gone."""
@@ -263,7 +263,7 @@ class ReachDriver:
         """The peer dialled us a moment ago, from this address: that is where it is now."""
         link = self._links.get(peer)
         if link is not None and split(address) is not None:
-            self._tasks.start(self._note_afresh(link, address), "note an address")
+            self._tasks.start_for_peer(self._note_afresh(link, address), "note an address")
 
     async def _note_afresh(self, link: Link, address: str) -> None:
         path = await link.connection.path()
@@ -288,7 +288,7 @@ class ReachDriver:
         """A peer asks to be dialled afresh."""
         link = self._links.get(peer)
         if link is not None:
-            self._tasks.start(self._try_out(link, body.port, answer), "dial back")
+            self._tasks.start_for_peer(self._try_out(link, body.port, answer), "dial back")
 
     async def _try_out(self, link: Link, port: int, answer: Answer) -> None:
         try:
@@ -354,7 +354,7 @@ class ReachDriver:
             return
         self._asked_afresh_at = now
         self._turn = (self._turn + 1) % len(peers)
-        self._tasks.start(self._be_seen(*peers[self._turn]), "be seen")
+        self._tasks.start_for_peer(self._be_seen(*peers[self._turn]), "be seen")
 
     async def _be_seen(self, peer: NodeId, remote: str) -> None:
         try:
@@ -399,7 +399,9 @@ class ReachDriver:
                     self._endpoint.remove_external_address(effect.address), "forget an address"
                 )
             case AskProbe():
-                self._tasks.start(self._ask_probe(effect.peer, effect.address), "ask to be dialled")
+                self._tasks.start_for_peer(
+                    self._ask_probe(effect.peer, effect.address), "ask to be dialled"
+                )
             case Moved():
                 self._publish()
 

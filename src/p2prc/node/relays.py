@@ -261,7 +261,7 @@ class Relays:
     def _perform(self, effect: relay_choice.ChoiceEffect) -> None:
         match effect:
             case relay_choice.Measure():
-                self._tasks.start(self._measure(effect.url), "measure a relay")
+                self._tasks.start_for_peer(self._measure(effect.url), "measure a relay")
             case relay_choice.Use():
                 log.info("relays chosen", extra={"relays": [each.url for each in effect.relays]})
                 self._say_once()

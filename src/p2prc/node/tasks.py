@@ -1,5 +1,8 @@
 """Background work with a parent: expected errors go to whoever waits, bugs end the node.
 
+Work for one peer is the exception: a peer must not be able to end a node by finding what nobody
+foresaw. There a bug is logged with its traceback, counted, and the peer has failed.
+
 A plain TaskGroup ends all its tasks when one fails. Here a failure in our own words (`P2prcError`)
 belongs to that piece of work alone: it is kept in the returned future and logged when nobody
 waits for it. Anything else is a bug and reaches the group.
@@ -9,10 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from p2prc.errors import P2prcError
+from p2prc.errors import P2prcError, PeerLost
 
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
@@ -24,13 +27,39 @@ class Tasks:
     def __init__(self, group: asyncio.TaskGroup) -> None:
         self._group = group
         self._live: set[Work[Any]] = set()
+        self.unforeseen = 0
+        """How many bugs work for a peer has met since the node started."""
 
     def start(self, work: Coroutine[Any, Any, Result], name: str) -> Work[Result]:
         """Start it now; cancelling the node cancels it."""
-        started = Work(self._group, work, name)
-        self._live.add(started)
-        started.add_done_callback(self._live.discard)
-        return started
+        return self._started(Work(self._group, work, name))
+
+    def start_for_peer(self, work: Coroutine[Any, Any, Result], name: str) -> Work[Result]:
+        """Start what serves one peer: a bug in it fails as PeerLost and ends nothing else."""
+        return self._started(Work(self._group, work, name, contain=self._contain))
+
+    async def for_peer(self, work: Coroutine[Any, Any, Result], name: str) -> Result:
+        """Do what serves one peer within other work: a bug in it is raised as PeerLost."""
+        try:
+            return await work
+        except P2prcError:
+            raise
+        except Exception as error:
+            raise self._contain(error, name) from error
+
+    def _started(self, work: Work[Result]) -> Work[Result]:
+        self._live.add(work)
+        work.add_done_callback(self._live.discard)
+        return work
+
+    def _contain(self, error: Exception, name: str) -> P2prcError:
+        if isinstance(error, ExceptionGroup):
+            _, bugs = error.split(P2prcError)
+            if bugs is None:
+                return _first(error)
+        self.unforeseen += 1
+        log.error("an unforeseen error, of one peer alone", exc_info=error, extra={"work": name})
+        return PeerLost(f"an unforeseen error ({type(error).__name__}) ended: {name}")
 
     def stop_all(self) -> None:
         """Cancel everything that still runs; the group then ends."""
@@ -42,9 +71,15 @@ class Work(asyncio.Future[Result]):
     """A piece of background work: await it for its result, or cancel it with `stop`."""
 
     def __init__(
-        self, group: asyncio.TaskGroup, work: Coroutine[Any, Any, Result], name: str
+        self,
+        group: asyncio.TaskGroup,
+        work: Coroutine[Any, Any, Result],
+        name: str,
+        *,
+        contain: Callable[[Exception, str], P2prcError] | None = None,
     ) -> None:
         super().__init__()
+        self._contain = contain
         self.add_done_callback(_retrieve)
         self._task = group.create_task(self._guard(work, name), name=name)
         self._task.add_done_callback(lambda _: self._settle(work))
@@ -66,9 +101,16 @@ class Work(asyncio.Future[Result]):
             self._fail(error, name)
         except BaseExceptionGroup as group:
             expected, bugs = group.split(P2prcError)
-            if bugs is not None or expected is None:
+            if bugs is None and expected is not None:
+                self._fail(_first(expected), name)
+            elif self._contain is not None and isinstance(group, Exception):
+                self._fail(self._contain(group, name), name)
+            else:
                 raise
-            self._fail(_first(expected), name)
+        except Exception as error:
+            if self._contain is None:
+                raise
+            self._fail(self._contain(error, name), name)
         else:
             if not self.done():
                 self.set_result(result)

@@ -87,7 +87,8 @@ class MachineFacts:
 class NetworkFacts:
     """The others, as we see them; `clock_skews_s` is what each one's clock is ahead of ours.
 
-    `put_out_by` is the member that has put this node out of the network, or "".
+    `put_out_by` is the member that has put this node out of the network, or "". `unforeseen` counts
+    the bugs that work for single peers has met.
     """
 
     alive: int = 0
@@ -96,6 +97,7 @@ class NetworkFacts:
     linked: int = 0
     clock_skews_s: tuple[float, ...] = ()
     put_out_by: str = ""
+    unforeseen: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,8 @@ def diagnose(facts: Facts) -> list[Finding]:
     found += _relays(reach)
     found += [_neighbours(reach), _members(facts.network), _clock(facts.network)]
     found += [_disk(facts.machine), _runtimes(facts.machine), _lending(facts.machine)]
+    if facts.network.unforeseen:
+        found.append(_unforeseen(facts.network.unforeseen))
     if facts.peer is not None:
         found.append(_peer(facts.peer, reach))
     return found
@@ -290,6 +294,16 @@ def _neighbours(reach: ReachFacts) -> Finding:
         return Finding("local network", is_ok=True, finding=finding)
     found = f"nodes of this network that are heard there: {reach.neighbours}"
     return Finding("local network", is_ok=True, finding=found)
+
+
+def _unforeseen(count: int) -> Finding:
+    return Finding(
+        "errors",
+        is_ok=False,
+        finding=f"unforeseen errors in work for single peers: {count}",
+        advice="it is a bug of p2prc: report the tracebacks in the node's log, then start the"
+        " node anew: `p2prc down`, `p2prc up --detach`",
+    )
 
 
 def _members(network: NetworkFacts) -> Finding:

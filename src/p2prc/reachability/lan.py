@@ -65,6 +65,8 @@ class Lan:
         self._has_overflowed = False
         self.heard: Counter[str] = Counter()
         """How many words were ours, of other networks (`foreign`), or unreadable (`refused`)."""
+        self.unforeseen = 0
+        """How many names made us fail in a way that nobody foresaw."""
 
     @property
     def is_flooded(self) -> bool:
@@ -158,6 +160,10 @@ class Lan:
             except WireError as error:
                 self.heard["refused"] += 1
                 log.debug("not a neighbour", extra={"reason": error.message})
+            except Exception:
+                # What is heard is a stranger's: one name must not end the looking for all others.
+                self.unforeseen += 1
+                log.exception("an unforeseen error, of one announcement alone")
 
     async def _ask_about(self, name: str) -> None:
         from zeroconf import BadTypeInNameException  # noqa: PLC0415
