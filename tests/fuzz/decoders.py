@@ -28,6 +28,7 @@ from p2prc.model.record import NodeRecord, open_record, sign_record
 from p2prc.model.ticket import OPENER_BYTES, Ticket
 from p2prc.model.tree import FileEntry, Tree, decode_tree
 from p2prc.model.workload import Command
+from p2prc.node.spare_network import SpareContent, spare_codec
 from p2prc.protocol import messages
 from p2prc.protocol.jobs.check import job_codec
 from p2prc.protocol.messages import bulk_codec, letter_codec, opening_codec, session_codec
@@ -187,6 +188,12 @@ DECODERS = (
         ("bulk_codec",),
     ),
     Decoder("record", _record, (encode(_SIGNED.envelope),), ("_codec", "_envelopes")),
+    Decoder(
+        "spare membership",
+        spare_codec.decode,
+        (encode(SpareContent(NODE.encode(), CHAIN, (_SIGNED.envelope,))),),
+        ("spare_codec",),
+    ),
     Decoder("notice", _notice, (encode(_NOTICE.envelope),), ("_codec",)),
     Decoder("relay client", read_frame, (received(b"\1" * 32, _DATAGRAMS), ping(b"12345678"))),
     Decoder("relay proof", read_auth, (b"\1" + b"\2" * 32 + b"\x40" + b"\3" * 64,)),

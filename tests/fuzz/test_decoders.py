@@ -19,7 +19,7 @@ OUR_OWN_BYTES = {
     # What only this node itself wrote: its ledger, its shelf of outcomes, what it tells.
     "protocol/jobs/facts.py",
     "node/shelf.py",
-    "node/network.py",
+    "node/own_record.py",
 }
 
 

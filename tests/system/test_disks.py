@@ -9,7 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.nodes import NodeUnderTest, at_once, stop_all, wait_until
+from tests.system.nodes import (
+    NodeUnderTest,
+    at_once,
+    join_all,
+    stop_all,
+    up_all,
+    wait_until,
+)
 from tests.system.small_disks import SmallDisk, small_disk
 
 MEBIBYTE = 1 << 20
@@ -186,6 +193,27 @@ def test_a_damaged_state_is_set_aside_and_said(tmp_path: Path) -> None:
         database.close()
     finally:
         node.stop()
+
+
+def test_a_state_cut_in_half_loses_no_membership(tmp_path: Path) -> None:
+    founder, member = (NodeUnderTest(tmp_path / name, name) for name in ("ada", "grace"))
+    try:
+        up_all([founder, member])
+        join_all([founder, member])
+        network = founder.json("status")["network"]
+        wait_until(lambda: (member.home / "membership").stat().st_size > 500, "it is kept")
+        member.p2prc("down")
+        assert (member.home / "membership").stat().st_mode & 0o777 == 0o600
+        state = member.home / "state.db"
+        os.truncate(state, state.stat().st_size // 2)
+        said = member.up()
+        assert "damaged" in said.out
+        assert "membership was kept" in member.json("status")["notices"][0]
+        assert member.json("status")["network"] == network
+        wait_until(lambda: member.states().get("ada") == "alive", "it is back by itself")
+        assert member.p2prc("run", "ada", "--", "echo", "well").out == "well\n"
+    finally:
+        stop_all([founder, member])
 
 
 def test_a_damaged_key_is_said_and_never_replaced(tmp_path: Path) -> None:

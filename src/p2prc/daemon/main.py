@@ -215,14 +215,20 @@ async def _open(
     relaying = await _relaying(stack, node, settings, await endpoint.addresses())
     # Goodbyes may have to go through our own relay: it closes after them.
     stack.push_async_callback(node.stop)
-    # The membership was in it: the node is alone now, in a network of its own.
-    notices = [f"{state.notice}; join your network again by a ticket"] if state.notice else []
+    notices = [_damage(state, others=len(node.network.nodes()) - 1)] if state.notice else []
     notices += [runtimes.notice] if runtimes.notice else []
     notices += overcommitted(lent, cpus=core_count(), memory=memory_bytes())
     policies = PolicyDesk(settings, home, apply=partial(_apply, node, runtimes))
     return DaemonService(
         node, policies, home, relaying=relaying, shut_down=stop.set, notices=notices
     )
+
+
+def _damage(state: State, *, others: int) -> str:
+    if others:
+        return f"{state.notice}; the membership was kept, the jobs were not"
+    # Without others there is nobody to come back to: perhaps there never was.
+    return f"{state.notice}; if it was in a network with others, join again by a ticket"
 
 
 def _apply(node: Node, runtimes: NodeRuntimes, settings: Settings) -> None:

@@ -12,6 +12,7 @@ from p2prc.errors import P2prcError, WireError
 from p2prc.model.identity import NodeId
 from p2prc.model.record import SignedRecord, open_record
 from p2prc.model.ticket import RELAYS_IN_TICKET
+from p2prc.node.spare_network import SpareNetwork
 from p2prc.node.standing import Standing
 from p2prc.storage.schema import StoredRecord
 from p2prc.storage.state import State
@@ -37,6 +38,9 @@ class KeptNetwork:
         self._own = own
         self._state = state
         self._envelope_of = envelope_of
+        self._spare = SpareNetwork(state.folder)
+        if state.value("membership") is None:
+            self._take_spare()
         self.relays_of_ticket: tuple[str, ...] = _read_relays(state)
         """Relays that no member serves, as the ticket told them by which we came."""
         self._saving: asyncio.TimerHandle | None = None
@@ -65,7 +69,20 @@ class KeptNetwork:
         if member.node != self._own:
             log.warning("the stored membership is another node's")
             return None
+        self._spare.keep_place(network, chain)
         return Standing(name, chain, member)
+
+    def _take_spare(self) -> None:
+        # The database was damaged, or its damage was met by a start that did not come this far.
+        if not self._spare.chain:
+            return
+        now = time.time()
+        found = []
+        for envelope in self._spare.records:
+            found.append(StoredRecord(open_record(envelope).record.node, encode(envelope), now))
+        self._state.save_records(found)
+        self._state.set_values({"network": self._spare.network, "membership": self._spare.chain})
+        log.warning("the membership is taken from its spare file", extra={"known": len(found)})
 
     def remember(self, standing: Standing) -> None:
         """Take up this place again after a restart. Raises MachineCannot."""
@@ -73,6 +90,7 @@ class KeptNetwork:
         # A node whose disk is full can start again: it writes nothing that is there.
         if any(self._state.value(key) != content for key, content in values.items()):
             self._state.set_values(values)
+        self._spare.keep_place(values["network"], standing.chain)
 
     def keep_relays(self, relays: Sequence[str]) -> None:
         """Go on using what the ticket named, after a restart too."""
@@ -100,6 +118,7 @@ class KeptNetwork:
     def forget(self) -> None:
         """Forget the table and the relays: they are another network's."""
         self._state.forget_records([stored.node for stored in self._state.records()])
+        self._spare.forget_records()
         self._kept.clear()
         self.keep_relays(())
 
@@ -120,13 +139,14 @@ class KeptNetwork:
         """Write now what is new. A full disk keeps it for later."""
         self.stop()
         changed, self._unsaved = self._unsaved, set()
-        kept, gone = [], []
+        kept, gone, envelopes = [], [], []
         for node in sorted(changed):
             envelope = self._envelope_of(node)
             if envelope is None:
                 gone.append(node)
             elif node != self._own:
                 kept.append(StoredRecord(node, encode(envelope), time.time()))
+                envelopes.append(envelope)
         try:
             self._state.save_records(kept)
             self._state.forget_records(gone)
@@ -135,6 +155,7 @@ class KeptNetwork:
             log.warning("the table of nodes was not saved", extra={"reason": error.message})
         else:
             self._kept = (self._kept | changed).difference(gone)
+            self._spare.keep_records(envelopes, gone=gone)
 
 
 def _read_relays(state: State) -> tuple[str, ...]:

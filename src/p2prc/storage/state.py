@@ -44,6 +44,11 @@ class State:
         self._path = path
         self.notice = notice
 
+    @property
+    def folder(self) -> Path:
+        """Where the database lies."""
+        return self._path.parent
+
     # -- values: network, membership, name, policy, whether lending is paused --
 
     def values(self) -> dict[str, bytes]:
