@@ -1,0 +1,1 @@
+"""The tenants' way to the internet: an HTTP proxy per lease that goes to public addresses only."""
