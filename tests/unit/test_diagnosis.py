@@ -77,9 +77,22 @@ def test_who_is_public_need_not_care_for_the_router() -> None:
 
 def test_a_relay_that_does_not_answer_is_said() -> None:
     dead = RelayFacts("http://6.6.6.6/", trouble="connection refused", is_member=False)
-    finding = found(replace(HEALTHY, reach=replace(REACH, relays=(dead,))), "relay http://6.6.6.6/")
+    named = replace(REACH, relays=(dead,), relay_setting=dead.url)
+    finding = found(replace(HEALTHY, reach=named), "relay http://6.6.6.6/")
     assert not finding.is_ok
     assert "connection refused" in finding.finding
+
+
+def test_silent_relays_of_others_are_one_finding_that_needs_doing_only_without_any() -> None:
+    dead = [RelayFacts(f"http://6.6.6.{i}/", trouble="no route", is_member=False) for i in range(3)]
+    alive = RelayFacts("http://6.6.6.9/", is_home=True, is_member=False, latency_s=0.1)
+    none = replace(HEALTHY, reach=replace(REACH, relays=tuple(dead)))
+    wrong = [each for each in diagnose(none) if not each.is_ok and "relay" in each.check]
+    assert [each.check for each in wrong] == ["outside relays"]
+    assert all(each.url in wrong[0].finding for each in dead)
+    some = replace(HEALTHY, reach=replace(REACH, relays=(*dead, alive)))
+    assert all(each.is_ok for each in diagnose(some))
+    assert "6.6.6.1" in found(some, "outside relays").finding
 
 
 def test_bugs_in_work_for_peers_are_a_finding_only_when_there_were_any() -> None:

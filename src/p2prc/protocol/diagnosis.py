@@ -7,6 +7,7 @@ the next thing to type, or to change outside.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -257,7 +258,27 @@ def _mapping(reach: ReachFacts) -> Finding:
 def _relays(reach: ReachFacts) -> list[Finding]:
     if reach.relay_setting == "none":
         return [Finding("relays", is_ok=True, finding="switched off (`relay` is `none`)")]
-    return [_relay(relay) for relay in reach.relays]
+    if reach.relay_setting != "auto":
+        return [_relay(relay) for relay in reach.relays]
+    outside = [relay for relay in reach.relays if not relay.is_member and not relay.is_refused]
+    silent = [relay for relay in outside if relay.latency_s is None]
+    found = [_relay(relay) for relay in reach.relays if relay not in silent]
+    return [*found, _silent(silent, is_all=silent == outside)] if silent else found
+
+
+def _silent(silent: Sequence[RelayFacts], *, is_all: bool) -> Finding:
+    """Say once which relays of others do not answer: nobody chose them one by one."""
+    named = ", ".join(f"{each.url} ({each.trouble or 'no reason known'})" for each in silent)
+    if not is_all:
+        # One that answers is enough.
+        return Finding("outside relays", is_ok=True, finding=f"some do not answer: {named}")
+    return Finding(
+        "outside relays",
+        is_ok=False,
+        finding=f"no outside relay answers: {named}",
+        advice="if they stay away, name another one: `p2prc down`, then `p2prc up --detach"
+        " --relay URL`; `--relay none` uses none",
+    )
 
 
 def _relay(relay: RelayFacts) -> Finding:
