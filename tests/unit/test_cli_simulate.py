@@ -92,6 +92,15 @@ def test_the_example_of_the_page_can_be_run() -> None:
     assert run_scenario(parse_scenario(example)).has_met_all
 
 
+def test_a_check_that_fails_is_work_that_failed(call: Call, own: Callable[[str], str]) -> None:
+    hard = "[[happenings]]\nkind = 'change'\nat_s = 2.9\n"
+    hard += "[[checks]]\nfigure = 'known-to-all-s'\nof = 'change'\nat_most = 0.0001\n"
+    status, out, err = call(own(HEAD + hard))
+    assert status == 7
+    assert "not ok" in out
+    assert "error: checks of mine that failed: 1 of " in err
+
+
 # -- refusals -----------------------------------------------------------------------------------
 
 

@@ -14,7 +14,7 @@ import msgspec
 from p2prc.cli.failures import note
 from p2prc.cli.invocation import Invocation, command
 from p2prc.cli.render.output import write, write_json
-from p2prc.errors import InvalidInput, PathInvalid
+from p2prc.errors import InvalidInput, PathInvalid, WorkFailed
 
 if TYPE_CHECKING:
     from p2prc.simulation import Scenario
@@ -85,6 +85,12 @@ def simulate_command(
         write(report_text(report))
         if plot is not None:
             note(f"look at it: {plot}")
+    if not report.has_met_all:
+        failed = sum(not check.ok for check in report.checks)
+        raise WorkFailed(
+            f"checks of {chosen.name} that failed: {failed} of {len(report.checks)}",
+            hint="the same `--seed` gives the same run; `--trace FILE` shows what happened",
+        )
 
 
 def _list(*, as_json: bool) -> None:
