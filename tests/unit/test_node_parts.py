@@ -10,9 +10,16 @@ from pathlib import Path
 import pytest
 
 from p2prc.daemon.log import FieldFormatter, last_lines
-from p2prc.daemon.names import find_job, find_lease, find_node
-from p2prc.errors import JobUnknown, LeaseUnknown, NameAmbiguous, NodeUnknown, PeerLost
-from p2prc.model.identity import BlobId, JobId, LeaseId, NodeId
+from p2prc.daemon.names import as_typed, find_job, find_lease, find_node
+from p2prc.errors import (
+    JobUnknown,
+    LeaseUnknown,
+    NameAmbiguous,
+    NodeUnknown,
+    PeerLost,
+    PeerUnreachable,
+)
+from p2prc.model.identity import BlobId, JobId, LeaseId, NodeId, short
 from p2prc.node.drive import Driver
 from p2prc.node.grants import Grants
 from p2prc.node.tasks import Tasks
@@ -163,6 +170,14 @@ def test_a_node_is_found_by_id_name_or_prefix_and_doubt_is_an_error() -> None:
     for unknown in ("bbbbb", "carol", ""):
         with pytest.raises(NodeUnknown):
             find_node(unknown, names)
+
+
+def test_who_cannot_be_reached_is_called_as_it_was_typed() -> None:
+    error = PeerUnreachable(f"{short(ALICE)} did not answer within 8 s", hint="wait")
+    named = as_typed(error, ALICE, "alice")
+    assert isinstance(named, PeerUnreachable)
+    assert (named.message, named.hint) == ("alice did not answer within 8 s", "wait")
+    assert as_typed(error, ALICE, ALICE).message == error.message
 
 
 def test_leases_and_jobs_are_found_by_prefix_and_jobs_by_key() -> None:

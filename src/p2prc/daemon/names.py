@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
-from p2prc.errors import JobUnknown, LeaseUnknown, NameAmbiguous, NodeUnknown, NotFound
+from p2prc.errors import JobUnknown, LeaseUnknown, NameAmbiguous, NodeUnknown, NotFound, PeerError
 from p2prc.model.identity import PREFIX_DIGITS, JobId, LeaseId, NodeId, short
 from p2prc.protocol.asking import FINGERPRINT_DIGITS
 
@@ -85,3 +85,10 @@ def _with_prefix(typed: str, known: Iterable[Identity]) -> list[Identity]:
     if len(typed) < PREFIX_DIGITS:
         return []
     return [identity for identity in known if identity.startswith(typed.lower())]
+
+
+def as_typed(error: PeerError, peer: NodeId, typed: str) -> PeerError:
+    """Return the error with the peer called as the person called it."""
+    if is_node_id(typed):
+        return error
+    return type(error)(error.message.replace(short(peer), typed), hint=error.hint)

@@ -15,7 +15,7 @@ from p2prc.daemon.admission import AdmissionDesk
 from p2prc.daemon.doctor import look
 from p2prc.daemon.jobs import JobDesk
 from p2prc.daemon.log import last_lines
-from p2prc.daemon.names import find_lease, find_node, is_node_id
+from p2prc.daemon.names import as_typed, find_lease, find_node, is_node_id
 from p2prc.daemon.orders import absolute_folder
 from p2prc.daemon.policy import POLICY_KEYS, PolicyDesk
 from p2prc.daemon.rows import (
@@ -188,7 +188,10 @@ class DaemonService:
         peer = await self._find_soon(node)
         if peer == self._node.id:
             raise InvalidInput("a node does not ping itself", hint="see `p2prc nodes`")
-        link = await self._node.links.reach(peer)
+        try:
+            link = await self._node.links.reach(peer)
+        except PeerError as error:
+            raise as_typed(error, peer, node) from error
         trips: list[float] = []
         for _ in range(count):
             try:
