@@ -12,17 +12,21 @@ import re
 import shutil
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from p2prc.errors import SettingInvalid
 from p2prc.model.identity import NodeId
 from p2prc.model.quantities import parse_cpus, parse_duration, parse_size
+from p2prc.model.quiet_hours import QuietSpan, parse_quiet_hours
+from p2prc.protocol.lending import WHEN_NEEDED
+from p2prc.protocol.owner_needs import AwayRule
 
 DEFAULT_PORT = 8088
 ENVIRONMENT_PREFIX = "P2PRC_"
 CONFIG_FILE = "config.toml"
+NETWORKS = ("none", "proxy", "bridge")
 _TEXT_LIMIT = 10_000
 _CACHE_LIMIT_BYTES = 20 << 30
 _NODE = re.compile(r"[0-9a-f]{64}")
@@ -60,6 +64,9 @@ class LendSettings:
 
     `to` is `members`, `none`, or the nodes; `deny` get nothing in any case. `tier_none_to` are
     those whose work may run without isolation. `lifetime_s` bounds one lease; None is no bound.
+    `leases` bounds their number; `per_peer_...` bound what one peer holds, None being all.
+    `networks` are those that leases may have. `quiet_hours` and `only_while_away` say when the
+    owner needs the machine, `when_needed` what becomes of leases then.
     `images` are those that containers may be made of; `*` among them is any that is here.
     """
 
@@ -71,6 +78,16 @@ class LendSettings:
     disk_bytes: int
     lifetime_s: float | None
     images: tuple[str, ...]
+    networks: tuple[str, ...]
+    leases: int
+    per_peer_cpu_millis: int | None
+    per_peer_memory_bytes: int | None
+    per_peer_disk_bytes: int | None
+    per_peer_leases: int
+    requests_per_s: int
+    quiet_hours: tuple[QuietSpan, ...]
+    only_while_away: AwayRule
+    when_needed: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +262,59 @@ def _images(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def _networks(text: str) -> tuple[str, ...]:
+    found = [part.strip() for part in text.split(",") if part.strip()]
+    for network in found:
+        if network not in NETWORKS:
+            raise SettingInvalid(
+                f"`{network[:80]}` is no network",
+                hint=f"{', '.join(f'`{each}`' for each in NETWORKS)}, with commas between",
+            )
+    # Having no network is always allowed.
+    return tuple(each for each in NETWORKS if each in found or each == "none")
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 6):
+        raise SettingInvalid(f"`{text[:80]}` is no count", hint="a whole number, like `8`")
+    return int(text)
+
+
+def _rate(text: str) -> int:
+    if not 1 <= (rate := _count(text)) <= 1000:
+        raise SettingInvalid("a rate is from 1 to 1000 a second")
+    return rate
+
+
+def _unless(parse: Callable[[str], int]) -> Callable[[str], int | None]:
+    return lambda text: None if text == "all" else parse(text)
+
+
+def _away(text: str) -> AwayRule:
+    rule = AwayRule()
+    for part in text.split(","):
+        kind, _, value = part.strip().partition(":")
+        if kind == "load" and re.fullmatch(r"\d{1,3}(\.\d{1,3})?", value, re.ASCII):
+            rule = replace(rule, load_limit=float(value))
+        elif kind == "idle" and (idle_s := parse_duration(value)) is not None:
+            rule = replace(rule, idle_s=idle_s)
+        elif part.strip() not in ("", "off"):
+            raise SettingInvalid(
+                f"`{part.strip()[:80]}` does not say when you are away",
+                hint="`load:0.5` (cores that others keep busy), `idle:10m` (without input), `off`",
+            )
+    return rule
+
+
+def _when_needed(text: str) -> str:
+    if text not in WHEN_NEEDED:
+        raise SettingInvalid(
+            f"`{text[:80]}` does not say what becomes of leases",
+            hint=", ".join(f"`{each}`" for each in WHEN_NEEDED),
+        )
+    return text
+
+
 _KEYS: Mapping[str, Callable[[str], Any]] = {
     "name": _name,
     "listen": _address,
@@ -263,6 +333,16 @@ _KEYS: Mapping[str, Callable[[str], Any]] = {
     "lend.disk": parse_size,
     "lend.lifetime": parse_duration,
     "lend.images": _images,
+    "lend.networks": _networks,
+    "lend.leases": _count,
+    "lend.per_peer.cpus": _unless(parse_cpus),
+    "lend.per_peer.memory": _unless(parse_size),
+    "lend.per_peer.disk": _unless(parse_size),
+    "lend.per_peer.leases": _count,
+    "lend.per_peer.requests": _rate,
+    "lend.quiet_hours": parse_quiet_hours,
+    "lend.only_while_away": _away,
+    "lend.when_needed": _when_needed,
     "cache.bytes": parse_size,
 }
 SETTING_KEYS = tuple(_KEYS)
@@ -279,6 +359,16 @@ def _settings(texts: Mapping[str, str], origins: Mapping[str, str]) -> Settings:
         disk_bytes=value["lend.disk"],
         lifetime_s=value["lend.lifetime"],
         images=value["lend.images"],
+        networks=value["lend.networks"],
+        leases=value["lend.leases"],
+        per_peer_cpu_millis=value["lend.per_peer.cpus"],
+        per_peer_memory_bytes=value["lend.per_peer.memory"],
+        per_peer_disk_bytes=value["lend.per_peer.disk"],
+        per_peer_leases=value["lend.per_peer.leases"],
+        requests_per_s=value["lend.per_peer.requests"],
+        quiet_hours=value["lend.quiet_hours"],
+        only_while_away=value["lend.only_while_away"],
+        when_needed=value["lend.when_needed"],
     )
     return Settings(
         name=value["name"],
@@ -316,6 +406,15 @@ def _defaults(machine: Machine) -> dict[str, str]:
         "lend.disk": str(tenth_of_disk),
         "lend.lifetime": "24h",
         "lend.images": "host",
+        "lend.networks": "none",
+        "lend.leases": "256",
+        "lend.per_peer.cpus": "all",
+        "lend.per_peer.memory": "all",
+        "lend.per_peer.disk": "all",
+        "lend.per_peer.leases": "256",
+        "lend.per_peer.requests": "50",
+        "lend.only_while_away": "off",
+        "lend.when_needed": "suspend",
         "cache.bytes": str(min(tenth_of_disk, _CACHE_LIMIT_BYTES)),
     }
 

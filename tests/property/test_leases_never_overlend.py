@@ -16,15 +16,18 @@ from p2prc.protocol.lease_events import (
     LeaseEndRequested,
     LeaseRequested,
     OwnerKilled,
+    OwnerNeedsMachine,
     PeerGone,
     PeerReturned,
     Refuse,
+    ResumeSandbox,
     SandboxEnded,
     SandboxFailed,
     SandboxReady,
+    SuspendSandbox,
     Tick,
 )
-from p2prc.protocol.leases import LeaseBook
+from p2prc.protocol.leases import LeaseBook, LeaseState
 from p2prc.protocol.lending import LendingPolicy
 from p2prc.protocol.messages import RequestLease
 
@@ -45,6 +48,8 @@ class LeaseBookNeverOverlends(RuleBasedStateMachine):
         self.sandboxes: dict[LeaseId, Limits] = {}
         self.owners: dict[LeaseId, NodeId] = {}
         self.is_ending: set[LeaseId] = set()
+        self.suspended: set[LeaseId] = set()
+        self.is_owner_back = False
         self.unanswered: Counter[tuple[NodeId, LeaseId]] = Counter()
 
     def feed(self, event: Event) -> None:
@@ -58,6 +63,13 @@ class LeaseBookNeverOverlends(RuleBasedStateMachine):
                     assert effect.lease in self.sandboxes
                     assert effect.lease not in self.is_ending
                     self.is_ending.add(effect.lease)
+                    self.suspended.discard(effect.lease)
+                case SuspendSandbox():
+                    assert effect.lease in self.sandboxes
+                    assert effect.lease not in self.suspended | self.is_ending
+                    self.suspended.add(effect.lease)
+                case ResumeSandbox():
+                    self.suspended.remove(effect.lease)
                 case Granted():
                     assert self.owners[effect.lease] == effect.peer
                     assert effect.lease not in self.is_ending
@@ -99,6 +111,7 @@ class LeaseBookNeverOverlends(RuleBasedStateMachine):
         del self.sandboxes[lease]
         del self.owners[lease]
         self.is_ending.discard(lease)
+        self.suspended.discard(lease)
         self.feed(
             SandboxFailed(lease, "disk-full", "full")
             if becomes == "failed"
@@ -113,6 +126,11 @@ class LeaseBookNeverOverlends(RuleBasedStateMachine):
     def come_and_go(self, peer: NodeId, is_back: bool) -> None:
         self.feed(PeerReturned(peer) if is_back else PeerGone(peer))
 
+    @rule(is_back=st.booleans())
+    def owner_comes_and_goes(self, is_back: bool) -> None:
+        self.is_owner_back = is_back
+        self.feed(OwnerNeedsMachine("the owner is back" if is_back else ""))
+
     @rule(seconds=st.sampled_from([0.5, 5.0, 61.0]))
     def wait(self, seconds: float) -> None:
         self.now += seconds
@@ -125,6 +143,12 @@ class LeaseBookNeverOverlends(RuleBasedStateMachine):
         assert sum(held.memory_bytes for held in self.sandboxes.values()) <= CAPACITY.memory_bytes
         assert sum(held.disk_bytes for held in self.sandboxes.values()) <= CAPACITY.disk_bytes
         assert len(self.sandboxes) <= 6
+
+    @invariant()
+    def nothing_runs_while_the_owner_is_back(self) -> None:
+        for view in self.book.leases():
+            if view.state is LeaseState.ACTIVE:
+                assert (view.lease in self.suspended) == self.is_owner_back
 
     @invariant()
     def an_idle_machine_is_wholly_free(self) -> None:

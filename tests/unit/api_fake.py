@@ -254,6 +254,10 @@ class FakeNode:
         self._noted(("retry", job))
         return schema.JobRow(id=JOB, name="render", state="running", tasks=BOTH)
 
+    async def usage(self, since_s: float) -> list[schema.UsageRow]:
+        self._noted(("usage", since_s))
+        return [schema.UsageRow(peer="b" * 64, peer_name="grace", since="2026-03-01", cpu_s=1.5)]
+
     async def leases(self) -> list[schema.LeaseRow]:
         self._noted("leases")
         return self.lease_rows

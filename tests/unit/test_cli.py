@@ -453,7 +453,7 @@ def test_ctrl_c_in_watch_leaves_the_job_running_and_says_so(
             "3 files, 4 KiB in /tmp/x",
         ),
         (["jobs"], "jobs", "0123456789  render  running  3/4"),
-        (["leases"], "leases", "beta  running  98 %  300 MiB"),
+        (["leases"], "leases", "beta -     running 98   300M"),
         (["pause"], "pause", "p2prc resume"),
         (["resume"], "resume", "lends again"),
         (["leave"], "leave", "left the network"),

@@ -43,6 +43,7 @@ from p2prc.api.schema import (
     SpecsOfNode,
     Status,
     TaskLog,
+    UsageRow,
 )
 from p2prc.errors import JobUnknown
 
@@ -170,6 +171,9 @@ class ControlClient:
 
     def leases(self) -> list[LeaseRow]:
         return self._get("/v1/leases", list[LeaseRow])
+
+    def usage(self, since_s: float) -> list[UsageRow]:
+        return self._get(f"/v1/usage?since_s={since_s:g}", list[UsageRow])
 
     def kill(self, request: KillRequest) -> Killed:
         return self._post("/v1/kill", request, Killed)

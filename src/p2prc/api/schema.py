@@ -40,7 +40,10 @@ class RuntimeTier(Answer, frozen=True):
 
 
 class Lending(Answer, frozen=True):
-    """What this node lends, and to whom. `enabled` is false with `up --no-lend`."""
+    """What this node lends, and to whom. `enabled` is false with `up --no-lend`.
+
+    `needed_for` says why its owner needs the machine at present: nothing new is lent then.
+    """
 
     enabled: bool
     paused: bool = False
@@ -51,6 +54,7 @@ class Lending(Answer, frozen=True):
     gpus: int = 0
     network: str = "none"
     runtimes: list[RuntimeTier] = []
+    needed_for: str = ""
 
 
 class RelayServing(Answer, frozen=True):
@@ -210,11 +214,12 @@ class PeerRequest(Request, frozen=True):
 
 
 class Setting(Answer, frozen=True):
-    """One setting; `origin` says where its value came from."""
+    """One setting; `origin` says where its value came from, `used` how much of it is in use."""
 
     key: str
     value: bool | int | float | str | list[str] | None
     origin: str
+    used: str = ""
 
 
 class PolicyChanged(Answer, frozen=True):
@@ -546,6 +551,21 @@ class LeaseRow(Answer, frozen=True):
     created_at: str = ""
     expires_at: str | None = None
     command: str = ""
+
+
+class UsageRow(Answer, frozen=True):
+    """What one peer used here since a day (`since`), while it had leases."""
+
+    peer: str
+    peer_name: str
+    since: str
+    cpu_s: float = 0.0
+    memory_byte_s: int = 0
+    disk_peak_bytes: int = 0
+    net_rx_bytes: int = 0
+    net_tx_bytes: int = 0
+    leases: int = 0
+    tasks: int = 0
 
 
 class KillRequest(Request, frozen=True):

@@ -265,6 +265,10 @@ class _Routes:
             """Who runs what here."""
             return _json(await service.leases())
 
+        async def usage(request: Request) -> Response:
+            """What each peer used."""
+            return _json(await service.usage(_seconds(request.query_params.get("since_s", ""))))
+
         async def kill(request: Request) -> Response:
             """End leases now."""
             body = await _body(request, schema.KillRequest)
@@ -304,9 +308,21 @@ class _Routes:
         self._add("POST", "/v1/policy/allow", allow, body=peer, answer=changed)
         self._add("POST", "/v1/policy/deny", deny, body=peer, answer=changed)
         self._add("GET", "/v1/leases", leases, answer=list[schema.LeaseRow])
+        self._add("GET", "/v1/usage", usage, answer=list[schema.UsageRow])
         self._add("POST", "/v1/kill", kill, body=schema.KillRequest, answer=schema.Killed)
         self._add("POST", "/v1/pause", pause)
         self._add("POST", "/v1/resume", resume)
+
+
+def _seconds(text: str) -> float:
+    """Return how long ago; a day where nothing is said. Raises InvalidInput."""
+    try:
+        found = float(text or 86400)
+    except ValueError as error:
+        raise InvalidInput("`since_s` is no number of seconds") from error
+    if not 0 <= found <= 1e9:
+        raise InvalidInput("`since_s` is no time ago")
+    return found
 
 
 async def _body(request: Request, kind: type[_Body]) -> _Body:

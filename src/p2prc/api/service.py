@@ -41,6 +41,7 @@ from p2prc.api.schema import (
     SpecsOfNode,
     Status,
     TaskLog,
+    UsageRow,
 )
 
 
@@ -140,6 +141,10 @@ class NodeService(Protocol):
     # -- the owner's side
 
     async def leases(self) -> list[LeaseRow]: ...
+
+    async def usage(self, since_s: float) -> list[UsageRow]:
+        """Return what each peer used since so many seconds ago, in whole days (UTC)."""
+        ...
 
     async def kill(self, request: KillRequest) -> Killed: ...
 

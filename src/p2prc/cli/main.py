@@ -55,6 +55,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "interfaces": (f"{_COMMANDS}.network", "Show the network interfaces of this machine."),
         "leases": (f"{_COMMANDS}.owner", "Show who runs what here."),
         "kill": (f"{_COMMANDS}.owner", "End what runs here, now."),
+        "usage": (f"{_COMMANDS}.owner", "Show what each peer has used."),
         "pause": (f"{_COMMANDS}.owner", "Lend nothing new."),
         "resume": (f"{_COMMANDS}.owner", "Lend again."),
         "policy": (f"{_COMMANDS}.policy", "Show and change who may have how much."),

@@ -28,7 +28,7 @@ from p2prc.api.server import build_app
 from p2prc.daemon.doctor import machine_facts
 from p2prc.daemon.log import set_up_logging
 from p2prc.daemon.memory import allow_many_files, give_back, take_for_permanent
-from p2prc.daemon.policy import PolicyDesk, lent_of, policy_of
+from p2prc.daemon.policy import PolicyDesk, lent_of, owner_rules_of, policy_of
 from p2prc.daemon.runtimes import NodeRuntimes, find_runtimes
 from p2prc.daemon.service import DaemonService
 from p2prc.errors import P2prcError, PortTaken
@@ -212,6 +212,7 @@ async def _open(
     node = await stack.enter_async_context(
         open_node(secret, description, policy, adapters, founds_open=founds_open)
     )
+    node.change_owner_rules(owner_rules_of(settings))
     relaying = await _relaying(stack, node, settings, await endpoint.addresses())
     # Goodbyes may have to go through our own relay: it closes after them.
     stack.push_async_callback(node.stop)
@@ -235,6 +236,7 @@ def _apply(node: Node, runtimes: NodeRuntimes, settings: Settings) -> None:
     """Put changed rules of lending into force."""
     runtimes.follow(settings)
     node.change_terms(lent_of(settings), policy_of(settings))
+    node.change_owner_rules(owner_rules_of(settings))
 
 
 def overcommitted(lent: Capacity, *, cpus: int, memory: int) -> list[str]:

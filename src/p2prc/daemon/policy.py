@@ -5,12 +5,15 @@ What an owner changes is in force before the answer, and in `config.toml` for th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from p2prc.errors import SettingInvalid
 from p2prc.model.identity import NodeId
+from p2prc.model.quantities import format_cpus, format_size
 from p2prc.model.resources import Capacity
-from p2prc.protocol.lending import LendingPolicy
+from p2prc.node.collector import OwnerRules
+from p2prc.protocol.leases import LeaseView
+from p2prc.protocol.lending import UNBOUNDED, LendingPolicy
 from p2prc.settings import CONFIG_FILE, SETTING_KEYS, Settings, check_setting, with_setting
 from p2prc.storage.config_file import set_in_config
 from p2prc.storage.home import Home
@@ -35,7 +38,22 @@ def policy_of(settings: Settings) -> LendingPolicy:
         denied=frozenset(lend.deny),
         trusted=frozenset(lend.tier_none_to),
         lifetime_limit_s=FOREVER_S if lend.lifetime_s is None else lend.lifetime_s,
+        leases_limit=lend.leases,
+        per_peer=Capacity(
+            cpu_millis=_or_all(lend.per_peer_cpu_millis, UNBOUNDED.cpu_millis),
+            memory_bytes=_or_all(lend.per_peer_memory_bytes, UNBOUNDED.memory_bytes),
+            disk_bytes=_or_all(lend.per_peer_disk_bytes, UNBOUNDED.disk_bytes),
+            gpus=UNBOUNDED.gpus,
+        ),
+        per_peer_leases=lend.per_peer_leases,
+        requests_per_s=lend.requests_per_s,
+        when_needed=lend.when_needed,
     )
+
+
+def owner_rules_of(settings: Settings) -> OwnerRules:
+    """Return when the owner needs the machine."""
+    return OwnerRules(settings.lend.quiet_hours, settings.lend.only_while_away)
 
 
 def lent_of(settings: Settings) -> Capacity:
@@ -46,6 +64,33 @@ def lent_of(settings: Settings) -> Capacity:
         cpu_millis=settings.lend.cpu_millis,
         memory_bytes=settings.lend.memory_bytes,
         disk_bytes=settings.lend.disk_bytes,
+    )
+
+
+def used_of(leases: Sequence[LeaseView]) -> dict[str, str]:
+    """Return how much of each ceiling is lent now; of a peer's, what the peer with most has."""
+    by_peer = [
+        _sum([view for view in leases if view.peer == peer])
+        for peer in dict.fromkeys(view.peer for view in leases)
+    ]
+    most = [max(amounts) for amounts in zip(*by_peer, strict=True)] or [0, 0, 0, 0]
+    found = {}
+    for prefix, amounts in (("lend.", _sum(leases)), ("lend.per_peer.", most)):
+        cpu_millis, memory_bytes, disk_bytes, count = amounts
+        found[f"{prefix}cpus"] = format_cpus(cpu_millis)
+        found[f"{prefix}memory"] = format_size(memory_bytes)
+        found[f"{prefix}disk"] = format_size(disk_bytes)
+        found[f"{prefix}leases"] = str(count)
+    return found
+
+
+def _sum(leases: Sequence[LeaseView]) -> tuple[int, int, int, int]:
+    limits = [view.workload.limits for view in leases]
+    return (
+        sum(each.cpu_millis for each in limits),
+        sum(each.memory_bytes for each in limits),
+        sum(each.disk_bytes for each in limits),
+        len(limits),
     )
 
 
@@ -106,6 +151,10 @@ class PolicyDesk:
         if changes:
             self._apply(self.settings)
         return notes
+
+
+def _or_all(given: int | None, every: int) -> int:
+    return every if given is None else given
 
 
 def _listed(nodes: Iterable[NodeId]) -> str:

@@ -12,6 +12,7 @@ from p2prc.node.provider import LeaseReading
 from p2prc.node.relaying import Relaying
 from p2prc.protocol.membership import NodeView
 from p2prc.protocol.messages import Specs
+from p2prc.storage.schema import PeerUsage
 
 COMMAND_SHOWN = 500
 
@@ -101,6 +102,22 @@ def specs_of(specs: Specs) -> schema.SpecsOfNode:
     )
 
 
+def usage_row(used: PeerUsage, *, peer_name: str) -> schema.UsageRow:
+    """Show what one peer used, from the first day on which it used anything."""
+    return schema.UsageRow(
+        peer=used.peer,
+        peer_name=peer_name,
+        since=used.day,
+        cpu_s=round(used.cpu_s, 2),
+        memory_byte_s=round(used.memory_byte_s),
+        disk_peak_bytes=used.disk_peak_bytes,
+        net_rx_bytes=used.net_rx_bytes,
+        net_tx_bytes=used.net_tx_bytes,
+        leases=used.leases,
+        tasks=used.tasks,
+    )
+
+
 def lease_row(reading: LeaseReading, *, peer_name: str, wall_offset_s: float) -> schema.LeaseRow:
     """Show a lease to its owner; `wall_offset_s` turns the machine's clock into UTC seconds."""
     lease, usage = reading.lease, reading.usage
@@ -109,13 +126,15 @@ def lease_row(reading: LeaseReading, *, peer_name: str, wall_offset_s: float) ->
         peer=lease.peer,
         peer_name=peer_name,
         image=lease.workload.image or f"{lease.runtime}/{lease.tier}",
-        state=lease.state.value,
+        state="suspended" if lease.is_suspended else lease.state.value,
         cpu_percent=round(usage.cpu_percent, 1),
         cpu_s=round(usage.cpu_s, 2),
         memory_bytes=usage.memory_bytes,
         memory_peak_bytes=usage.memory_peak_bytes,
         disk_bytes=usage.disk_bytes,
         processes=usage.processes,
+        net_rx_bytes=usage.net_rx_bytes,
+        net_tx_bytes=usage.net_tx_bytes,
         command=shlex.join(reading.argv)[:COMMAND_SHOWN],
         created_at=instant(lease.created_at + wall_offset_s),
         expires_at=instant(lease.expires_at + wall_offset_s),

@@ -17,7 +17,7 @@ from p2prc.daemon.jobs import JobDesk
 from p2prc.daemon.log import last_lines
 from p2prc.daemon.names import as_typed, find_lease, find_node, is_node_id
 from p2prc.daemon.orders import absolute_folder
-from p2prc.daemon.policy import POLICY_KEYS, PolicyDesk
+from p2prc.daemon.policy import POLICY_KEYS, PolicyDesk, used_of
 from p2prc.daemon.rows import (
     instant,
     lease_row,
@@ -26,6 +26,7 @@ from p2prc.daemon.rows import (
     relay_of,
     runtimes_of,
     specs_of,
+    usage_row,
 )
 from p2prc.daemon.running import Running
 from p2prc.errors import InvalidInput, NodeUnknown, PeerError
@@ -90,6 +91,7 @@ class DaemonService:
                 memory_bytes=told.lent.memory_bytes,
                 disk_bytes=told.lent.disk_bytes,
                 runtimes=runtimes_of(node.runtimes),
+                needed_for=node.provider.needed_for,
             ),
             relay=relay_of(self._relaying),
             refusals=dict(
@@ -296,6 +298,13 @@ class DaemonService:
             for reading in await self._node.provider.readings()
         ]
 
+    async def usage(self, since_s: float) -> list[schema.UsageRow]:
+        since_at = time.time() - since_s
+        return [
+            usage_row(used, peer_name=self._node.name_of(used.peer))
+            for used in self._node.provider.usage(since_at=since_at)
+        ]
+
     async def kill(self, request: schema.KillRequest) -> schema.Killed:
         leases = self._node.provider.leases()
         wanted: list[LeaseId] = []
@@ -311,7 +320,12 @@ class DaemonService:
         return schema.Killed(ended=list(wanted))
 
     async def policy(self) -> list[schema.Setting]:
-        return [row for row in await self.settings() if row.key in POLICY_KEYS]
+        used = used_of(self._node.provider.leases())
+        return [
+            schema.Setting(row.key, row.value, row.origin, used.get(row.key, ""))
+            for row in await self.settings()
+            if row.key in POLICY_KEYS
+        ]
 
     async def set_policy(self, request: schema.PolicyRequest) -> schema.PolicyChanged:
         return await self._changed(self._policies.set(request.key, request.value))

@@ -91,3 +91,5 @@ class Usage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     memory_peak_bytes: int = 0
     disk_bytes: int = 0
     processes: int = 0
+    net_rx_bytes: int = 0
+    net_tx_bytes: int = 0

@@ -6,7 +6,9 @@ import os
 import platform
 import shutil
 import socket
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -41,6 +43,57 @@ def memory_bytes() -> int:
 def free_disk_bytes(folder: Path) -> int:
     """Return how much room the folder's disk has."""
     return shutil.disk_usage(folder).free
+
+
+def busy_core_s() -> float:
+    """Return how long the machine's cores were busy since it started, without this process."""
+    times = psutil.cpu_times()
+    # What waits for a disk is not busy; a guest's time is in the user's already.
+    busy = times.user + times.system + getattr(times, "irq", 0.0) + getattr(times, "softirq", 0.0)
+    own = time.process_time()
+    return max(0.0, float(busy) - own)
+
+
+def input_idle_s() -> float | None:
+    """Return for how long nobody typed or moved a pointer, None where the machine does not tell.
+
+    Terminals tell by when they were read; desktops through logind, which is asked where it is.
+    May take some milliseconds.
+    """
+    found = [_terminal_idle_s(), _desktop_idle_s()]
+    return min((each for each in found if each is not None), default=None)
+
+
+def _terminal_idle_s() -> float | None:
+    now, newest = time.time(), None
+    for folder, pattern in (("/dev/pts", "[0-9]*"), ("/dev", "tty[0-9]*")):
+        for terminal in Path(folder).glob(pattern):
+            try:
+                read_at = terminal.stat().st_atime
+            except OSError:
+                continue
+            newest = read_at if newest is None else max(newest, read_at)
+    return None if newest is None else max(0.0, now - newest)
+
+
+def _desktop_idle_s() -> float | None:
+    if shutil.which("loginctl") is None:
+        return None
+    try:
+        told = subprocess.run(
+            ["loginctl", "show", "--property=IdleHint", "--property=IdleSinceHint"],
+            capture_output=True,
+            text=True,
+            timeout=2,
+            check=True,
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    facts = dict(line.partition("=")[::2] for line in told.splitlines())
+    if facts.get("IdleHint") == "no":
+        return 0.0
+    since = facts.get("IdleSinceHint", "")
+    return max(0.0, time.time() - int(since) / 1e6) if since.isdigit() and int(since) else None
 
 
 def read_specs(folder: Path, runtimes: tuple[RuntimeOffer, ...]) -> Specs:

@@ -20,6 +20,7 @@ from p2prc.model.identity import NodeId
 from p2prc.model.resources import Capacity, RuntimeOffer
 from p2prc.node.bulk import Bulk
 from p2prc.node.clocks import clock_skews_s, tell_clock
+from p2prc.node.collector import Collector, OwnerRules
 from p2prc.node.door import Door
 from p2prc.node.grants import Grants
 from p2prc.node.handshake import Knock
@@ -184,6 +185,8 @@ class Node:
             capacity_changed=self.network.record_changed,
             lends=policy.lends_at_all,
         )
+        self.owner_rules = OwnerRules()
+        self.collector = Collector(self.provider, lambda: self.owner_rules)
         self.runs = Runs(
             own=self.id,
             post=self.post,
@@ -214,6 +217,7 @@ class Node:
         self.reach.start()
         self.neighbours.start()
         self._tasks.start(self.links.run(), "accept")
+        self._tasks.start(self.collector.run(), "collect")
         self.jobs.start()
 
     async def stop(self) -> None:
@@ -304,6 +308,11 @@ class Node:
             # Anybody may come in here: what isolates nothing is for this node's own work.
             return replace(policy, trusted=policy.trusted & {self.id})
         return policy
+
+    def change_owner_rules(self, rules: OwnerRules) -> None:
+        """Know from now on when the owner needs the machine."""
+        self.owner_rules = rules
+        self.collector.rules_changed()
 
     def change_terms(self, lent: Capacity, policy: LendingPolicy) -> None:
         """Lend by other rules from now on; leases of whom they exclude end at once."""

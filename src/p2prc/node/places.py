@@ -81,6 +81,7 @@ class Place:
     patience: asyncio.Timeout | None = None
     is_cancelled: bool = False
     is_ended: bool = False
+    is_suspended: bool = False
     end_reason: str = ""
     environment: EnvironmentLock | None = None
     placed: set[BlobId] = field(default_factory=set)
@@ -177,6 +178,8 @@ class Places:
         """
         if place.is_busy:
             raise PeerBusy("the lease runs another command at present")
+        if place.is_suspended:
+            raise PeerBusy("the owner needs the machine at present: the lease is suspended")
         place.idle.clear()
         place.is_cancelled = False
         started = asyncio.get_running_loop().time()

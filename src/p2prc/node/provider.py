@@ -48,6 +48,7 @@ from p2prc.protocol.messages import (
 )
 from p2prc.runtime.port import OutputChunk
 from p2prc.storage.blobs import BlobStore
+from p2prc.storage.schema import PeerUsage
 
 ENDING_TIMEOUT_S = 20.0
 ASKERS_LIMIT = 8
@@ -124,7 +125,7 @@ class Provider:
     @property
     def is_lending(self) -> bool:
         """Whether anything new would be lent."""
-        return self.lends and not self._book.is_paused
+        return self.lends and not self._book.is_paused and not self._book.owner_needs
 
     @property
     def is_paused(self) -> bool:
@@ -143,6 +144,38 @@ class Provider:
     def leases(self) -> tuple[LeaseView, ...]:
         """Return every lease that holds something, oldest first."""
         return self._book.leases()
+
+    async def collect(self, now: float) -> float:
+        """Read every lease for the owner's sums; return the processor seconds of all that ever
+        were, which only grows.
+        """
+        for view in self._book.leases():
+            place = self._open.get(view.lease)
+            if place is None:
+                continue
+            usage = await _usage_of(place)
+            if self._open.get(view.lease) is place:
+                self._history.read(view, usage, place.used, now)
+        return self._history.cpu_s
+
+    def save_usage(self) -> None:
+        """Write what was collected."""
+        self._history.save()
+
+    def usage(self, *, since_at: float) -> list[PeerUsage]:
+        """Return what each peer used since the day of that instant."""
+        return self._history.usage(since_at=since_at)
+
+    @property
+    def needed_for(self) -> str:
+        """Why the owner needs the machine at present, "" when it is lent."""
+        return self._book.owner_needs
+
+    def owner_needs(self, reason: str) -> None:
+        """Lend nothing new while there is a reason, and do with leases what the policy says."""
+        if reason != self._book.owner_needs:
+            self._driver.feed(lending.OwnerNeedsMachine(reason))
+            self._capacity_changed()
 
     async def kill(self, leases: Sequence[LeaseId]) -> None:
         """End leases in the owner's name, and wait until they are gone."""
@@ -353,6 +386,8 @@ class Provider:
                 ending = self._tasks.start(self._end(effect), f"end {effect.lease}")
                 self._endings.add(ending)
                 ending.add_done_callback(self._endings.discard)
+            case lending.SuspendSandbox() | lending.ResumeSandbox():
+                self._tasks.start(self._suspend(effect), f"suspend {effect.lease}")
             case lending.TellEnded():
                 reason = effect.reason[:_SENTENCE_LIMIT]
                 self._post.tell(effect.peer, LeaseEnded(effect.lease, effect.ended_by, reason))
@@ -404,6 +439,13 @@ class Provider:
             await self._clean(place, ended_by=effect.ended_by, reason=effect.reason)
         self._free_again(lending.SandboxEnded(effect.lease))
 
+    async def _suspend(self, effect: lending.SuspendSandbox | lending.ResumeSandbox) -> None:
+        place = self._open.get(effect.lease)
+        if place is None:
+            return
+        place.is_suspended = isinstance(effect, lending.SuspendSandbox)
+        await (place.sandbox.suspend() if place.is_suspended else place.sandbox.resume())
+
     def _free_again(self, event: lending.SandboxEnded | lending.SandboxFailed) -> None:
         # A lease that was ending needs no effect any more, but its room is news to the others.
         self._driver.feed(event)
@@ -412,11 +454,14 @@ class Provider:
     async def _clean(self, place: Place, *, ended_by: str, reason: str) -> None:
         self._grants.revoke(place.token)
         await self._places.end(place)
+        # What its supervisor saw last, and what its commands reported at their end.
+        usage = await _usage_of(place)
         now = asyncio.get_running_loop().time()
         for view in self._book.leases():
             if view.lease == place.lease:
-                held_s = now - view.created_at
-                self._history.ended(place, view, ended_by=ended_by, reason=reason, held_s=held_s)
+                self._history.ended(
+                    view, usage, place.used, ended_by=ended_by, reason=reason, now=now
+                )
 
 
 _ATTEMPT = "attempt-"

@@ -75,6 +75,13 @@ class Resumed:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnerNeedsMachine:
+    """The owner needs the machine, for this reason; "" when it may be lent again."""
+
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class TermsChanged:
     """The owner changed what is lent, and to whom; leases that exist stay as they are."""
 
@@ -111,6 +118,7 @@ Event = (
     | OwnerKilled
     | Paused
     | Resumed
+    | OwnerNeedsMachine
     | TermsChanged
     | PeerGone
     | PeerReturned
@@ -172,6 +180,20 @@ class EndSandbox:
 
 
 @dataclass(frozen=True, slots=True)
+class SuspendSandbox:
+    """Stop everything in it until ResumeSandbox; its memory stays, its time goes on."""
+
+    lease: LeaseId
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeSandbox:
+    """Let it go on."""
+
+    lease: LeaseId
+
+
+@dataclass(frozen=True, slots=True)
 class TellEnded:
     """Tell the peer who ended its lease; may be lost when the peer is away."""
 
@@ -181,4 +203,13 @@ class TellEnded:
     reason: str
 
 
-Effect = CreateSandbox | Granted | Refuse | ConfirmEnd | EndSandbox | TellEnded
+Effect = (
+    CreateSandbox
+    | Granted
+    | Refuse
+    | ConfirmEnd
+    | EndSandbox
+    | SuspendSandbox
+    | ResumeSandbox
+    | TellEnded
+)

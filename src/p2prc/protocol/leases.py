@@ -32,20 +32,31 @@ from p2prc.protocol.lease_events import (
     LeaseEndRequested,
     LeaseRequested,
     OwnerKilled,
+    OwnerNeedsMachine,
     Paused,
     PeerGone,
     PeerReturned,
     Refuse,
     Resumed,
+    ResumeSandbox,
     SandboxEnded,
     SandboxFailed,
     SandboxReady,
+    SuspendSandbox,
     TellEnded,
     TermsChanged,
     Tick,
 )
-from p2prc.protocol.lending import LendingPolicy, Refusal, refusal_of, select_runtime
+from p2prc.protocol.lending import (
+    END,
+    SUSPEND,
+    LendingPolicy,
+    Refusal,
+    refusal_of,
+    select_runtime,
+)
 from p2prc.protocol.messages import RequestLease
+from p2prc.protocol.request_rates import RequestRates
 
 ENDED_REMEMBERED = 1000
 
@@ -73,6 +84,7 @@ class LeaseView:
     state: LeaseState
     created_at: float
     expires_at: float
+    is_suspended: bool = False
 
 
 @dataclass(slots=True)
@@ -83,6 +95,7 @@ class _Loan:
     created_at: float
     expires_at: float
     state: LeaseState
+    is_suspended: bool = False
 
     @property
     def limits(self) -> Limits:
@@ -99,6 +112,8 @@ class LeaseBook:
         self._policy = policy
         self._runtimes = runtimes
         self._is_paused = False
+        self._owner_needs = ""
+        self._rates = RequestRates()
         self._loans: dict[LeaseId, _Loan] = {}
         self._gone_at: dict[NodeId, float] = {}
         self._ended: OrderedDict[tuple[NodeId, LeaseId], str] = OrderedDict()
@@ -122,6 +137,11 @@ class LeaseBook:
     def is_paused(self) -> bool:
         """Whether the owner lends nothing new."""
         return self._is_paused
+
+    @property
+    def owner_needs(self) -> str:
+        """Why the owner needs the machine at present, "" when it is lent."""
+        return self._owner_needs
 
     def leases(self) -> tuple[LeaseView, ...]:
         """Every lease that holds something, oldest first."""
@@ -152,9 +172,12 @@ class LeaseBook:
                 self._is_paused = True
             case Resumed():
                 self._is_paused = False
+            case OwnerNeedsMachine():
+                effects += self._make_way(event.reason)
             case TermsChanged():
                 self._capacity, self._policy = event.capacity, event.policy
                 self._runtimes = event.runtimes
+                effects += self._make_way(self._owner_needs)
             case PeerGone():
                 if any(loan.peer == event.peer for loan in self._loans.values()):
                     self._gone_at.setdefault(event.peer, now)
@@ -175,7 +198,7 @@ class LeaseBook:
         if (reason := self._ended.get((peer, request.lease))) is not None:
             # A request that was delivered late must not bring the lease back to life.
             return [Refuse(peer, request.lease, "lease-ended", reason)]
-        decision = self._decide(peer, request)
+        decision = self._decide(peer, request, now)
         if isinstance(decision, Refusal):
             return [Refuse(peer, request.lease, decision.code, decision.message, decision.hint)]
         self._loans[request.lease] = _Loan(
@@ -202,9 +225,13 @@ class LeaseBook:
             return [Refuse(peer, request.lease, "lease-ended", "the lease is ending")]
         return []
 
-    def _decide(self, peer: NodeId, request: RequestLease) -> RuntimeOffer | Refusal:
+    def _decide(self, peer: NodeId, request: RequestLease, now: float) -> RuntimeOffer | Refusal:
+        if not self._rates.is_allowed(peer, self._policy.requests_per_s, now):
+            return Refusal("peer-busy", "you ask for leases faster than the owner allows")
         if self._is_paused:
             return Refusal("lending-paused", "the owner lends nothing at present")
+        if self._owner_needs:
+            return Refusal("lending-paused", f"nothing is lent now: {self._owner_needs}")
         refusal = refusal_of(self._policy, self._capacity, peer, request.workload)
         if refusal is not None:
             return refusal
@@ -213,7 +240,19 @@ class LeaseBook:
             return runtime
         if len(self._loans) >= self._policy.leases_limit or not self._will_fit(request):
             return Refusal("peer-busy", _BUSY)
+        if not self._has_share_left(peer, request.workload.limits):
+            return Refusal("peer-busy", "you hold all that one peer may have here")
         return runtime
+
+    def _has_share_left(self, peer: NodeId, limits: Limits) -> bool:
+        # What is ending counts: the ceilings bind what runs, for one peer as for all.
+        held = [loan for loan in self._loans.values() if loan.peer == peer]
+        if len(held) >= self._policy.per_peer_leases:
+            return False
+        left = self._policy.per_peer
+        for loan in held:
+            left = left.minus(loan.limits)
+        return left.fits(limits)
 
     def _will_fit(self, request: RequestLease) -> bool:
         return self._left_beside(self._held()).fits(request.workload.limits)
@@ -240,7 +279,9 @@ class LeaseBook:
             return []
         loan.state = LeaseState.ACTIVE
         loan.expires_at = now + loan.limits.lifetime_s
-        return [Granted(loan.peer, lease, loan.limits.lifetime_s, loan.runtime.tier)]
+        granted = Granted(loan.peer, lease, loan.limits.lifetime_s, loan.runtime.tier)
+        # It was promised before the owner came back.
+        return [granted, *self._make_way(self._owner_needs)]
 
     def _failed(self, event: SandboxFailed) -> list[Effect]:
         loan = self._forget(event.lease)
@@ -257,6 +298,21 @@ class LeaseBook:
         if loan.state is LeaseState.CREATING:
             return [Refuse(loan.peer, event.lease, event.code or "lease-ended", reason)]
         return [TellEnded(loan.peer, event.lease, _ENDED_BY.get(event.code, "lost"), reason)]
+
+    # -- the owner comes and goes
+
+    def _make_way(self, reason: str) -> list[Effect]:
+        """Do with the leases what the owner wants while the machine is needed, or undo it."""
+        self._owner_needs = reason
+        effects: list[Effect] = []
+        does = self._policy.when_needed if reason else ""
+        for lease, loan in list(self._loans.items()):
+            if does == END:
+                effects += self._end(lease, "owner", reason)
+            elif loan.state is LeaseState.ACTIVE and loan.is_suspended != (does == SUSPEND):
+                loan.is_suspended = does == SUSPEND
+                effects.append(SuspendSandbox(lease) if loan.is_suspended else ResumeSandbox(lease))
+        return effects
 
     # -- ending
 
@@ -379,4 +435,5 @@ def _view(lease: LeaseId, loan: _Loan) -> LeaseView:
         state=loan.state,
         created_at=loan.created_at,
         expires_at=loan.expires_at,
+        is_suspended=loan.is_suspended,
     )

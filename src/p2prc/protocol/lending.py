@@ -19,6 +19,11 @@ SMALLEST_CPU_MILLIS = 10
 SMALLEST_MEMORY_BYTES = 4 * MEBIBYTE
 
 
+UNBOUNDED = Capacity(cpu_millis=1_000_000, memory_bytes=1 << 60, disk_bytes=1 << 60, gpus=64)
+CONTINUE, SUSPEND, END = "continue", "suspend", "end"
+WHEN_NEEDED = (CONTINUE, SUSPEND, END)
+
+
 @dataclass(frozen=True, slots=True)
 class LendingPolicy:
     """The owner's rules. `lends_to` None means every member, an empty set nobody; `denied`
@@ -27,6 +32,10 @@ class LendingPolicy:
     `trusted` are the nodes that may run without isolation. `absence_s` and `job_absence_s` bound
     how long a requester may be away before its lease ends. `patience_s` bounds how long a request
     waits for sandboxes that are just ending.
+
+    `per_peer` bounds what one peer holds together, `requests_per_s` how often it asks for leases.
+    `when_needed` is what becomes of leases while the owner needs the machine: `continue`,
+    `suspend` or `end`.
     """
 
     lends_to: frozenset[NodeId] | None = None
@@ -35,6 +44,10 @@ class LendingPolicy:
     lifetime_limit_s: float = 7 * 86400.0
     processes_limit: int = 10_000
     leases_limit: int = 256
+    per_peer: Capacity = UNBOUNDED
+    per_peer_leases: int = 256
+    requests_per_s: float = 50.0
+    when_needed: str = SUSPEND
     absence_s: float = 60.0
     job_absence_s: float = 15 * 60.0
     patience_s: float = 5.0
@@ -82,7 +95,8 @@ def refusal_of(
         if not policy.lends_at_all:
             return Refusal("policy-refuses", "this node lends nothing")
         return Refusal("policy-refuses", "the owner of this node does not lend to you")
-    excess = _too_small(workload.limits) or _excess(policy, capacity, workload.limits)
+    limits = workload.limits
+    excess = _too_small(limits) or _excess(policy, capacity, limits) or _share(policy, limits)
     return Refusal("policy-refuses", excess) if excess else None
 
 
@@ -102,12 +116,27 @@ def _excess(policy: LendingPolicy, capacity: Capacity, limits: Limits) -> str:
         return f"this node lends at most {size_text(capacity.memory_bytes)} of memory"
     if limits.disk_bytes > capacity.disk_bytes:
         return f"this node lends at most {size_text(capacity.disk_bytes)} of disk"
+    if limits.gpus and not capacity.gpus:
+        return "this node has no graphics card to lend"
     if limits.gpus > capacity.gpus:
         return f"this node lends at most {capacity.gpus} graphics cards"
     if limits.processes > policy.processes_limit:
         return f"this node lends at most {policy.processes_limit} processes"
     if limits.lifetime_s > policy.lifetime_limit_s:
         return f"this node lends for at most {policy.lifetime_limit_s:g} s"
+    return ""
+
+
+def _share(policy: LendingPolicy, limits: Limits) -> str:
+    each = policy.per_peer
+    if limits.cpu_millis > each.cpu_millis:
+        return f"this node lends one peer at most {cores_text(each.cpu_millis)}"
+    if limits.memory_bytes > each.memory_bytes:
+        return f"this node lends one peer at most {size_text(each.memory_bytes)} of memory"
+    if limits.disk_bytes > each.disk_bytes:
+        return f"this node lends one peer at most {size_text(each.disk_bytes)} of disk"
+    if not policy.per_peer_leases:
+        return "this node lends one peer no lease"
     return ""
 
 

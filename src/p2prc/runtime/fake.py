@@ -134,6 +134,7 @@ class FakeSandbox:
         self._running: FakeExecution | None = None
         self._ended: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self._is_ending = False
+        self.is_suspended = False
         for name in ("inputs", "work", "tmp"):
             (spec.folder / name).mkdir(parents=True, exist_ok=True)
         self._lifetime = asyncio.get_running_loop().create_task(self._live())
@@ -213,6 +214,12 @@ class FakeSandbox:
     async def usage(self) -> Usage:
         is_busy = self._running is not None and not self._running.is_over
         return Usage(processes=int(is_busy))
+
+    async def suspend(self) -> None:
+        self.is_suspended = True
+
+    async def resume(self) -> None:
+        self.is_suspended = False
 
     async def wait_ended(self) -> Exit:
         return await asyncio.shield(self._ended)

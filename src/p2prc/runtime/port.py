@@ -213,6 +213,14 @@ class Sandbox(Protocol):
         """Return what the sandbox uses now, and its peaks."""
         ...
 
+    async def suspend(self) -> None:
+        """Stop every process until `resume`; memory, time and limits stay. Twice is safe."""
+        ...
+
+    async def resume(self) -> None:
+        """Let what was suspended go on."""
+        ...
+
     async def wait_ended(self) -> Exit:
         """Wait until the sandbox is gone by itself (its limit, its time, a crash) or by `end`."""
         ...

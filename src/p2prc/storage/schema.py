@@ -54,6 +54,12 @@ MIGRATIONS = (
     );
     create index ended_lease_by_end on ended_lease (ended_at);
     """,
+    """
+    alter table usage add column disk_peak_bytes integer not null default 0;
+    alter table usage add column net_rx_bytes integer not null default 0;
+    alter table usage add column net_tx_bytes integer not null default 0;
+    alter table usage add column leases integer not null default 0;
+    """,
 )
 """Statements that lead from one version of the schema to the next; only ever appended to."""
 
@@ -101,6 +107,10 @@ class PeerUsage:
     cpu_s: float = 0.0
     memory_byte_s: float = 0.0
     tasks: int = 0
+    disk_peak_bytes: int = 0
+    net_rx_bytes: int = 0
+    net_tx_bytes: int = 0
+    leases: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -166,24 +167,40 @@ class State:
     # -- what the owner looks at --
 
     def add_usage(self, used: Iterable[PeerUsage]) -> None:
-        """Add to what each peer used on each day."""
-        rows = [(one.peer, one.day, one.cpu_s, one.memory_byte_s, one.tasks) for one in used]
+        """Add to what each peer used on each day; of the disk, the most counts."""
+        rows = [astuple(one) for one in used]
         with self._transaction() as write:
             write.executemany(
-                "insert into usage values (?, ?, ?, ?, ?) on conflict (peer, day) do update set"
+                "insert into usage values (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+                " on conflict (peer, day) do update set"
                 " cpu_s = cpu_s + excluded.cpu_s,"
                 " memory_byte_s = memory_byte_s + excluded.memory_byte_s,"
-                " tasks = tasks + excluded.tasks",
+                " tasks = tasks + excluded.tasks,"
+                " disk_peak_bytes = max(disk_peak_bytes, excluded.disk_peak_bytes),"
+                " net_rx_bytes = net_rx_bytes + excluded.net_rx_bytes,"
+                " net_tx_bytes = net_tx_bytes + excluded.net_tx_bytes,"
+                " leases = leases + excluded.leases",
                 rows,
             )
 
     def usage(self, *, since_day: str = "") -> list[PeerUsage]:
         rows = self._read(
-            "select peer, day, cpu_s, memory_byte_s, tasks from usage where day >= ?"
+            "select peer, day, cpu_s, memory_byte_s, tasks, disk_peak_bytes, net_rx_bytes,"
+            " net_tx_bytes, leases from usage where day >= ?"
             " order by day, peer",
             since_day,
         )
         return [PeerUsage(*row) for row in rows]
+
+    def forget_usage(self, *, before_day: str, beyond: int) -> None:
+        """Forget days before that one, and the oldest rows where there are more than `beyond`."""
+        with self._transaction() as write:
+            write.execute("delete from usage where day < ?", (before_day,))
+            write.execute(
+                "delete from usage where (peer, day) in (select peer, day from usage"
+                " order by day desc, peer limit -1 offset ?)",
+                (beyond,),
+            )
 
     def add_ended_lease(self, ended: EndedLease) -> None:
         row = (ended.lease, ended.peer, ended.created_at, ended.ended_at)

@@ -1,16 +1,31 @@
-"""`leases`, `kill`, `pause`, `resume`: the owner of this machine decides."""
+"""`leases`, `kill`, `usage`, `pause`, `resume`: the owner of this machine decides."""
 
 from __future__ import annotations
 
+import shutil
+import sys
+
 import click
 
-from p2prc.api.schema import KillRequest, LeaseRow
+from p2prc.api.schema import KillRequest, LeaseRow, UsageRow
 from p2prc.cli.failures import note
 from p2prc.cli.invocation import Invocation, command
 from p2prc.cli.render.output import write, write_json
-from p2prc.cli.render.text import counted, plain, since, size, table, until
+from p2prc.cli.render.text import (
+    brief_size,
+    brief_until,
+    counted,
+    plain,
+    shortened,
+    table,
+)
+from p2prc.cli.values import DURATION
 from p2prc.cli.watching import watch
 
+_WIDE = 130
+_STATES = {"suspended": "paused", "creating": "making", "waiting": "waits"}
+FOREVER_S = 400 * 86400.0
+GIBIBYTE_HOUR = (1 << 30) * 3600
 _NOTHING_LENT = "nobody runs anything here; what I run on other nodes: `p2prc jobs`"
 
 
@@ -29,6 +44,23 @@ def leases_command(invocation: Invocation, /, *, is_watched: bool) -> None:
         write(_leases_text(leases))
     else:
         note(_NOTHING_LENT)
+
+
+@command("usage")
+@click.option(
+    "--since", type=DURATION, default="7d", metavar="DURATION", help="How far back; else 7d."
+)
+@click.pass_obj
+def usage_command(invocation: Invocation, /, *, since: float | None) -> None:
+    """Show what each peer has used, in whole days (UTC)."""
+    rows = invocation.client.usage(FOREVER_S if since is None else since)
+    if invocation.as_json:
+        write_json(rows)
+    elif rows:
+        headings = ("PEER", "CPU", "MEMORY", "DISK PEAK", "IN", "OUT", "LEASES", "TASKS", "FIRST")
+        write(table(headings, [_usage_cells(row) for row in rows]))
+    else:
+        note("nobody has used anything here in that time")
 
 
 @command("kill")
@@ -68,22 +100,44 @@ def resume_command(invocation: Invocation, /) -> None:
     note("lends again")
 
 
+def _usage_cells(row: UsageRow) -> tuple[str, ...]:
+    return (
+        plain(row.peer_name) or row.peer[:10],
+        f"{row.cpu_s / 3600:.3g} h",
+        f"{row.memory_byte_s / GIBIBYTE_HOUR:.3g} GiB h",
+        brief_size(row.disk_peak_bytes),
+        brief_size(row.net_rx_bytes),
+        brief_size(row.net_tx_bytes),
+        str(row.leases),
+        str(row.tasks),
+        row.since,
+    )
+
+
 def _leases_text(leases: list[LeaseRow]) -> str:
     if not leases:
         return _NOTHING_LENT
-    headings = ("LEASE", "FOR", "STATE", "CPU", "MEMORY", "DISK", "SINCE", "ENDS IN", "COMMAND")
-    return table(headings, [_lease_cells(lease) for lease in leases])
+    headings = (
+        "LEASE", "PEER", "IMAGE", "STATE", "CPU%", "MEM", "PEAK", "DISK", "PROC", "NET", "LEFT",
+        "COMMAND",
+    )  # fmt: skip
+    # A terminal of 80 columns shows all but the command.
+    width = 8 if sys.stdout.isatty() and shutil.get_terminal_size().columns < _WIDE else 40
+    return table(headings, [_lease_cells(lease, width) for lease in leases], gap=1)
 
 
-def _lease_cells(lease: LeaseRow) -> tuple[str, ...]:
+def _lease_cells(lease: LeaseRow, width: int) -> tuple[str, ...]:
     return (
-        lease.id[:10],
-        plain(lease.peer_name) or lease.peer[:10],
-        lease.state,
-        f"{lease.cpu_percent:.0f} %",
-        size(lease.memory_bytes),
-        size(lease.disk_bytes),
-        since(lease.created_at),
-        until(lease.expires_at),
-        lease.command or lease.image,
+        lease.id[:6],
+        shortened(plain(lease.peer_name) or lease.peer[:8], width),
+        shortened(plain(lease.image), width),
+        _STATES.get(lease.state, lease.state),
+        f"{lease.cpu_percent:.0f}",
+        brief_size(lease.memory_bytes),
+        brief_size(lease.memory_peak_bytes),
+        brief_size(lease.disk_bytes),
+        str(lease.processes),
+        brief_size(lease.net_rx_bytes + lease.net_tx_bytes),
+        brief_until(lease.expires_at),
+        lease.command,
     )

@@ -69,10 +69,10 @@ def _tell(invocation: Invocation, changed: PolicyChanged, *keys: str) -> None:
 
 
 def _table(rules: list[Setting]) -> str:
-    return table(("KEY", "VALUE", "FROM"), [_cells(rule) for rule in rules])
+    return table(("KEY", "VALUE", "FROM", "IN USE"), [_cells(rule) for rule in rules])
 
 
-def _cells(rule: Setting) -> tuple[str, str, str]:
+def _cells(rule: Setting) -> tuple[str, str, str, str]:
     value = rule.value
     shown = ", ".join(value) if isinstance(value, list) else str(value or "")
-    return rule.key, plain(shown) or "nobody", rule.origin
+    return rule.key, plain(shown) or "none", rule.origin, plain(rule.used)

@@ -40,6 +40,34 @@ def size(amount: int) -> str:
     return f"{value:.{digits}f} {unit}"
 
 
+def brief_size(amount: int) -> str:
+    """Return bytes in at most four letters: `0`, `12K`, `1.5G`."""
+    value = float(amount)
+    for unit in ("", "K", "M", "G", "T"):
+        if value < 999.5 or unit == "T":
+            break
+        value /= 1024
+    is_fine = unit and value < 9.95 and value != int(value)
+    return f"{value:.1f}{unit}" if is_fine else f"{value:.0f}{unit}"
+
+
+def brief_until(instant: str | None) -> str:
+    """Return how far an instant lies ahead in at most five letters: `45s`, `1h59m`, `6d23h`."""
+    left = _seconds_from_now(instant)
+    if left is None:
+        return NOTHING
+    whole = max(0, int(left))
+    if whole < 600:
+        return f"{whole // 60}m{whole % 60:02}s" if whole >= 60 else f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m"
+    if whole < 36000:
+        return f"{whole // 3600}h{whole % 3600 // 60:02}m"
+    if whole < 86400:
+        return f"{whole // 3600}h"
+    return f"{whole // 86400}d" + (f"{whole % 86400 // 3600}h" if whole < 10 * 86400 else "")
+
+
 def duration(seconds: float) -> str:
     """Return seconds as `1 h 5 min`: the two largest units that matter."""
     if seconds < 10:
@@ -90,11 +118,11 @@ def _seconds_from_now(instant: str | None) -> float | None:
         return None
 
 
-def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Align columns with two spaces between them; on a terminal, cut what does not fit."""
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, gap: int = 2) -> str:
+    """Align columns with `gap` spaces between; on a terminal, cut what does not fit."""
     cells = [list(headings), *([plain(cell) or NOTHING for cell in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(headings))]
-    return "\n".join(_cut("  ".join(_padded(row, widths)).rstrip()) for row in cells)
+    return "\n".join(_cut((" " * gap).join(_padded(row, widths)).rstrip()) for row in cells)
 
 
 def pairs(entries: Iterable[tuple[str, str]]) -> str:

@@ -210,6 +210,18 @@ class Engine:
             async with _bounded():
                 await self._docker.containers.container(container).kill()
 
+    async def pause(self, container: str) -> None:
+        """Freeze everything in a container; fine when it is gone or frozen already."""
+        with _gone_is_fine():
+            async with _bounded():
+                await self._docker.containers.container(container).pause()
+
+    async def unpause(self, container: str) -> None:
+        """Let it go on; fine when it is gone or not frozen."""
+        with _gone_is_fine():
+            async with _bounded():
+                await self._docker.containers.container(container).unpause()
+
     async def remove(self, container: str) -> None:
         """Kill and delete a container; fine when it is gone."""
         with _gone_is_fine():

@@ -70,6 +70,7 @@ class DockerSandbox:
         self._meter = meter_of(0, container)
         self._commands: set[DockerExecution] = set()
         self._is_starting = False
+        self._is_suspended = False
         self._before = Sample()
         self._last = (loop.time(), 0.0, 0.0)
         self._usage = Usage()
@@ -172,6 +173,15 @@ class DockerSandbox:
 
     async def wait_ended(self) -> Exit:
         return await asyncio.shield(self._ended)
+
+    async def suspend(self) -> None:
+        self._check_alive()
+        self._is_suspended = True
+        await self._engine.pause(self.container)
+
+    async def resume(self) -> None:
+        self._is_suspended = False
+        await self._engine.unpause(self.container)
 
     async def end(self) -> None:
         self._begin_end("lease-ended", "the lease was ended")
@@ -356,6 +366,9 @@ class DockerSandbox:
                 task.cancel()
         with contextlib.suppress(MachineCannot):
             self._note(await self._sample())
+            if self._is_suspended:
+                # What is frozen does not hear that it has to end.
+                await self.resume()
         for execution in tuple(self._commands):
             execution.doom(code, reason)
         if self._control is not None and not is_gone:

@@ -40,6 +40,7 @@ from p2prc.runtime.process.messages import (
     Ready,
     Reset,
     Start,
+    Suspend,
     UseCores,
     receive,
     send,
@@ -92,6 +93,7 @@ class Supervisor:
         self._look_at = self._look_at_disk_at = float("inf")
         self._look_when_idle_at = time.monotonic() + _LOOK_WHEN_IDLE_S
         self._used_before_s = self._used_when_killed_s = 0.0
+        self._is_suspended = False
         self._listens_in, self._listener = 0, -1
 
     def run(self) -> None:
@@ -191,12 +193,24 @@ class Supervisor:
                 self._dial(number, family)
             case UseCores(cores):
                 watch.use_cores(self._place.processes(), cores)
+            case Suspend(is_suspended):
+                self._suspend(is_suspended=is_suspended)
             case Adopt():
                 self.greet()
                 if self._listener >= 0:
                     self._tell(Listening(), (self._listener,))
             case _:
                 self._end = ("lease-ended", "")
+
+    def _suspend(self, *, is_suspended: bool) -> None:
+        """Stop what the tenant runs, or let it go on; who forked meanwhile is met soon after."""
+        if not is_suspended and not self._is_suspended:
+            return
+        self._is_suspended = is_suspended
+        # A sandbox's first process is ours: it tells us of ends, and must hear of new commands.
+        processes = self._place.processes()
+        tenants = [pid for pid in processes if pid != self._place.init()]
+        watch.stop_or_continue(tenants, is_stopped=is_suspended)
 
     def greet(self) -> None:
         """Say that the lease takes commands."""
@@ -326,6 +340,8 @@ class Supervisor:
 
     def _look_at_busy(self, now: float) -> None:
         watch.be_polite(self._place.processes())
+        if self._is_suspended:
+            self._suspend(is_suspended=True)
         for number, running in list(self._running.items()):
             if running.cause[0]:
                 # Until it is gone: who was just forked may have been missed.

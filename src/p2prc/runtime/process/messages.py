@@ -98,6 +98,12 @@ class UseCores(NamedTuple):
     cores: list[int]
 
 
+class Suspend(NamedTuple):
+    """Stop the tenant's processes, or let them go on."""
+
+    is_suspended: bool
+
+
 class End(NamedTuple):
     """Kill everything, delete the folder and go."""
 
@@ -176,6 +182,7 @@ Message = (
     | Dial
     | Dialed
     | UseCores
+    | Suspend
     | End
     | Ready
     | Unable
@@ -197,6 +204,7 @@ _TYPES: dict[str, type[Message]] = {
         Dial,
         Dialed,
         UseCores,
+        Suspend,
         End,
         Ready,
         Unable,

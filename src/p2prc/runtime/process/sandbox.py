@@ -38,6 +38,7 @@ from p2prc.runtime.process.messages import (
     Ready,
     Reset,
     Start,
+    Suspend,
     Unable,
     UseCores,
     receive,
@@ -214,6 +215,12 @@ class ProcessSandbox:
                 processes=answer.processes,
             )
         return self._usage
+
+    async def suspend(self) -> None:
+        self._tell(Suspend(is_suspended=True))
+
+    async def resume(self) -> None:
+        self._tell(Suspend(is_suspended=False))
 
     async def wait_ended(self) -> Exit:
         return await asyncio.shield(self._ended)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import stat
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -114,6 +115,14 @@ def use_cores(pids: list[int], cores: list[int]) -> None:
             for thread in os.listdir(f"/proc/{pid}/task"):
                 with contextlib.suppress(*_GONE):
                     os.sched_setaffinity(int(thread), cores)
+
+
+def stop_or_continue(pids: list[int], *, is_stopped: bool) -> None:
+    """Stop every process of the list, or let it go on."""
+    number = signal.SIGSTOP if is_stopped else signal.SIGCONT
+    for pid in pids:
+        with contextlib.suppress(*_GONE):
+            os.kill(pid, number)
 
 
 def be_polite(pids: list[int]) -> None:
