@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import statistics
 import subprocess
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -21,6 +23,9 @@ from p2prc.runtime.process.adapter import ProcessRuntime
 
 COMMANDS = 300
 JOBS = 3
+LIVES = 30
+BOMB_S = 0.3
+FORK_BOMB = "import os\nwhile True:\n  try: os.fork()\n  except OSError: pass"
 BWRAP = ["bwrap", "--ro-bind", "/", "/", "--unshare-all", "true"]
 
 
@@ -39,11 +44,15 @@ class Benchmark:
         self._runtime = ProcessRuntime(folder / "home")
         self._made = 0
 
-    async def create(self, *, is_isolated: bool = False, tier: str = "userns") -> Sandbox:
+    async def create(
+        self, *, is_isolated: bool = False, tier: str = "userns", has_sessions: bool = False
+    ) -> Sandbox:
         self._made += 1
         folder = self._folder / "leases" / str(self._made)
         lease = LeaseId(f"{self._made:020x}")
-        spec = SandboxSpec(lease, folder, Limits(), tier, is_isolated=is_isolated)
+        spec = SandboxSpec(
+            lease, folder, Limits(), tier, is_isolated=is_isolated, has_sessions=has_sessions
+        )
         return await self._runtime.create(spec)
 
     async def create_run_end(self, count: int) -> None:
@@ -64,8 +73,37 @@ class Benchmark:
             for sandbox in sandboxes:
                 group.create_task(work(sandbox))
 
+    async def one_life(self, tier: str, took: dict[str, list[float]], *, is_bomb: bool) -> None:
+        """Note how long a lease with sessions takes to create, for `true`, and to be gone."""
+        clock = time.perf_counter
+        began = clock()
+        sandbox = await self.create(tier=tier, has_sessions=True)
+        took["create"].append(clock() - began)
+        began = clock()
+        await run_true(sandbox)
+        took["exec `true`"].append(clock() - began)
+        argv = ["python", "-c", FORK_BOMB] if is_bomb else ["sleep", "1000"]
+        running = await sandbox.execute(argv, variables={})
+        await asyncio.sleep(BOMB_S if is_bomb else 0)
+        began = clock()
+        await sandbox.end()
+        took["fork bomb to gone" if is_bomb else "kill to gone"].append(clock() - began)
+        await running.wait()
+
     async def close(self) -> None:
         await self._runtime.close()
+
+
+async def lives(bench: Benchmark) -> None:
+    """Print the medians of what people at work wait for, tier by tier."""
+    for tier in ("userns", "unshare", "landlock", "none"):
+        took: dict[str, list[float]] = defaultdict(list)
+        for count in range(LIVES):
+            await bench.one_life(tier, took, is_bomb=count % 2 == 1)
+        for what, times in took.items():
+            milliseconds = sorted(1000 * time_s for time_s in times)
+            middle = statistics.median(milliseconds)
+            print(f"{tier:10} {what:20} {middle:8.1f} ms, at most {milliseconds[-1]:.1f}")
 
 
 async def rate(what: str, count: int, work: Callable[[], Awaitable[None]]) -> None:
@@ -120,6 +158,7 @@ async def main() -> None:
         await rate("one sandbox", COMMANDS, lambda: bench.run_in(shared[:1], COMMANDS))
         await rate(f"{JOBS} sandboxes", COMMANDS, lambda: bench.run_in(shared, COMMANDS))
         show_memory()
+        await lives(bench)
         isolated = [await bench.create(is_isolated=True) for _ in range(JOBS)]
         await rate("one isolated", COMMANDS, lambda: bench.run_in(isolated[:1], COMMANDS))
         await rate(f"{JOBS} isolated", COMMANDS, lambda: bench.run_in(isolated, COMMANDS))

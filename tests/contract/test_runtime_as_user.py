@@ -44,7 +44,7 @@ def test_everything_holds_for_an_ordinary_user_too(tmp_path: Path) -> None:
         "no:cacheprovider",
         "-rfE",
         "-k",
-        "not fake",
+        "not fake and not docker and not (unshared and sessions)",
     ]
     words += ["--basetemp", str(tmp_path / "inner"), "-o", "asyncio_mode=auto"]
     words += ["-o", "asyncio_default_fixture_loop_scope=function", *tests]

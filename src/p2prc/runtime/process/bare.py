@@ -15,6 +15,9 @@ from p2prc.runtime.process.caps import Caps, lower_limit
 from p2prc.runtime.process.fence import Fence
 from p2prc.runtime.process.messages import Execute
 from p2prc.runtime.process.places import Finished, Streams, reaped
+from p2prc.runtime.process.powers import out_of_reach
+
+_STOPPING_ROUNDS = 50
 
 
 class BarePlace:
@@ -30,14 +33,14 @@ class BarePlace:
         folder: str,
         caps: Caps,
         *,
-        has_own_uid: bool,
+        uid: int,
         has_sessions: bool = False,
         fence: Fence | None = None,
     ) -> None:
         self._fence = fence
         self._work = f"{folder}/work"
         self._caps = caps
-        self._has_own_uid = has_own_uid
+        self._uid = uid
         self._has_sessions = has_sessions
         self._running: dict[int, int] = {}
         self._ended: list[Finished] = []
@@ -49,7 +52,7 @@ class BarePlace:
 
     def run(self, request: Execute, streams: Streams, variables: dict[str, str]) -> None:
         caps = self._caps
-        if not self._has_own_uid:
+        if not self._uid:
             # The kernel counts all processes of the user, so the rest of them need room too.
             caps = caps._replace(processes=caps.processes + _processes_of(os.getuid()))
         failed, failing = os.pipe2(os.O_CLOEXEC)
@@ -103,9 +106,31 @@ class BarePlace:
                     os.killpg(pid, signal.SIGKILL)
 
     def kill(self) -> None:
-        for pid in self.processes():
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
+        if self._uid:
+            self._kill_user()
+            return
+        # Who is stopped does not fork: else the killing could go on for ever.
+        known: set[int] = set()
+        for _ in range(_STOPPING_ROUNDS):
+            found = set(self.processes()) - known
+            if not found:
+                break
+            known |= found
+            _signal_all(found, signal.SIGSTOP)
+        _signal_all(known, signal.SIGKILL)
+
+    def _kill_user(self) -> None:
+        """Kill all processes of the lease's user with one call, which no bomb outruns."""
+        with out_of_reach(self._uid):
+            child = os.fork()
+            if child == 0:
+                try:
+                    os.setresuid(self._uid, self._uid, self._uid)
+                    os.kill(-1, signal.SIGKILL)
+                finally:
+                    os._exit(0)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(child, 0)
 
     def processes(self) -> list[int]:
         return watch.descendants(os.getpid())
@@ -136,6 +161,12 @@ def _become_ready(request: Execute, streams: Streams, caps: Caps, work: str) -> 
         source = os.open(f"/proc/self/fd/{streams.out}", os.O_RDWR)
     for ours, theirs in ((source, 0), (streams.out, 1), (streams.err, 2)):
         os.dup2(ours, theirs)
+
+
+def _signal_all(pids: set[int], number: int) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, number)
 
 
 def _processes_of(uid: int) -> int:

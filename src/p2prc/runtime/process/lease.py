@@ -108,7 +108,7 @@ class Supervisor:
                 self._settle()
                 self._look(time.monotonic())
         finally:
-            self._leave_nothing()
+            self._leave_nothing(wake)
         self._tell(Ended(*(self._end or ("lease-ended", ""))))
 
     # -- the daemon ---------------------------------------------------------------------------
@@ -439,7 +439,7 @@ class Supervisor:
         self._gauge.disk = 0
         return ""
 
-    def _leave_nothing(self) -> None:
+    def _leave_nothing(self, wake: int) -> None:
         """Kill all, report what was running, delete the folder."""
         deadline = time.monotonic() + _LAST_KILL_S
         code, reason = self._end or ("lease-ended", "")
@@ -447,12 +447,17 @@ class Supervisor:
             running.because(code, reason or "the lease was ended")
         self._kill()
         self._hurry()
-        pause_s = 0.001
-        while self._place.processes() and time.monotonic() < deadline:
+        kill_again_at = time.monotonic() + _LOOK_S
+        # Orphans are ours, so nothing of the tenant's lives without a child of ours.
+        while watch.children(os.getpid()) and (now := time.monotonic()) < deadline:
+            # The dying need the processor more than we do: we sleep until one of ours has ended.
+            select.select([wake], [], [], _LONGEST_PAUSE_S)
+            with contextlib.suppress(BlockingIOError):
+                os.read(wake, 4096)
             self._settle()
-            # The dying need the processor more than we do.
-            select.select([], [], [], pause_s)
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            if now >= kill_again_at:
+                self._place.kill()
+                kill_again_at = now + _LOOK_S
         self._settle()
         for number in list(self._running):
             self._finish(Finished(number, None, 0, 0.0, 0))
@@ -460,13 +465,12 @@ class Supervisor:
         self._keeping.forget()
 
     def _hurry(self) -> None:
-        """Let what was killed use every core and, where we are root, a normal priority to die."""
-        cores = sorted(os.sched_getaffinity(0))
+        """Let what was killed use every core to die, and a normal priority where it has a user."""
         with own_power(self._start.uid):
-            for pid in self._place.processes():
+            if self._start.uid:
                 with contextlib.suppress(OSError):
-                    os.sched_setaffinity(pid, cores)
-                    os.setpriority(os.PRIO_PROCESS, pid, 0)
+                    os.setpriority(os.PRIO_USER, self._start.uid, 0)
+            watch.use_cores(self._place.processes(), sorted(os.sched_getaffinity(0)))
 
 
 def delete(start: Start, parent: int) -> None:

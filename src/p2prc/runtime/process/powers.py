@@ -18,3 +18,14 @@ def own_power(uid: int) -> Iterator[None]:
         yield
     finally:
         os.seteuid(uid)
+
+
+@contextlib.contextmanager
+def out_of_reach(uid: int) -> Iterator[None]:
+    """Be nothing but root, whom the processes of the lease's user cannot touch."""
+    os.seteuid(0)
+    os.setresuid(0, 0, 0)
+    try:
+        yield
+    finally:
+        os.setresuid(uid, uid, 0)

@@ -315,7 +315,8 @@ class ProcessSandbox:
     def _hear(self) -> None:
         try:
             received = receive(self._channel)
-        except BlockingIOError:
+        except (BlockingIOError, ConnectionResetError):
+            # Reset: it went with a word of ours unread. Its own last words are still to come.
             return
         except (OSError, Garbled) as error:
             log.warning("the supervisor is not understood", extra={"reason": str(error)})

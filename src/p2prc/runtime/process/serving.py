@@ -77,13 +77,12 @@ def _prepare(start: Start) -> Place:
         max(_MEBIBYTE, start.memory_bytes // 2),
     )
     if start.tier in BARE_TIERS:
-        has_own_uid = start.uid != 0
         return BarePlace(
             start.folder,
             caps,
-            has_own_uid=has_own_uid,
+            uid=start.uid,
             has_sessions=start.has_sessions,
-            fence=Fence(walls, has_own_uid=has_own_uid) if start.tier == "landlock" else None,
+            fence=Fence(walls, has_own_uid=start.uid != 0) if start.tier == "landlock" else None,
         )
     if start.is_isolated and start.tier == "userns":
         return IsolatedPlace(start.bwrap, walls, caps)

@@ -47,6 +47,10 @@ class SessionsSupervisor(Supervisor):
         self._running[number].because(code, reason)
         self._place.stop(number)
 
+    def _kill(self) -> None:
+        # What it used was told all the time.
+        self._place.kill()
+
     def _settle(self) -> None:
         super()._settle()
         if isinstance(self._place, SessionsPlace) and self._place.is_over and self._end is None:

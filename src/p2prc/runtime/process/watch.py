@@ -13,9 +13,11 @@ import contextlib
 import os
 import signal
 import stat
+import time
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_CLOSE_LOOK_S = 0.04
 _GONE = (FileNotFoundError, ProcessLookupError, PermissionError)
 
 
@@ -50,8 +52,9 @@ def memory_bytes(pids: list[int], limit_bytes: int) -> int:
         private += int(sizes[1]) - int(sizes[2])
     if resident * _PAGE_BYTES <= limit_bytes:
         return private * _PAGE_BYTES
-    total = sum(map(_unshared_bytes, pids))
-    return total if total <= limit_bytes else sum(map(_proportional_bytes, pids))
+    sizes_at_most = {pid: _unshared_bytes(pid) for pid in pids}
+    total = sum(sizes_at_most.values())
+    return total if total <= limit_bytes else _exact_bytes(sizes_at_most)
 
 
 def largest(pids: list[int]) -> int:
@@ -140,6 +143,23 @@ def be_polite(pids: list[int]) -> None:
                     os.write(group, b"19")
                 finally:
                     os.close(group)
+
+
+def _exact_bytes(sizes_at_most: dict[int, int]) -> int:
+    """Split shared memory between those who share it, for as many processes as there is time.
+
+    A process that forks all the time keeps who looks closely waiting. Of those that there is no
+    time for, the same part is assumed to be shared.
+    """
+    ends_at = time.monotonic() + _CLOSE_LOOK_S
+    total, at_most = 0, 0
+    for pid, size in sizes_at_most.items():
+        if time.monotonic() > ends_at:
+            break
+        total += _proportional_bytes(pid)
+        at_most += size
+    rest = sum(sizes_at_most.values()) - at_most
+    return total + (rest * total // at_most if at_most else rest)
 
 
 def _unshared_bytes(pid: int) -> int:
