@@ -68,6 +68,7 @@ class LendSettings:
     `networks` are those that leases may have. `quiet_hours` and `only_while_away` say when the
     owner needs the machine, `when_needed` what becomes of leases then.
     `images` are those that containers may be made of; `*` among them is any that is here.
+    `images_from` are those who may send images: `members`, `none`, or the nodes.
     """
 
     to: str | tuple[NodeId, ...]
@@ -88,6 +89,7 @@ class LendSettings:
     quiet_hours: tuple[QuietSpan, ...]
     only_while_away: AwayRule
     when_needed: str
+    images_from: str | tuple[NodeId, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,6 +345,7 @@ _KEYS: Mapping[str, Callable[[str], Any]] = {
     "lend.quiet_hours": parse_quiet_hours,
     "lend.only_while_away": _away,
     "lend.when_needed": _when_needed,
+    "lend.images_from": _lend_to,
     "cache.bytes": parse_size,
 }
 SETTING_KEYS = tuple(_KEYS)
@@ -369,6 +372,7 @@ def _settings(texts: Mapping[str, str], origins: Mapping[str, str]) -> Settings:
         quiet_hours=value["lend.quiet_hours"],
         only_while_away=value["lend.only_while_away"],
         when_needed=value["lend.when_needed"],
+        images_from=value["lend.images_from"],
     )
     return Settings(
         name=value["name"],
@@ -415,6 +419,7 @@ def _defaults(machine: Machine) -> dict[str, str]:
         "lend.per_peer.requests": "50",
         "lend.only_while_away": "off",
         "lend.when_needed": "suspend",
+        "lend.images_from": "none",
         "cache.bytes": str(min(tenth_of_disk, _CACHE_LIMIT_BYTES)),
     }
 

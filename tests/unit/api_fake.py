@@ -167,6 +167,16 @@ class FakeNode:
             ),
         ]
 
+    async def images(self, node: str) -> list[schema.ImageRow]:
+        self._noted(("images", node))
+        return [schema.ImageRow(name="host", digest="sha256:ab", origin="machine")]
+
+    async def bring_image(self, request: schema.ImageRequest) -> AsyncIterator[schema.ImageEvent]:
+        self._noted(("bring_image", request.action, request.name, request.path, request.node))
+        yield schema.ImageProgress(text="step 1")
+        row = schema.ImageRow(name=request.name, digest="sha256:cd", origin="built")
+        yield schema.ImageBrought(image=row)
+
     async def specs(self, node: str) -> schema.SpecsOfNode:
         if node == "nobody":
             raise NodeUnknown("no node is called `nobody`")

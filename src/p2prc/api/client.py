@@ -14,6 +14,9 @@ from p2prc.api.schema import (
     Check,
     Collected,
     Decision,
+    ImageEvent,
+    ImageRequest,
+    ImageRow,
     InterfaceRow,
     Invitation,
     InviteRequest,
@@ -118,6 +121,15 @@ class ControlClient:
     def specs(self, node: str = "") -> SpecsOfNode:
         path = f"/v1/specs?node={quoted(node)}"
         return self._get(path, SpecsOfNode, timeout_s=PEER_CALL_TIMEOUT_S)
+
+    def images(self, node: str = "") -> list[ImageRow]:
+        path = f"/v1/images?node={quoted(node)}"
+        return self._get(path, list[ImageRow], timeout_s=PEER_CALL_TIMEOUT_S)
+
+    def bring_image(self, request: ImageRequest) -> Generator[ImageEvent, None, None]:
+        """Build, fetch or send an image; the last event is `ImageBrought`."""
+        for event in events(self._home, "POST", "/v1/images", msgspec.to_builtins(request)):
+            yield msgspec.convert(event, ImageEvent)
 
     def ping(self, node: str, count: int = 5) -> PingResult:
         path = f"/v1/ping?node={quoted(node)}&count={count}"

@@ -286,6 +286,43 @@ class SpecsOfNode(Answer, frozen=True):
     runtimes: list[RuntimeTier] = []
 
 
+class ImageRow(Answer, frozen=True):
+    """An image that containers may be made of. `origin` tells where it came from."""
+
+    name: str
+    digest: str
+    origin: str
+    size_bytes: int = 0
+    description: str = ""
+    ports: dict[str, int] = {}
+
+
+class ImageRequest(Request, frozen=True):
+    """An image to bring: `build` a folder under `name` here, `pull` a `name` here, or `send` the
+    archive at `path` to `node`. `path` is absolute, as the node's owner sees it.
+    """
+
+    action: Literal["build", "pull", "send"]
+    name: Annotated[str, Meta(max_length=200)] = ""
+    path: Annotated[str, Meta(max_length=4096)] = ""
+    node: Annotated[str, Meta(max_length=200)] = ""
+
+
+class ImageProgress(Answer, frozen=True, tag="progress", tag_field="type"):
+    """How far it is, in words."""
+
+    text: str
+
+
+class ImageBrought(Answer, frozen=True, tag="ended", tag_field="type"):
+    """The last event: the image is there, under this name."""
+
+    image: ImageRow
+
+
+ImageEvent = ImageProgress | ImageBrought
+
+
 class RoundTrips(Answer, frozen=True):
     """Milliseconds."""
 

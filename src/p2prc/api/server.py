@@ -132,6 +132,14 @@ class _Routes:
             """What machine a node is; without `node`, this one."""
             return _json(await service.specs(node))
 
+        async def images(node: str = "") -> Response:
+            """Which images a node offers; without `node`, this one."""
+            return _json(await service.images(node))
+
+        async def bring_image(request: Request) -> Response:
+            """Build, fetch or send an image and stream how far it is."""
+            return EventStream(service.bring_image(await _body(request, schema.ImageRequest)))
+
         async def ping(node: str, count: int = 5) -> Response:
             """Round trips to a node."""
             return _json(await service.ping(node, max(1, min(count, PINGS_LIMIT))))
@@ -149,6 +157,15 @@ class _Routes:
         self._add("POST", "/v1/leave", leave)
         self._add("GET", "/v1/nodes", nodes, answer=list[schema.NodeRow])
         self._add("GET", "/v1/specs", specs, answer=schema.SpecsOfNode)
+        self._add("GET", "/v1/images", images, answer=list[schema.ImageRow])
+        self._add(
+            "POST",
+            "/v1/images",
+            bring_image,
+            body=schema.ImageRequest,
+            answer=schema.ImageEvent,
+            is_stream=True,
+        )
         self._add("GET", "/v1/ping", ping, answer=schema.PingResult)
         self._add("GET", "/v1/interfaces", interfaces, answer=list[schema.InterfaceRow])
         self._add("GET", "/v1/doctor", doctor, answer=list[schema.Check])

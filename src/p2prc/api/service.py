@@ -16,6 +16,9 @@ from p2prc.api.schema import (
     Check,
     Collected,
     Decision,
+    ImageEvent,
+    ImageRequest,
+    ImageRow,
     InterfaceRow,
     Invitation,
     InviteRequest,
@@ -91,6 +94,14 @@ class NodeService(Protocol):
 
     async def specs(self, node: str) -> SpecsOfNode:
         """Ask a node what machine it is; "" means this one."""
+        ...
+
+    async def images(self, node: str) -> list[ImageRow]:
+        """Ask a node which images it offers; "" means this one."""
+        ...
+
+    def bring_image(self, request: ImageRequest) -> AsyncIterator[ImageEvent]:
+        """Build, fetch or send an image; an async generator whose last event is `ImageBrought`."""
         ...
 
     async def ping(self, node: str, count: int) -> PingResult: ...

@@ -28,7 +28,7 @@ from p2prc.api.server import build_app
 from p2prc.daemon.doctor import machine_facts
 from p2prc.daemon.log import set_up_logging
 from p2prc.daemon.memory import allow_many_files, give_back, take_for_permanent
-from p2prc.daemon.policy import PolicyDesk, lent_of, owner_rules_of, policy_of
+from p2prc.daemon.policy import PolicyDesk, images_from, lent_of, owner_rules_of, policy_of
 from p2prc.daemon.runtimes import NodeRuntimes, find_runtimes
 from p2prc.daemon.service import DaemonService
 from p2prc.errors import P2prcError, PortTaken
@@ -193,6 +193,7 @@ async def _open(
     adapters = Adapters(
         endpoint=endpoint,
         runtime=runtimes.all,
+        images=runtimes.images,
         environments=environments,
         blobs=blobs,
         state=state,
@@ -219,6 +220,7 @@ async def _open(
     notices = [_damage(state, others=len(node.network.nodes()) - 1)] if state.notice else []
     notices += [runtimes.notice] if runtimes.notice else []
     notices += overcommitted(lent, cpus=core_count(), memory=memory_bytes())
+    node.images.takes_from = images_from(settings)
     policies = PolicyDesk(settings, home, apply=partial(_apply, node, runtimes))
     return DaemonService(
         node, policies, home, relaying=relaying, shut_down=stop.set, notices=notices
@@ -235,6 +237,7 @@ def _damage(state: State, *, others: int) -> str:
 def _apply(node: Node, runtimes: NodeRuntimes, settings: Settings) -> None:
     """Put changed rules of lending into force."""
     runtimes.follow(settings)
+    node.images.takes_from = images_from(settings)
     node.change_terms(lent_of(settings), policy_of(settings))
     node.change_owner_rules(owner_rules_of(settings))
 

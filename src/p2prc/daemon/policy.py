@@ -56,6 +56,14 @@ def owner_rules_of(settings: Settings) -> OwnerRules:
     return OwnerRules(settings.lend.quiet_hours, settings.lend.only_while_away)
 
 
+def images_from(settings: Settings) -> frozenset[NodeId] | None:
+    """Return who may send images to this node; None is every member."""
+    named = settings.lend.images_from
+    if isinstance(named, tuple):
+        return frozenset(named)
+    return None if named == "members" else frozenset()
+
+
 def lent_of(settings: Settings) -> Capacity:
     """Return what is lent over all leases together: nothing where nobody is lent to."""
     if not policy_of(settings).lends_at_all:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from p2prc.runtime.docker.late import LateDocker
 from p2prc.runtime.docker.presence import candidates, find_engine
+from p2prc.runtime.images import ImageShelf
 from p2prc.runtime.port import Runtime
 from p2prc.runtime.process.adapter import ProcessRuntime
 from p2prc.runtime.several import SeveralRuntimes
@@ -24,6 +25,7 @@ class NodeRuntimes:
         self._process = process
         self._docker = docker
         self.notice = notice
+        self.images: ImageShelf | None = docker
         found: list[Runtime] = [each for each in (process, docker) if each is not None]
         self.all = SeveralRuntimes(found)
 

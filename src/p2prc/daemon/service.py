@@ -13,6 +13,7 @@ from contextlib import aclosing, suppress
 from p2prc.api import schema
 from p2prc.daemon.admission import AdmissionDesk
 from p2prc.daemon.doctor import look
+from p2prc.daemon.images import bring_image, image_row
 from p2prc.daemon.jobs import JobDesk
 from p2prc.daemon.log import last_lines
 from p2prc.daemon.names import as_typed, find_lease, find_node, is_node_id
@@ -185,6 +186,12 @@ class DaemonService:
 
     async def specs(self, node: str) -> schema.SpecsOfNode:
         return specs_of(await self._node.specs(self._find(node)))
+
+    async def images(self, node: str) -> list[schema.ImageRow]:
+        return [image_row(offer) for offer in await self._node.images.of(self._find(node))]
+
+    def bring_image(self, request: schema.ImageRequest) -> AsyncIterator[schema.ImageEvent]:
+        return bring_image(self._node.images, request, self._find)
 
     async def ping(self, node: str, count: int) -> schema.PingResult:
         peer = await self._find_soon(node)

@@ -25,6 +25,7 @@ from p2prc.node.door import Door
 from p2prc.node.grants import Grants
 from p2prc.node.handshake import Knock
 from p2prc.node.history import History
+from p2prc.node.images import ImageDesk
 from p2prc.node.inviting import Inviting
 from p2prc.node.jobs import Jobs
 from p2prc.node.joining import Joining
@@ -49,6 +50,7 @@ from p2prc.protocol.membership import NodeView
 from p2prc.protocol.messages import (
     Announce,
     AskClock,
+    AskImages,
     AskSpecs,
     Branches,
     Call,
@@ -69,12 +71,14 @@ from p2prc.protocol.messages import (
     SeenAt,
     Specs,
     Summary,
+    TakeImage,
     Want,
     WithdrawAsk,
 )
 from p2prc.protocol.placement import NodeOffer
 from p2prc.relay.server import RelayServer
 from p2prc.runtime.environments import EnvironmentStore
+from p2prc.runtime.images import ImageShelf
 from p2prc.runtime.port import Runtime
 from p2prc.storage.blobs import BlobStore
 from p2prc.storage.state import State
@@ -97,6 +101,8 @@ class Adapters:
     leases_folder: Path
     rng: Random
     reach: ReachConfig = field(default_factory=ReachConfig)
+    images: ImageShelf | None = None
+    """Images for containers; None where there is no engine."""
     open_lan: OpenLan | None = None
     """Finds nodes on the local network; None: nobody is looked for there."""
 
@@ -130,6 +136,15 @@ class Node:
         self.links = Links(adapters.endpoint, self, tasks)
         self.post = Post(self.id, self.links, self.letter)
         self.bulk = Bulk(self.id, self.links, adapters.blobs, self.grants)
+        self.images = ImageDesk(
+            self.id,
+            adapters.images,
+            blobs=adapters.blobs,
+            bulk=self.bulk,
+            grants=self.grants,
+            post=self.post,
+            tasks=tasks,
+        )
         self.network = Network(
             secret,
             self.id,
@@ -449,6 +464,9 @@ class Node:
             case AskClock():
                 if answer is not None:
                     answer(tell_clock())
+            case AskImages() | TakeImage():
+                if answer is not None:
+                    self.images.letter(peer, body, answer)
             case AskSpecs():
                 self._ask_for_specs(answer)
             case _:

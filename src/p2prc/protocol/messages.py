@@ -19,6 +19,7 @@ from p2prc.model.identity import (
     NodeIdField,
     ShortText,
 )
+from p2prc.model.image import ImageOffer
 from p2prc.model.resources import Bytes, Gpu, RuntimeOffer
 from p2prc.model.testimony import Life
 from p2prc.model.workload import Command, Outcome, Workload
@@ -303,6 +304,28 @@ class Specs(_Message, frozen=True, tag="specs"):
     runtimes: Annotated[tuple[RuntimeOffer, ...], Meta(max_length=8)] = ()
 
 
+class AskImages(_Message, frozen=True, tag="ask-images"):
+    """Tell which images you offer."""
+
+
+class Images(_Message, frozen=True, tag="images"):
+    """What containers here may be made of."""
+
+    offered: Annotated[tuple[ImageOffer, ...], Meta(max_length=256)] = ()
+
+
+class TakeImage(_Message, frozen=True, tag="take-image"):
+    """Take an image from me: the only file of this tree, as `docker save` makes it."""
+
+    tree: BlobIdField
+
+
+class ImageTaken(_Message, frozen=True, tag="image-taken"):
+    """The image is here, under this name."""
+
+    offer: ImageOffer
+
+
 # -- leases and attempts ----------------------------------------------------------------------
 
 
@@ -479,6 +502,10 @@ Control = (
     | Clock
     | AskSpecs
     | Specs
+    | AskImages
+    | Images
+    | TakeImage
+    | ImageTaken
     | RequestLease
     | LeaseGranted
     | LeaseProgress

@@ -16,8 +16,9 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from random import Random, SystemRandom
 
-from p2prc.errors import LeaseEnded, MachineCannot, PolicyRefuses, RuntimeMissing
+from p2prc.errors import LeaseEnded, MachineCannot, RuntimeMissing
 from p2prc.model.identity import LeaseId
+from p2prc.model.image import ImageOffer
 from p2prc.model.resources import Limits, RuntimeOffer
 from p2prc.model.tiers import Attack, unstopped
 from p2prc.runtime.docker import images
@@ -30,8 +31,9 @@ from p2prc.runtime.docker.config import (
     Plan,
     container_config,
 )
-from p2prc.runtime.docker.engine import Engine, EngineRefused, Facts
+from p2prc.runtime.docker.engine import Engine, Facts
 from p2prc.runtime.docker.sandbox import DockerSandbox
+from p2prc.runtime.docker.shelf import Shelf
 from p2prc.runtime.port import Feature, Sandbox, SandboxSpec
 from p2prc.runtime.process import bubblewrap, folders
 from p2prc.runtime.process.assets import Interpreter, base_interpreter, write_assets
@@ -46,7 +48,6 @@ _PROBE_S = 30.0
 _GRACE_S = 60
 """A container outlives its lease by so much at most, when nobody is there to end it."""
 _FEATURES = frozenset(Feature)
-_ALL_IMAGES = "*"
 
 
 class DockerRuntime:
@@ -66,10 +67,10 @@ class DockerRuntime:
     ) -> None:
         self._home = Path(os.path.realpath(home)) / "runtime-docker"
         self._mark = hashlib.sha256(os.fsencode(self._home)).hexdigest()[:20]
-        self._offered = frozenset(offered)
         self._interpreter = interpreter or base_interpreter()
         self._rng = rng or SystemRandom()
         self._engine = Engine(socket)
+        self.shelf = Shelf(self._engine, offered)
         self._sandboxes: set[DockerSandbox] = set()
         self._uids: dict[DockerSandbox, int] = {}
         self._left_over: set[str] = set()
@@ -84,7 +85,13 @@ class DockerRuntime:
 
     def offer_images(self, offered: Collection[str]) -> None:
         """Let requesters name these images from now on."""
-        self._offered = frozenset(offered)
+        self.shelf.offer(offered)
+
+    async def offered_images(self) -> tuple[ImageOffer, ...]:
+        """Return what requesters may name."""
+        await self._prepare()
+        assert self._host_image is not None
+        return await self.shelf.offers(self._host_image)
 
     def features(self, tier: str) -> frozenset[Feature]:
         return _FEATURES if tier == CONTAINER else frozenset()
@@ -209,12 +216,14 @@ class DockerRuntime:
         variables = {"HOME": WORK, "TMPDIR": "/tmp", "LANG": "C.UTF-8"}  # noqa: S108
         environment = _real(spec.environment) if spec.environment else ""
         shared: tuple[str, ...] = ()
+        declared: tuple[str, ...] = ()
         if spec.image in ("", images.HOST_IMAGE):
             image = self._host_image.name
             shared = self._host_image.shared
             variables = bubblewrap.base_variables(environment)
         else:
-            image = await self._image_here(spec.image)
+            image, known = await self.shelf.digest_of(spec.image)
+            declared = tuple(sorted((known.get("Config") or {}).get("Volumes") or ()))
             if environment:
                 variables["PYTHONPATH"] = ENVIRONMENT
         return Plan(
@@ -229,19 +238,8 @@ class DockerRuntime:
             variables=variables,
             environment=environment,
             shared=shared,
+            declared=declared,
         )
-
-    async def _image_here(self, name: str) -> str:
-        """Return the digest of an image, so that its name can change hands meanwhile."""
-        if not self._offered & {name, _ALL_IMAGES}:
-            raise PolicyRefuses(f"this node does not offer the image {name[:100]!a}")
-        try:
-            found = await self._engine.image(name)
-        except EngineRefused as error:
-            raise MachineCannot(f"{name[:100]!a} is no image") from error
-        if found is None:
-            raise MachineCannot(f"the image {name[:100]!a} is not on this node")
-        return str(found["Id"])
 
     def _name_of(self, plan: Plan) -> str:
         return f"p2prc-{plan.lease[:12]}-{self._rng.getrandbits(32):08x}"

@@ -28,7 +28,8 @@ LABEL_UNTIL = "p2prc.until"
 class Plan:
     """What differs from one container to the next. Paths are the host's; `until` is epoch time.
 
-    `shared` are folders of the host, shown read-only under their own names.
+    `shared` are folders of the host, shown read-only under their own names. `declared` are the
+    volumes that the image wants: memory of the lease, not a place on the host's disk without limit.
     """
 
     image: str
@@ -42,6 +43,7 @@ class Plan:
     variables: Mapping[str, str]
     environment: str = ""
     shared: tuple[str, ...] = ()
+    declared: tuple[str, ...] = ()
 
 
 def container_config(plan: Plan) -> dict[str, Any]:
@@ -62,6 +64,8 @@ def container_config(plan: Plan) -> dict[str, Any]:
             LABEL_FOLDER: plan.folder,
             LABEL_UNTIL: str(plan.until),
         },
+        # An image's own check of its health would run as a command that nobody asked for.
+        "Healthcheck": {"Test": ["NONE"]},
         # Whoever holds this end may go and come again: `StdinOnce` would end it with us.
         "OpenStdin": True,
         "StdinOnce": False,
@@ -103,6 +107,12 @@ def _mounts(plan: Plan) -> list[dict[str, Any]]:
     mounts += [_bind(folder, folder, is_read_only=True) for folder in plan.shared]
     if plan.environment:
         mounts.append(_bind(plan.environment, ENVIRONMENT, is_read_only=True))
+    taken = {str(mount["Target"]) for mount in mounts}
+    for folder in plan.declared:
+        if folder.startswith("/") and folder != "/" and folder.rstrip("/") not in taken:
+            size = max(MEBIBYTE, plan.limits.memory_bytes // 2)
+            options = {"SizeBytes": size, "Mode": 0o1777}
+            mounts.append({"Type": "tmpfs", "Target": folder, "TmpfsOptions": options})
     return mounts
 
 

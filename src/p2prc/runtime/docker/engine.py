@@ -11,7 +11,7 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import aiodocker
 import aiohttp
@@ -23,6 +23,7 @@ from p2prc.runtime.port import Terminal
 
 CALL_S = 15.0
 _LONG_CALL_S = 60.0
+_WORK_S = 3600.0
 _NO_DETACHING = "ctrl-^,ctrl-_,ctrl-^,ctrl-_"
 """Keys that let go of a terminal; the usual ones are in every shell user's fingers."""
 Facts = Mapping[str, Any]
@@ -139,6 +140,65 @@ class Engine:
         if '"error"' in said:
             raise EngineRefused(said)
 
+    async def image_names(self) -> list[str]:
+        """Return the names of all images that have one."""
+        async with _bounded():
+            found = await self._docker.images.list()
+        names = [str(name) for image in found for name in image.get("RepoTags") or ()]
+        return [name.removesuffix(":latest") for name in names if name != "<none>:<none>"]
+
+    async def build(
+        self, context: IO[bytes], name: str, labels: Mapping[str, str]
+    ) -> AsyncIterator[Facts]:
+        """Build an image from a tar archive; yields what the engine says."""
+        parameters = {"t": name, "rm": "1", "forcerm": "1", "labels": json.dumps(dict(labels))}
+        async for said in self._work("build", parameters, context):
+            yield said
+
+    async def load(self, archive: IO[bytes]) -> None:
+        """Take images from an archive as `docker save` makes it."""
+        async for _ in self._work("images/load", {"quiet": "1"}, archive):
+            pass
+
+    async def pull(self, name: str) -> AsyncIterator[Facts]:
+        """Fetch an image from its registry; yields what the engine says."""
+        has_tag = "@" in name or ":" in name.rpartition("/")[2]
+        async for said in self._work(
+            "images/create", {"fromImage": name if has_tag else f"{name}:latest"}, None
+        ):
+            yield said
+
+    async def tag(self, image: str, repository: str, tag: str) -> None:
+        async with _bounded():
+            await self._docker.images.tag(image, repository, tag=tag)
+
+    async def remove_image(self, name: str) -> None:
+        """Forget an image; fine when it is gone or in use."""
+        with _gone_is_fine():
+            async with _bounded(_LONG_CALL_S):
+                await self._docker.images.delete(name)
+
+    async def _work(
+        self, path: str, parameters: Mapping[str, str], content: IO[bytes] | None
+    ) -> AsyncIterator[Facts]:
+        """Have long work done; yields what the engine says, and raises what it complains of."""
+        async with (
+            _bounded(_WORK_S),
+            self._docker._query(
+                path,
+                "POST",
+                params=dict(parameters),
+                data=content,
+                headers={"Content-Type": "application/x-tar"},
+                timeout=aiohttp.ClientTimeout(total=None, sock_read=_WORK_S),
+            ) as answer,
+        ):
+            async for line in answer.content:
+                said = _decoded(line)
+                if complaint := said.get("error"):
+                    raise EngineRefused(str(complaint))
+                yield said
+
     async def create(self, name: str, config: Mapping[str, Any]) -> str:
         """Make a container and return its id."""
         async with _bounded(_LONG_CALL_S):
@@ -227,6 +287,14 @@ class Engine:
         with _gone_is_fine():
             async with _bounded(_LONG_CALL_S):
                 await self._docker.containers.container(container).delete(force=True, v=True)
+
+
+def _decoded(line: bytes) -> dict[str, Any]:
+    try:
+        said = json.loads(line)
+    except ValueError:
+        return {}
+    return said if isinstance(said, dict) else {}
 
 
 @contextlib.contextmanager

@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import logging
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from p2prc.model.image import ImageOffer
 from p2prc.model.resources import RuntimeOffer
 from p2prc.model.tiers import Attack, unstopped
 from p2prc.runtime.port import Feature, Sandbox, SandboxSpec
@@ -52,6 +53,23 @@ class LateDocker:
 
     def unstopped(self, tier: str) -> frozenset[Attack]:
         return unstopped(tier)
+
+    # -- images: see `runtime.images.ImageShelf` --
+
+    async def offered(self) -> tuple[ImageOffer, ...]:
+        return await self._loaded().offered_images()
+
+    async def look_up(self, name: str) -> ImageOffer:
+        return await self._loaded().shelf.look_up(name)
+
+    def build(self, folder: Path, name: str) -> AsyncIterator[str]:
+        return self._loaded().shelf.build(folder, name)
+
+    def pull(self, name: str) -> AsyncIterator[str]:
+        return self._loaded().shelf.pull(name)
+
+    async def take(self, archive: Path, *, limit_bytes: int) -> ImageOffer:
+        return await self._loaded().shelf.take(archive, limit_bytes=limit_bytes)
 
     async def probe(self) -> tuple[RuntimeOffer, ...]:
         async with self._trying:
