@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from p2prc.errors import MachineCannot
 from p2prc.model.resources import MEBIBYTE
 from p2prc.runtime.docker.engine import Engine
 from tests.contract.runtime_bench import (
@@ -99,3 +100,18 @@ async def test_a_container_that_somebody_removes_ends_its_lease_with_the_reason(
         assert (await running.wait()).code == "lease-ended"
     assert "container" in ended.reason
     assert not sandbox.spec.folder.exists()
+
+
+async def test_without_a_graphics_card_the_engine_s_reason_is_told_and_nothing_is_left(
+    bench: Bench,
+) -> None:
+    engine = Engine(await engine_socket())
+    try:
+        if "nvidia" in (await engine.info()).get("Runtimes", {}):
+            pytest.skip("there may be a card here")
+    finally:
+        await engine.close()
+    with pytest.raises(MachineCannot) as refused:
+        await bench.sandbox(gpus=1)
+    assert "gpu" in refused.value.message
+    assert list(bench.folder.iterdir()) == []

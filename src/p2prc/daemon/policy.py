@@ -12,6 +12,7 @@ from p2prc.model.identity import NodeId
 from p2prc.model.quantities import format_cpus, format_size
 from p2prc.model.resources import Capacity
 from p2prc.node.collector import OwnerRules
+from p2prc.node.machine import card_count
 from p2prc.protocol.leases import LeaseView
 from p2prc.protocol.lending import UNBOUNDED, LendingPolicy
 from p2prc.settings import CONFIG_FILE, SETTING_KEYS, Settings, check_setting, with_setting
@@ -21,6 +22,7 @@ from p2prc.storage.home import Home
 FOREVER_S = 366 * 86400.0
 POLICY_KEYS = tuple(key for key in SETTING_KEYS if key.startswith("lend."))
 _DENIED = "lend.deny"
+_CARDS_LIMIT = 64
 _LENDS_TO = "lend.to"
 _OUTRANKING = ("environment", "command line")
 
@@ -72,6 +74,7 @@ def lent_of(settings: Settings) -> Capacity:
         cpu_millis=settings.lend.cpu_millis,
         memory_bytes=settings.lend.memory_bytes,
         disk_bytes=settings.lend.disk_bytes,
+        gpus=min(card_count(), _CARDS_LIMIT),
     )
 
 

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -115,6 +116,12 @@ def read_specs(folder: Path, runtimes: tuple[RuntimeOffer, ...]) -> Specs:
         gpus=read_gpus(),
         runtimes=runtimes,
     )
+
+
+@cache
+def card_count() -> int:
+    """Return how many graphics cards the driver showed when this was first asked."""
+    return len(read_gpus())
 
 
 def read_gpus() -> tuple[GpuReading, ...]:

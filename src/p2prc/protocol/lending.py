@@ -118,6 +118,8 @@ def _excess(policy: LendingPolicy, capacity: Capacity, limits: Limits) -> str:
         return f"this node lends at most {size_text(capacity.disk_bytes)} of disk"
     if limits.gpus and not capacity.gpus:
         return "this node has no graphics card to lend"
+    if limits.gpus and not capacity.gpus:
+        return "this node has no graphics card to lend"
     if limits.gpus > capacity.gpus:
         return f"this node lends at most {capacity.gpus} graphics cards"
     if limits.processes > policy.processes_limit:

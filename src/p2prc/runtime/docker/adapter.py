@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import logging
 import os
 import sys
@@ -24,6 +25,7 @@ from p2prc.model.tiers import Attack, unstopped
 from p2prc.runtime.docker import images
 from p2prc.runtime.docker.config import (
     ENVIRONMENT,
+    LABEL_CARDS,
     LABEL_FOLDER,
     LABEL_HOME,
     LABEL_UNTIL,
@@ -73,6 +75,7 @@ class DockerRuntime:
         self.shelf = Shelf(self._engine, offered)
         self._sandboxes: set[DockerSandbox] = set()
         self._uids: dict[DockerSandbox, int] = {}
+        self._cards: dict[DockerSandbox, tuple[int, ...]] = {}
         self._left_over: set[str] = set()
         self._offers: tuple[RuntimeOffer, ...] | None = None
         self._preparing = asyncio.Lock()
@@ -115,7 +118,9 @@ class DockerRuntime:
         try:
             await asyncio.to_thread(_make_folders, spec.folder, uid)
             container = await self._engine.create(self._name_of(plan), container_config(plan))
-            return await self._start(spec, container, uid)
+            sandbox = await self._start(spec, container, uid)
+            self._cards[sandbox] = plan.cards
+            return sandbox
         except BaseException as error:
             await self._undo(spec, container)
             if isinstance(error, LeaseEnded):
@@ -166,6 +171,7 @@ class DockerRuntime:
         """Forget a sandbox that is gone; try again later where the engine did not answer."""
         self._sandboxes.discard(sandbox)
         self._uids.pop(sandbox, None)
+        self._cards.pop(sandbox, None)
         if not is_removed:
             self._left_over.add(sandbox.container)
 
@@ -204,6 +210,8 @@ class DockerRuntime:
             return None
         self._sandboxes.add(sandbox)
         self._uids[sandbox] = uid
+        held = str(facts["Config"]["Labels"].get(LABEL_CARDS, ""))
+        self._cards[sandbox] = tuple(int(card) for card in held.split(",") if card.isdecimal())
         return sandbox
 
     async def _sweep(self) -> None:
@@ -239,7 +247,14 @@ class DockerRuntime:
             environment=environment,
             shared=shared,
             declared=declared,
+            cards=self._free_cards(spec.limits.gpus),
         )
+
+    def _free_cards(self, wanted: int) -> tuple[int, ...]:
+        """Choose cards that no other container has, lowest number first."""
+        held = {card for cards in self._cards.values() for card in cards}
+        numbers = itertools.count()
+        return tuple(itertools.islice((card for card in numbers if card not in held), wanted))
 
     def _name_of(self, plan: Plan) -> str:
         return f"p2prc-{plan.lease[:12]}-{self._rng.getrandbits(32):08x}"

@@ -22,6 +22,7 @@ LABEL_HOME = "p2prc.home"
 LABEL_LEASE = "p2prc.lease"
 LABEL_FOLDER = "p2prc.folder"
 LABEL_UNTIL = "p2prc.until"
+LABEL_CARDS = "p2prc.cards"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class Plan:
     environment: str = ""
     shared: tuple[str, ...] = ()
     declared: tuple[str, ...] = ()
+    cards: tuple[int, ...] = ()
 
 
 def container_config(plan: Plan) -> dict[str, Any]:
@@ -63,6 +65,7 @@ def container_config(plan: Plan) -> dict[str, Any]:
             LABEL_LEASE: plan.lease,
             LABEL_FOLDER: plan.folder,
             LABEL_UNTIL: str(plan.until),
+            LABEL_CARDS: ",".join(map(str, plan.cards)),
         },
         # An image's own check of its health would run as a command that nobody asked for.
         "Healthcheck": {"Test": ["NONE"]},
@@ -92,7 +95,7 @@ def container_config(plan: Plan) -> dict[str, Any]:
             ],
             "RestartPolicy": {"Name": "no"},
             "LogConfig": {"Type": "none", "Config": {}},
-            "DeviceRequests": _devices(limits.gpus),
+            "DeviceRequests": _devices(plan.cards),
         },
     }
 
@@ -128,7 +131,9 @@ def _bind(source: str, target: str, *, is_read_only: bool) -> dict[str, Any]:
     }
 
 
-def _devices(gpus: int) -> list[dict[str, Any]]:
-    if not gpus:
+def _devices(cards: tuple[int, ...]) -> list[dict[str, Any]]:
+    if not cards:
         return []
-    return [{"Driver": "nvidia", "Count": gpus, "Capabilities": [["gpu"]]}]
+    # By number: a mere count would give every lease the first card.
+    numbers = [str(card) for card in cards]
+    return [{"Driver": "nvidia", "DeviceIDs": numbers, "Capabilities": [["gpu"]]}]
