@@ -32,6 +32,7 @@ from p2prc.daemon.policy import PolicyDesk, images_from, lent_of, owner_rules_of
 from p2prc.daemon.runtimes import NodeRuntimes, find_runtimes
 from p2prc.daemon.service import DaemonService
 from p2prc.errors import P2prcError, PortTaken
+from p2prc.model.identity import NodeId
 from p2prc.model.resources import Capacity
 from p2prc.node.machine import core_count, memory_bytes
 from p2prc.node.mapping import mapping_nonce
@@ -144,15 +145,16 @@ async def _run(options: Options) -> None:
         await stack.enter_async_context(open_server(build_app(service), socket_path(home.folder)))
         log.info("node ready", extra={"version": __version__, "pid": os.getpid()})
         _tell(options.ready_fd, {"ok": True})
-        await _until(stop)
+        await _until(stop, service)
         log.info("node stops")
 
 
-async def _until(stop: asyncio.Event) -> None:
+async def _until(stop: asyncio.Event, service: DaemonService) -> None:
     """Wait for the end, and stay small meanwhile."""
     take_for_permanent()
     while not stop.is_set():
         give_back()
+        service.look_at_host_access()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(GIVE_BACK_EVERY_S):
                 await stop.wait()
@@ -222,6 +224,7 @@ async def _open(
     notices += overcommitted(lent, cpus=core_count(), memory=memory_bytes())
     node.images.takes_from = images_from(settings)
     policies = PolicyDesk(settings, home, apply=partial(_apply, node, runtimes))
+    policies.look_at_host_access()
     return DaemonService(
         node, policies, home, relaying=relaying, shut_down=stop.set, notices=notices
     )
@@ -234,11 +237,13 @@ def _damage(state: State, *, others: int) -> str:
     return f"{state.notice}; if it was in a network with others, join again by a ticket"
 
 
-def _apply(node: Node, runtimes: NodeRuntimes, settings: Settings) -> None:
+def _apply(
+    node: Node, runtimes: NodeRuntimes, settings: Settings, host_access: Sequence[NodeId]
+) -> None:
     """Put changed rules of lending into force."""
     runtimes.follow(settings)
     node.images.takes_from = images_from(settings)
-    node.change_terms(lent_of(settings), policy_of(settings))
+    node.change_terms(lent_of(settings), policy_of(settings, host_access))
     node.change_owner_rules(owner_rules_of(settings))
 
 

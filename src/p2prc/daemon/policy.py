@@ -5,6 +5,7 @@ What an owner changes is in force before the answer, and in `config.toml` for th
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 
 from p2prc.errors import SettingInvalid
@@ -18,6 +19,9 @@ from p2prc.protocol.lending import UNBOUNDED, LendingPolicy
 from p2prc.settings import CONFIG_FILE, SETTING_KEYS, Settings, check_setting, with_setting
 from p2prc.storage.config_file import set_in_config
 from p2prc.storage.home import Home
+from p2prc.storage.host_access import HOST_ACCESS_FILE, read_host_access
+
+log = logging.getLogger(__name__)
 
 FOREVER_S = 366 * 86400.0
 POLICY_KEYS = tuple(key for key in SETTING_KEYS if key.startswith("lend."))
@@ -27,8 +31,8 @@ _LENDS_TO = "lend.to"
 _OUTRANKING = ("environment", "command line")
 
 
-def policy_of(settings: Settings) -> LendingPolicy:
-    """Return what the owner's settings mean for the lease book."""
+def policy_of(settings: Settings, host_access: Iterable[NodeId] = ()) -> LendingPolicy:
+    """Return what the owner's settings and the file `host-access` mean for the lease book."""
     lend = settings.lend
     lends_to: frozenset[NodeId] | None = None
     if lend.to == "none":
@@ -39,6 +43,7 @@ def policy_of(settings: Settings) -> LendingPolicy:
         lends_to=lends_to,
         denied=frozenset(lend.deny),
         trusted=frozenset(lend.tier_none_to),
+        host_access=frozenset(host_access),
         lifetime_limit_s=FOREVER_S if lend.lifetime_s is None else lend.lifetime_s,
         leases_limit=lend.leases,
         per_peer=Capacity(
@@ -106,14 +111,46 @@ def _sum(leases: Sequence[LeaseView]) -> tuple[int, int, int, int]:
 
 
 class PolicyDesk:
-    """The owner's rules while the node runs. `apply` puts changed ones into force."""
+    """The owner's rules while the node runs. `apply` puts changed ones into force.
+
+    `host_access` are the nodes of the file `host-access`, `host_access_trouble` why it lets in
+    nobody although it is there.
+    """
 
     def __init__(
-        self, settings: Settings, home: Home, *, apply: Callable[[Settings], None]
+        self,
+        settings: Settings,
+        home: Home,
+        *,
+        apply: Callable[[Settings, Sequence[NodeId]], None],
     ) -> None:
         self.settings = settings
+        self.host_access: tuple[NodeId, ...] = ()
+        self.host_access_trouble = ""
         self._home = home
         self._apply = apply
+
+    def look_at_host_access(self) -> None:
+        """Read the file again; what changed is in force at once."""
+        before, self.host_access_trouble = self.host_access, ""
+        try:
+            self.host_access = read_host_access(self._home.folder)
+        except SettingInvalid as error:
+            self.host_access, self.host_access_trouble = (), error.message
+        if self.host_access != before:
+            log.warning("host access changed", extra={"nodes": len(self.host_access)})
+            self._apply(self.settings, self.host_access)
+
+    def host_access_notices(self, name_of: Callable[[NodeId], str]) -> list[str]:
+        """Say who has host access, for as long as anybody has."""
+        found = [
+            f"host access is on: {name_of(node) or node[:10]} runs what it likes here, "
+            f"without a sandbox, as this node's user allows (`{HOST_ACCESS_FILE}` in the home)"
+            for node in self.host_access
+        ]
+        if self.host_access_trouble:
+            found.append(f"nobody has host access: {self.host_access_trouble}")
+        return found
 
     def set(self, key: str, text: str) -> list[str]:
         """Change one rule; return what a person should know. Raises SettingInvalid."""
@@ -160,7 +197,7 @@ class PolicyDesk:
             set_in_config(self._home.folder / CONFIG_FILE, key, text)
             self.settings = with_setting(self.settings, key, text, origin=CONFIG_FILE)
         if changes:
-            self._apply(self.settings)
+            self._apply(self.settings, self.host_access)
         return notes
 
 

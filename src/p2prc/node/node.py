@@ -45,7 +45,7 @@ from p2prc.node.shelf import AttemptShelf
 from p2prc.node.standing import Standing
 from p2prc.node.tasks import Tasks
 from p2prc.protocol.leases import LeaseBook
-from p2prc.protocol.lending import LendingPolicy
+from p2prc.protocol.lending import NO_ISOLATION, LendingPolicy, may_run_bare
 from p2prc.protocol.membership import NodeView
 from p2prc.protocol.messages import (
     Announce,
@@ -321,7 +321,11 @@ class Node:
         policy = self._terms[1]
         if self.network.standing.member.is_open:
             # Anybody may come in here: what isolates nothing is for this node's own work.
-            return replace(policy, trusted=policy.trusted & {self.id})
+            return replace(
+                policy,
+                trusted=policy.trusted & {self.id},
+                host_access=policy.host_access & {self.id},
+            )
         return policy
 
     def change_owner_rules(self, rules: OwnerRules) -> None:
@@ -334,6 +338,13 @@ class Node:
         self._terms = (lent, policy)
         self.network.told.description = replace(self.network.told.description, lent=lent)
         self._apply_terms()
+        can_isolate = any(offer.tier != NO_ISOLATION for offer in self.runtimes)
+        for view in self.provider.leases():
+            if view.tier == NO_ISOLATION and not may_run_bare(
+                self.policy, view.peer, can_isolate=can_isolate
+            ):
+                reason = "the owner of the node has taken back host access"
+                self.provider.evict_lease(view.lease, reason)
         for peer in {view.peer for view in self.provider.leases()}:
             if not policy.lends_to_peer(peer):
                 self.provider.evict(peer, "the owner of the node lends to you no longer")

@@ -186,6 +186,10 @@ class Provider:
         """End every lease of a peer now, and say why."""
         self._driver.feed(lending.OwnerKilled(peer=peer, reason=reason))
 
+    def evict_lease(self, lease: LeaseId, reason: str) -> None:
+        """End one lease now, and say why."""
+        self._driver.feed(lending.OwnerKilled(leases=(lease,), reason=reason))
+
     def change_terms(
         self, lent: Capacity, policy: LendingPolicy, runtimes: tuple[RuntimeOffer, ...]
     ) -> None:

@@ -29,7 +29,8 @@ class LendingPolicy:
     """The owner's rules. `lends_to` None means every member, an empty set nobody; `denied`
     get nothing in any case.
 
-    `trusted` are the nodes that may run without isolation. `absence_s` and `job_absence_s` bound
+    `trusted` are the nodes that may run without isolation where there is none to be had,
+    `host_access` those that may ask for it in any case. `absence_s` and `job_absence_s` bound
     how long a requester may be away before its lease ends. `patience_s` bounds how long a request
     waits for sandboxes that are just ending.
 
@@ -41,6 +42,7 @@ class LendingPolicy:
     lends_to: frozenset[NodeId] | None = None
     denied: frozenset[NodeId] = frozenset()
     trusted: frozenset[NodeId] = frozenset()
+    host_access: frozenset[NodeId] = frozenset()
     lifetime_limit_s: float = 7 * 86400.0
     processes_limit: int = 10_000
     leases_limit: int = 256
@@ -154,6 +156,14 @@ def is_tier_accepted(offer: RuntimeOffer, workload: Workload) -> bool:
     return not workload.tiers or offer.tier in workload.tiers
 
 
+def may_run_bare(policy: LendingPolicy, peer: NodeId, *, can_isolate: bool) -> bool:
+    """Say whether work of this peer may run without walls here.
+
+    Host access always allows it; other trust only where there are no walls to be had.
+    """
+    return peer in policy.host_access or (peer in policy.trusted and not can_isolate)
+
+
 def select_runtime(
     policy: LendingPolicy, runtimes: tuple[RuntimeOffer, ...], peer: NodeId, workload: Workload
 ) -> RuntimeOffer | Refusal:
@@ -166,9 +176,16 @@ def select_runtime(
     if not accepted:
         tiers = ", ".join(offer.tier for offer in suitable)
         return Refusal("policy-refuses", f"this node offers other tiers: {tiers}")
+    can_isolate = any(offer.tier != NO_ISOLATION for offer in suitable)
     for offer in accepted:
-        if offer.tier != NO_ISOLATION or peer in policy.trusted:
+        if offer.tier != NO_ISOLATION or may_run_bare(policy, peer, can_isolate=can_isolate):
             return offer
+    if can_isolate:
+        return Refusal(
+            "policy-refuses",
+            "the owner of this node has not given you host access",
+            "leave the tier to the node, or ask its owner to name you in the file `host-access`",
+        )
     return Refusal(
         "policy-refuses",
         "this node cannot isolate work, and its owner has not named you as trusted",
