@@ -97,6 +97,7 @@ class Status(Answer, frozen=True):
     relay: RelayServing | None = None
     refusals: dict[str, int] = {}
     notices: list[str] = []
+    host_access: list[str] = []
     is_open: bool = field(name="open", default=False)
     requests: int = 0
 
@@ -381,6 +382,7 @@ class _Work(Request, frozen=True):
         dict[_Name, Annotated[str, Meta(max_length=128 * 1024)]], Meta(max_length=1000)
     ] = {}
     runtime: _Name = "auto"
+    tiers: Annotated[list[_Name], Meta(max_length=8)] = []
     image: Annotated[str, Meta(max_length=200)] = ""
     cpus: Annotated[float, Meta(gt=0, le=1000)] | None = None
     memory_bytes: _Bytes | None = None

@@ -53,6 +53,7 @@ def workload_of(request: RunRequest | JobRequest, environment: EnvironmentLock |
         limits=limits_of(request),
         environment=environment,
         runtime=request.runtime,
+        tiers=tuple(request.tiers),
         image=request.image,
         name=request.name[:200],
     )

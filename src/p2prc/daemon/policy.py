@@ -197,6 +197,7 @@ class PolicyDesk:
             set_in_config(self._home.folder / CONFIG_FILE, key, text)
             self.settings = with_setting(self.settings, key, text, origin=CONFIG_FILE)
         if changes:
+            self.look_at_host_access()
             self._apply(self.settings, self.host_access)
         return notes
 

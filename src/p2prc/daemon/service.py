@@ -107,11 +107,17 @@ class DaemonService:
                 *self._notices,
                 *node.reach.notices(),
                 *self._admission.notices(),
+                *self._policies.host_access_notices(node.name_of),
                 *notices_of_bugs(node.unforeseen),
             ],
+            host_access=list(self._policies.host_access),
             is_open=node.network.standing.member.is_open,
             requests=len(node.door.requests()),
         )
+
+    def look_at_host_access(self) -> None:
+        """Read again who has host access."""
+        self._policies.look_at_host_access()
 
     def _state(self) -> str:
         if self._is_stopping:

@@ -24,6 +24,7 @@ class WorkOptions:
     env: tuple[str, ...]
     requirements: tuple[str, ...]
     runtime: str
+    tiers: tuple[str, ...]
     image: str
     cpus: float | None
     memory: int | None
@@ -43,6 +44,7 @@ class WorkOptions:
             "to": absolute(self.to or "."),
             "variables": variables(self.env),
             "runtime": self.runtime,
+            "tiers": list(self.tiers),
             "image": self.image,
             "cpus": self.cpus,
             "memory_bytes": self.memory,
@@ -99,6 +101,13 @@ _OPTIONS = [
         type=click.Choice(["auto", "docker", "process"]),
         default="auto",
         help="What it runs in.",
+    ),
+    click.option(
+        "--tier",
+        "tiers",
+        multiple=True,
+        metavar="TIER",
+        help="Walls that it accepts: container, userns, ...; none is host access.",
     ),
     click.option(
         "--image", default="", metavar="NAME", help="The container's image; else the node's own."
