@@ -19,7 +19,7 @@ from p2prc.errors import (
 )
 from p2prc.model.identity import NodeId
 from p2prc.model.ticket import Bootstrap, Ticket
-from p2prc.node.links import Links
+from p2prc.node.links import Links, Meeting
 from p2prc.node.lookup import Doorplate, look_up
 from p2prc.node.network import Network
 from p2prc.node.standing import Standing
@@ -65,14 +65,16 @@ class Joining:
             return self._network.standing
         self._refuse_second_network()
         relays = await self._borrow_relays(ticket, shown_half(text))
-        host, chain = await self._ask_in(ticket, "".join(text.split()), relays)
-        member = verify_chain(chain, network=ticket.network)
-        if member.node != self._network.own:
-            raise NotMember("the chain that we were given names another node")
-        await self._network.change(Standing(ticket.network, chain, member))
-        self._network.kept.keep_relays(ticket.relays)
-        addresses = dict(ticket.bootstraps)[host]
-        await self._links.reach_at(host, addresses, await self._relays_as_member(ticket))
+        host, chain, meeting = await self._ask_in(ticket, "".join(text.split()), relays)
+        try:
+            await self._network.change(self._standing_of(ticket.network, chain))
+            self._network.kept.keep_relays(ticket.relays)
+        except BaseException:
+            await meeting.connection.close("not joined")
+            raise
+        relays = await self._relays_as_member(ticket)
+        if not await self._links.keep(meeting):
+            await self._links.reach_at(host, dict(ticket.bootstraps)[host], relays)
         await self._network.hear_of(host)
         # Whoever reads "joined" may pull the plug: a restart must find the others again.
         self._network.kept.save()
@@ -96,14 +98,14 @@ class Joining:
 
     async def _ask_in(
         self, ticket: Ticket, text: str, relays: Sequence[str]
-    ) -> tuple[NodeId, bytes]:
-        """Knock at the ticket's members in turn; return who opened, and our chain."""
+    ) -> tuple[NodeId, bytes, Meeting]:
+        """Knock at the ticket's members in turn; return who opened, our chain, the connection."""
         unreachable: P2prcError = PeerUnreachable("the ticket names no address")
         for node, addresses in ticket.bootstraps:
             if node == self._network.own or not (addresses or relays):
                 continue
             try:
-                chain = await self._links.join(
+                chain, meeting = await self._links.join(
                     Bootstrap(node, addresses),
                     text,
                     network=ticket.network,
@@ -114,7 +116,7 @@ class Joining:
                 # Expired by that member's clock; by another's perhaps not.
                 unreachable = error
             else:
-                return node, chain
+                return node, chain, meeting
         raise unreachable
 
     async def look_up(self, address: str) -> Doorplate:
@@ -133,15 +135,19 @@ class Joining:
         network, chain = await self._links.ask_in(
             door.node, door.addresses, name=self._network.told.description.name, waiting=waiting
         )
-        member = verify_chain(chain, network=network)
-        if member.node != self._network.own:
-            raise NotMember("the chain that we were given names another node")
+        standing = self._standing_of(network, chain)
         self._refuse_second_network()
-        await self._network.change(Standing(network, chain, member))
+        await self._network.change(standing)
         await self._links.reach_at(door.node, door.addresses)
         await self._network.hear_of(door.node)
         self._network.kept.save()
         return self._network.standing
+
+    def _standing_of(self, network: NodeId, chain: bytes) -> Standing:
+        member = verify_chain(chain, network=network)
+        if member.node != self._network.own:
+            raise NotMember("the chain that we were given names another node")
+        return Standing(network, chain, member)
 
     def _refuse_second_network(self) -> None:
         if self._network.revocations.revoker_of(self._network.standing.member) is not None:

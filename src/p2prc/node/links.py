@@ -12,6 +12,7 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Protocol
 
 from p2prc.authority import Member
@@ -79,6 +80,14 @@ class Switchboard(Protocol):
     async def session(self, peer: NodeId, stream: Stream) -> None: ...
 
     async def serve_bulk(self, peer: NodeId, stream: Stream) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Meeting:
+    """A connection on which both sides have said who they are, and that nobody uses yet."""
+
+    connection: Connection
+    introduction: Introduction
 
 
 class Links:
@@ -169,8 +178,11 @@ class Links:
 
     async def join(
         self, to: Bootstrap, ticket: str, *, network: NodeId, name: str, relays: Sequence[str] = ()
-    ) -> bytes:
-        """Show a ticket to a member and return our new chain. Raises its refusal, PeerError."""
+    ) -> tuple[bytes, Meeting]:
+        """Show a ticket to a member; return our new chain, and the connection to go on with.
+
+        Raises the member's refusal, PeerError.
+        """
         peer = to.node
         connection = await self._endpoint.connect(
             peer,
@@ -181,14 +193,28 @@ class Links:
         )
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
-                _, chain = await introduce_with_ticket(
+                introduction, chain = await introduce_with_ticket(
                     connection, ticket, network=network, name=name
                 )
         except TimeoutError as error:
+            await connection.close("no answer")
             raise PeerUnreachable(f"{short(peer)} did not answer the ticket") from error
-        finally:
-            await connection.close("joined")
-        return chain
+        except BaseException:
+            await connection.close("not joined")
+            raise
+        return chain, Meeting(connection, introduction)
+
+    async def keep(self, meeting: Meeting) -> bool:
+        """Go on with the connection on which we were let in; False when a new one is better.
+
+        A guest's way through a member's relay is slow, and ends within a minute.
+        """
+        connection = meeting.connection
+        if not connection.is_closed and (await connection.path()).kind == "direct":
+            self._adopt(connection, meeting.introduction)
+            return True
+        await connection.close("joined")
+        return False
 
     async def ask_in(
         self, peer: NodeId, addresses: Sequence[str], *, name: str, waiting: Callable[[], None]

@@ -177,7 +177,9 @@ class Network:
 
     def _publish(self) -> None:
         self._publishing = None
-        self.gossip.publish(self._own_record())
+        # Everybody checks every version: one that says nothing new would cost them all.
+        if self.told.has_news(self.standing):
+            self.gossip.publish(self._own_record())
 
     def _own_record(self, *, has_left: bool = False, is_down: bool = False) -> SignedRecord:
         return self.told.sign(self.standing, has_left=has_left, is_down=is_down)

@@ -78,6 +78,7 @@ class OwnRecord:
         self._metadata = self._stored_metadata()
         self._gpus = tuple(reading.card for reading in read_gpus())
         self._version = 0
+        self._signed: NodeRecord | None = None
 
     def sign(
         self, standing: Standing, *, has_left: bool = False, is_down: bool = False
@@ -85,8 +86,18 @@ class OwnRecord:
         """Return a new version of our record."""
         # Wall-clock milliseconds: a node that lost its disk still issues newer versions.
         self._version = max(self._version + 1, int(time.time() * 1000))
+        self._signed = self._record(standing, has_left=has_left, is_down=is_down)
+        return sign_record(self._signed, self._secret)
+
+    def has_news(self, standing: Standing) -> bool:
+        """Whether we would say anything else now than in the record that we signed last."""
+        return self._signed != self._record(standing)
+
+    def _record(
+        self, standing: Standing, *, has_left: bool = False, is_down: bool = False
+    ) -> NodeRecord:
         told, lent = self.description, self._lent()
-        record = NodeRecord(
+        return NodeRecord(
             node=self._own,
             network=standing.network,
             version=self._version,
@@ -110,7 +121,6 @@ class OwnRecord:
             metadata=self._metadata,
             protocol=PROTOCOL_VERSION,
         )
-        return sign_record(record, self._secret)
 
     def outnumbered(self, version: int) -> None:
         """Others know this version of our record: the next one is newer."""

@@ -328,16 +328,18 @@ class ReachDriver:
     async def _look_at_fresh(self, peer: NodeId) -> None:
         for pause_s in FRESH_S:
             await asyncio.sleep(pause_s)
-            await self._look_at(peer)
+            if await self._look_at(peer):
+                return
         link = self._links.get(peer)
         if link is not None and (await link.connection.path()).kind == "relayed":
             # It may be so because others look for us where we were before.
             self._ask_afresh()
 
-    async def _look_at(self, peer: NodeId) -> None:
+    async def _look_at(self, peer: NodeId) -> bool:
+        """See by which path we talk to the peer; whether it is a direct one."""
         link = self._links.get(peer)
         if link is None:
-            return
+            return False
         seen = await self._seen(link)
         record = self._network.gossip.record_of(peer)
         is_public = record is not None and record.is_public
@@ -345,6 +347,7 @@ class ReachDriver:
         if link.version >= PROBES_SINCE_VERSION and self._told.get(peer) != (link, seen):
             self._told[peer] = (link, seen)
             link.tell(SeenAt(seen))
+        return bool(seen)
 
     def _ask_afresh(self) -> None:
         """Let a peer outside see our packets anew: it tells us where they come from."""

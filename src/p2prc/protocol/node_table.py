@@ -21,7 +21,7 @@ from random import Random
 from p2prc.model.identity import NodeId
 from p2prc.model.record import NodeRecord, SignedRecord
 from p2prc.model.testimony import Life
-from p2prc.protocol.fingerprint import LEAVES, Fingerprint, leaf_of, mark_of
+from p2prc.protocol.fingerprint import Fingerprint, leaf_of, mark_of
 from p2prc.wire.signed import Envelope
 
 
@@ -178,7 +178,10 @@ class NodeTable:
 
     def in_leaves(self, leaves: Iterable[int]) -> Iterator[tuple[NodeId, Known]]:
         """Return the entries of several leaves, of each once; of all when there are none."""
-        for leaf in dict.fromkeys(leaves) or range(LEAVES):
+        chosen = dict.fromkeys(leaves)
+        if not chosen:
+            yield from ((node, known) for node, known in self if known.mark)
+        for leaf in chosen:
             yield from self.in_leaf(leaf)
 
     def draw(self, rng: Random) -> NodeId | None:

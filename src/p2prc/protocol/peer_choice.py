@@ -26,7 +26,7 @@ class ChoiceConfig:
     """
 
     wanted: int = 5
-    hurried: int = 2
+    hurried: int = 1
     pace_s: float = 2.0
     kept: int = 8
     retry_first_s: float = 1.0

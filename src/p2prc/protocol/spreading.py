@@ -119,7 +119,10 @@ class Spreading:
             known = [found for node, _ in batch if (found := self._table.peek(node)) is not None]
             source = _only([source for _, source in batch])
             audience = [peer for peer in peers if peer != source]
-            fanout = self._config.rumour_fanout
+            # Whoever brings a node in has more links than others while many come at once: told by
+            # it, all know in one step, and nobody has to ask.
+            is_first = all(source == node for node, source in batch)
+            fanout = len(audience) if is_first else self._config.rumour_fanout
             eager = self._rng.sample(audience, min(fanout, len(audience)))
             delta = Delta(tuple(one.signed.envelope for one in known))
             announce = Announce(tuple(one.life() for one in known))
