@@ -83,7 +83,7 @@ class DaemonService:
             uptime_s=round(asyncio.get_running_loop().time() - node.started_at, 1),
             version=told.software,
             home=str(self._home.folder),
-            members=sum(not view.record.has_left for view in node.network.nodes()),
+            members=self._members(),
             lending=schema.Lending(
                 enabled=node.provider.lends,
                 paused=node.provider.is_paused,
@@ -156,8 +156,14 @@ class DaemonService:
 
     async def join(self, ticket: str) -> schema.Joined:
         standing = await self._node.joining.join(ticket)
-        status = await self.status()
-        return schema.Joined(network=standing.network, name=status.name, members=status.members)
+        return schema.Joined(
+            network=standing.network,
+            name=self._node.network.told.description.name,
+            members=self._members(),
+        )
+
+    def _members(self) -> int:
+        return sum(not view.record.has_left for view in self._node.network.nodes())
 
     def ask(self, request: schema.AskRequest) -> AsyncIterator[schema.AskEvent]:
         return self._admission.ask(request)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from typing import Generic, TypeVar
 
 from p2prc.errors import PeerLost, PeerMisbehaved
 from p2prc.protocol.messages import CONTROL_FRAME_LIMIT_BYTES
 from p2prc.transport.port import Stream
 from p2prc.wire.codec import Codec, encode
-from p2prc.wire.framing import FrameReader, frame, frames
+from p2prc.wire.framing import FrameReader, frame
 
 Message = TypeVar("Message")
 
@@ -22,7 +21,6 @@ class FramedStream(Generic[Message]):
         self.stream = stream
         self._codec = codec
         self._reader = FrameReader(limit_bytes=limit_bytes)
-        self._waiting: deque[bytes] = deque()
 
     async def send(self, message: Message) -> None:
         """Write one message. Raises PeerLost."""
@@ -42,20 +40,18 @@ class FramedStream(Generic[Message]):
         return None if payload is None else self._codec.decode(payload)
 
     async def _next_payload(self) -> bytes | None:
-        while not self._waiting:
+        # One at a time: what follows may belong to the next conversation, whose limit is another.
+        while (payload := self._reader.next_frame()) is None:
             received = await self.stream.read()
             if not received:
                 if self._reader.pending_bytes:
                     raise PeerMisbehaved("a message stopped in its middle")
                 return None
             self._reader.feed(received)
-            self._waiting.extend(self._reader.drain())
-        return self._waiting.popleft()
+        return payload
 
     def take_reader(self) -> FrameReader:
         """Hand the unread bytes on: the stream goes on in another conversation."""
-        rest = frames(self._waiting)
         handed = FrameReader(limit_bytes=CONTROL_FRAME_LIMIT_BYTES)
-        handed.feed(rest + self._reader.take_rest())
-        self._waiting.clear()
+        handed.feed(self._reader.take_rest())
         return handed

@@ -84,7 +84,7 @@ class Gossip:
         if link is None or link.version < FIRST_SIGNING_VERSION:
             # It tells no number.
             return True
-        return peer in self._known_to and len(self.nodes()) >= self._known_to[peer]
+        return peer in self._known_to and self._machine.known_count >= self._known_to[peer]
 
     def link_down(self, peer: NodeId, *, on_purpose: bool) -> None:
         """The last link to the peer is gone."""

@@ -135,8 +135,9 @@ class Jobs:
 
     def _announce(self) -> None:
         self._announcing = None
-        offers = self._offers()
-        for runner in self._live():
+        live = self._live()
+        offers = self._offers() if live else []
+        for runner in live:
             runner.offers_changed(offers)
 
     def _live(self) -> list[JobRunner]:

@@ -111,6 +111,8 @@ class Network:
 
     def is_put_out(self, node: NodeId) -> bool:
         """Whether the node's membership, as far as we know it, is void."""
+        if self.revocations.is_empty:
+            return False
         member = self.member_of(node)
         return member is not None and self.revocations.revoker_of(member) is not None
 

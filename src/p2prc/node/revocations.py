@@ -71,6 +71,11 @@ class Revocations:
 
     # -- asking --
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nobody was put out."""
+        return self._board.is_empty
+
     def revoker_of(self, member: Member) -> NodeId | None:
         """Return who put this member, or somebody it was admitted through, out."""
         return self._board.revoker_in(member.line)

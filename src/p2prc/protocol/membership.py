@@ -181,6 +181,11 @@ class Membership:
         """How many records and messages were refused, by reason."""
         return self._parts.gate.refusals
 
+    @property
+    def known_count(self) -> int:
+        """How many nodes are known, ourselves included."""
+        return len(self._parts.table)
+
     def nodes(self, now: float) -> list[NodeView]:
         """Return every node known, ourselves first, the others by id."""
         views = [NodeView(self._parts.own_known.signed.record, NodeState.ALIVE, now, is_self=True)]

@@ -161,6 +161,11 @@ class NoticeBoard:
             self._digest = blake3(b"".join(sorted(self._held))).digest()
         return self._digest
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nobody was put out."""
+        return not self._ids
+
     def revoker_in(self, line: Sequence[NodeId]) -> NodeId | None:
         """Return who put somebody out of this line of admissions; None while it stands."""
         for at, author in enumerate(line):

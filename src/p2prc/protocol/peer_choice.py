@@ -83,6 +83,8 @@ class PeerChoice:
 
     def note_connected(self, peer: NodeId, now: float) -> None:
         """A connection exists, whoever dialled."""
+        if not self._connected:
+            self._unhurried_at = now + self._jittered(self._config.pace_s)
         self._connected.setdefault(peer, now)
         self._dialling.pop(peer, None)
         self._failing.pop(peer, None)
