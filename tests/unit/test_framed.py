@@ -22,13 +22,13 @@ class _Heard(Stream):
         content, self._content = self._content, b""
         return content
 
-    async def write(self, content: bytes) -> None:
+    async def write(self, payload: bytes | bytearray | memoryview) -> None:
         raise NotImplementedError
 
     async def finish(self) -> None:
         raise NotImplementedError
 
-    def abort(self, code: int = 0) -> None:
+    async def abort(self) -> None:
         raise NotImplementedError
 
 
