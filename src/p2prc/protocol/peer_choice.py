@@ -19,14 +19,15 @@ from p2prc.protocol.node_table import Known, NodeState, NodeTable
 class ChoiceConfig:
     """How many connections we ask for and keep, and how patiently.
 
-    We dial while there are fewer than `wanted`: up to `hurried` at once, the rest one every
-    `pace_s`, so that many who join together hear of each other first. Whoever dials us is welcome,
+    We dial while there are fewer than `wanted`: up to `hurried` at once, the rest from `arrival_s`
+    after the first on, one every `pace_s`, so that many who join together hear of each other first. Whoever dials us is welcome,
     but above `kept` one that nobody uses is hung up. A call on a node that we are not connected
     with is made every `probe_interval_s`, and another one on a dead node every `retry_dead_s`.
     """
 
     wanted: int = 5
     hurried: int = 1
+    arrival_s: float = 4.0
     pace_s: float = 2.0
     kept: int = 8
     retry_first_s: float = 1.0
@@ -84,7 +85,8 @@ class PeerChoice:
     def note_connected(self, peer: NodeId, now: float) -> None:
         """A connection exists, whoever dialled."""
         if not self._connected:
-            self._unhurried_at = now + self._jittered(self._config.pace_s)
+            # Many may be coming in by the same member: they learn of each other first.
+            self._unhurried_at = now + self._jittered(self._config.arrival_s)
         self._connected.setdefault(peer, now)
         self._dialling.pop(peer, None)
         self._failing.pop(peer, None)
