@@ -72,8 +72,8 @@ class Peer:
 
     def counts(self) -> tuple[int, int]:
         """Return how many nodes it holds for alive, and for dead."""
-        states = [row.state for row in self._client.nodes()]
-        return states.count("alive"), states.count("dead")
+        status = self._client.status()
+        return status.alive, status.dead
 
     def kill(self) -> None:
         """End it without a word, as a power cut would."""

@@ -35,6 +35,7 @@ from p2prc.model.identity import LeaseId, NodeId
 from p2prc.node.node import Node
 from p2prc.node.relaying import Relaying
 from p2prc.protocol.diagnosis import ReachFacts, diagnose
+from p2prc.protocol.membership import NodeState
 from p2prc.reachability.interfaces import read_interfaces
 from p2prc.storage.home import Home
 
@@ -70,6 +71,7 @@ class DaemonService:
     async def status(self) -> schema.Status:
         node, told = self._node, self._node.network.told.description
         there = node.network.told.whereabouts
+        states = Counter(view.state for view in node.network.nodes())
         return schema.Status(
             id=node.id,
             name=told.name,
@@ -84,6 +86,8 @@ class DaemonService:
             version=told.software,
             home=str(self._home.folder),
             members=self._members(),
+            alive=states[NodeState.ALIVE],
+            dead=states[NodeState.DEAD],
             lending=schema.Lending(
                 enabled=node.provider.lends,
                 paused=node.provider.is_paused,

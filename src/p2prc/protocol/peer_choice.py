@@ -20,9 +20,10 @@ class ChoiceConfig:
     """How many connections we ask for and keep, and how patiently.
 
     We dial while there are fewer than `wanted`: up to `hurried` at once, the rest from `arrival_s`
-    after the first on, one every `pace_s`, so that many who join together hear of each other first. Whoever dials us is welcome,
-    but above `kept` one that nobody uses is hung up. A call on a node that we are not connected
-    with is made every `probe_interval_s`, and another one on a dead node every `retry_dead_s`.
+    after the first on, one every `pace_s`, so that many who join together hear of each other
+    first. Whoever dials us is welcome, but above `kept` one that nobody uses is hung up. A call on
+    a node that we are not connected with is made every `probe_interval_s`, and another one on a
+    dead node every `retry_dead_s`.
     """
 
     wanted: int = 5

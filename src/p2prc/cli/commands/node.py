@@ -208,7 +208,7 @@ def _described(status: Status) -> str:
             ("id", status.id),
             ("state", status.state),
             ("network", status.network or "none"),
-            ("members", str(status.members)),
+            ("members", _members_line(status)),
             *(
                 [("asking", f"{counted(status.requests, 'node')}: `p2prc requests`")]
                 if status.requests
@@ -227,6 +227,11 @@ def _described(status: Status) -> str:
             *(("note", plain(notice)) for notice in status.notices),
         ]
     )
+
+
+def _members_line(status: Status) -> str:
+    away = status.members - status.alive
+    return str(status.members) if not away else f"{status.members}, {away} of them not there"
 
 
 def _reachable(status: Status) -> str:
