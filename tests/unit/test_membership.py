@@ -449,8 +449,10 @@ def test_a_lost_connection_is_replaced_at_once_by_another() -> None:
     chosen = dials(anna.handle(Tick(), 2.0))
     for node in chosen:
         anna.handle(PeerConnected(node), 2.1)
-    (replacement,) = dials(anna.handle(PeerLost(chosen[0]), 2.2))
-    assert replacement not in chosen
+    anna.handle(Tick(), 2.2)
+    replacements = dials(anna.handle(PeerLost(chosen[0]), 6.5))
+    assert replacements
+    assert not set(replacements) & set(chosen)
 
 
 def test_different_nodes_choose_different_peers() -> None:
@@ -562,3 +564,22 @@ def test_whatever_peers_send_only_genuine_newest_records_are_held(
             assert (view.state == "left") == view.record.has_left
             assert not (view.is_connected and view.state == "dead")
             versions[view.record.node] = view.record.version
+
+
+def test_a_newcomer_leaves_it_at_its_first_link_for_some_seconds() -> None:
+    anna = machine(known=many())
+    asked_for = dials(anna.handle(Tick(), 2.0))
+    anna.handle(PeerConnected(asked_for[0]), 2.1)
+    anna.handle(PeerConnected(asked_for[1]), 2.1)
+    early = [dials(anna.handle(Tick(), second)) for second in (2.5, 3.0, 3.5, 4.0)]
+    assert early == [[]] * 4
+    late = [node for second in range(5, 12) for node in dials(anna.handle(Tick(), float(second)))]
+    assert len(set(late)) == 3
+
+
+def test_a_newcomer_that_loses_its_only_link_dials_at_once() -> None:
+    anna = machine(known=many())
+    first, second = dials(anna.handle(Tick(), 2.0))
+    anna.handle(DialFailed(second), 2.1)
+    anna.handle(PeerConnected(first), 2.1)
+    assert dials(anna.handle(PeerLost(first), 2.5))

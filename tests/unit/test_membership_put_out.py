@@ -54,10 +54,10 @@ def test_who_was_put_out_cannot_say_that_it_lives() -> None:
     effects = anna.handle(heard(BERT, signs(CARL, life(CARL, 1, 1))), 1.5)
     effects += anna.handle(Tick(), 1.6)
     assert rumours(effects) == []
-    for second in (2.0, 2.5, 3.0, 3.5):
+    for second in (2.0, 2.5, 3.0, 3.5, 4.1):
         anna.handle(Tick(), second)
     assert anna.state_of(CARL) is NodeState.DEAD
-    anna.handle(heard(BERT, signs(CARL, life(CARL, 1, 2))), 3.6)
+    anna.handle(heard(BERT, signs(CARL, life(CARL, 1, 2))), 4.2)
     assert anna.state_of(CARL) is NodeState.DEAD
     assert anna.refusals["not-member"] == 2
 

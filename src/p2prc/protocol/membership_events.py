@@ -24,7 +24,7 @@ class MembershipConfig:
 
     gossip_interval_s: float = 1.0
     gather_s: float = 0.1
-    confirm_s: float = 2.2
+    confirm_s: float = 3.0
     restate_interval_s: float = 0.3
     silence_s: float = 20.0
     forget_s: float = 86_400.0

@@ -19,15 +19,15 @@ from p2prc.protocol.node_table import Known, NodeState, NodeTable
 class ChoiceConfig:
     """How many connections we ask for and keep, and how patiently.
 
-    We dial while there are fewer than `wanted`: up to `hurried` at once, the rest from `arrival_s`
-    after the first on, one every `pace_s`, so that many who join together hear of each other
-    first. Whoever dials us is welcome, but above `kept` one that nobody uses is hung up. A call on
-    a node that we are not connected with is made every `probe_interval_s`, and another one on a
-    dead node every `retry_dead_s`.
+    We dial while there are fewer than `wanted`: up to `hurried` at once, the rest one every
+    `pace_s`; a newcomer leaves it at its first for `arrival_s`. So many who join together hear of
+    each other first. Whoever dials us is welcome, but above `kept` one that nobody uses is hung up.
+    A call on a node that we are not connected with is made every `probe_interval_s`, and another
+    one on a dead node every `retry_dead_s`.
     """
 
     wanted: int = 5
-    hurried: int = 1
+    hurried: int = 2
     arrival_s: float = 4.0
     pace_s: float = 2.0
     kept: int = 8
@@ -72,6 +72,8 @@ class PeerChoice:
         self._retry_dead_at = now + self._jittered(config.retry_dead_s)
         self._probes_due = 0
         self._unhurried_at = now
+        self._newcomer_until: float | None = None
+        """When we have had links for long enough; None before the first."""
         self._deaths, self._deaths_since = 0, now
         self._alarmed_until = self._alarm_call_at = now
 
@@ -85,9 +87,8 @@ class PeerChoice:
 
     def note_connected(self, peer: NodeId, now: float) -> None:
         """A connection exists, whoever dialled."""
-        if not self._connected:
-            # Many may be coming in by the same member: they learn of each other first.
-            self._unhurried_at = now + self._jittered(self._config.arrival_s)
+        if self._newcomer_until is None:
+            self._newcomer_until = now + self._jittered(self._config.arrival_s)
         self._connected.setdefault(peer, now)
         self._dialling.pop(peer, None)
         self._failing.pop(peer, None)
@@ -180,9 +181,14 @@ class PeerChoice:
     def _missing(self, kept: int, now: float) -> int:
         """Return how many to dial now."""
         missing = self._config.wanted - kept
-        if kept < self._config.hurried:
-            return min(missing, self._config.hurried - kept)
-        return min(missing, 1) if self._unhurried_at <= now else 0
+        hurried = 1 if self._is_newcomer(now) else self._config.hurried
+        if kept < hurried:
+            return min(missing, hurried - kept)
+        is_due = self._unhurried_at <= now and not self._is_newcomer(now)
+        return min(missing, 1) if is_due else 0
+
+    def _is_newcomer(self, now: float) -> bool:
+        return bool(self._connected) and (self._newcomer_until or 0.0) > now
 
     def _start(self, node: NodeId, now: float, *, is_visit: bool = False) -> None:
         self._dialling[node] = now + self._config.dial_timeout_s
