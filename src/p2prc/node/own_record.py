@@ -137,7 +137,8 @@ class OwnRecord:
         check_metadata(changed)
         before, self._metadata = self._metadata, changed
         try:
-            self.sign(standing)
+            # Whether it can be said at all: it is not said yet.
+            sign_record(self._record(standing), self._secret)
             self._state.set_values({METADATA: encode(changed)})
         except P2prcError:
             self._metadata = before
