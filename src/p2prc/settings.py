@@ -26,8 +26,9 @@ from p2prc.protocol.owner_needs import AwayRule
 DEFAULT_PORT = 8088
 ENVIRONMENT_PREFIX = "P2PRC_"
 CONFIG_FILE = "config.toml"
-NETWORKS = ("none", "proxy", "bridge")
+NETWORKS = ("none", "proxy")
 _TEXT_LIMIT = 10_000
+_LAST_PORT = (1 << 16) - 1
 _CACHE_LIMIT_BYTES = 20 << 30
 _NODE = re.compile(r"[0-9a-f]{64}")
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]{0,199}")
@@ -67,6 +68,8 @@ class LendSettings:
     `leases` bounds their number; `per_peer_...` bound what one peer holds, None being all.
     `networks` are those that leases may have. `quiet_hours` and `only_while_away` say when the
     owner needs the machine, `when_needed` what becomes of leases then.
+    `ports` are what a lease's proxy goes to, `traffic_bytes` and `traffic_rate` (bytes a second)
+    bound what it moves for one lease; None is no bound.
     `images` are those that containers may be made of; `*` among them is any that is here.
     `images_from` are those who may send images: `members`, `none`, or the nodes.
     """
@@ -90,6 +93,9 @@ class LendSettings:
     only_while_away: AwayRule
     when_needed: str
     images_from: str | tuple[NodeId, ...]
+    ports: tuple[int, ...]
+    traffic_bytes: int | None
+    traffic_rate: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +272,10 @@ def _images(text: str) -> tuple[str, ...]:
 
 def _networks(text: str) -> tuple[str, ...]:
     found = [part.strip() for part in text.split(",") if part.strip()]
+    if "bridge" in found:
+        raise SettingInvalid(
+            "the network `bridge` cannot be lent by this version", hint="`none`, or `none,proxy`"
+        )
     for network in found:
         if network not in NETWORKS:
             raise SettingInvalid(
@@ -317,6 +327,19 @@ def _when_needed(text: str) -> str:
     return text
 
 
+def _ports(text: str) -> tuple[int, ...]:
+    found = [part.strip() for part in text.split(",") if part.strip()]
+    if not found or not all(re.fullmatch(r"[1-9][0-9]{0,4}", part) for part in found):
+        raise SettingInvalid(f"`{text[:80]}` are not ports", hint="like `80,443`")
+    if any(int(part) > _LAST_PORT for part in found):
+        raise SettingInvalid(f"a port is at most {_LAST_PORT}", hint="like `80,443`")
+    return tuple(dict.fromkeys(int(part) for part in found))
+
+
+def _size_or_none(text: str) -> int | None:
+    return None if text == "none" else parse_size(text)
+
+
 _KEYS: Mapping[str, Callable[[str], Any]] = {
     "name": _name,
     "listen": _address,
@@ -346,6 +369,9 @@ _KEYS: Mapping[str, Callable[[str], Any]] = {
     "lend.only_while_away": _away,
     "lend.when_needed": _when_needed,
     "lend.images_from": _lend_to,
+    "lend.ports": _ports,
+    "lend.traffic": _size_or_none,
+    "lend.traffic_rate": _size_or_none,
     "cache.bytes": parse_size,
 }
 SETTING_KEYS = tuple(_KEYS)
@@ -373,6 +399,9 @@ def _settings(texts: Mapping[str, str], origins: Mapping[str, str]) -> Settings:
         only_while_away=value["lend.only_while_away"],
         when_needed=value["lend.when_needed"],
         images_from=value["lend.images_from"],
+        ports=value["lend.ports"],
+        traffic_bytes=value["lend.traffic"],
+        traffic_rate=value["lend.traffic_rate"],
     )
     return Settings(
         name=value["name"],
@@ -420,6 +449,9 @@ def _defaults(machine: Machine) -> dict[str, str]:
         "lend.only_while_away": "off",
         "lend.when_needed": "suspend",
         "lend.images_from": "none",
+        "lend.ports": "80,443",
+        "lend.traffic": "10G",
+        "lend.traffic_rate": "none",
         "cache.bytes": str(min(tenth_of_disk, _CACHE_LIMIT_BYTES)),
     }
 

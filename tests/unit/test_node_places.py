@@ -14,11 +14,14 @@ from p2prc.model.identity import BlobId, LeaseId, NodeId
 from p2prc.model.resources import GIBIBYTE
 from p2prc.model.tree import FileEntry, Tree
 from p2prc.model.workload import Command, Outcome, Workload
+from p2prc.node.egress import WaysOut
 from p2prc.node.places import Obtain, Place, Places
+from p2prc.protocol.egress import EgressTerms
 from p2prc.runtime.environments import EnvironmentStore
 from p2prc.runtime.fake import FakeCommand, FakeRuntime, Program
 from p2prc.runtime.port import OutputChunk
 from p2prc.storage.blobs import BlobStore
+from tests.unit.egress_bench import LittleInternet
 
 PEER, LEASE = NodeId("a" * 64), LeaseId("b" * 20)
 
@@ -50,6 +53,7 @@ async def place_in(
         blobs=blobs,
         folder=folder / "leases",
         obtain=obtain or _no_inputs,
+        ways_out=WaysOut(LittleInternet(), EgressTerms),
     )
     place = await places.create(
         PEER, LEASE, Workload(), tier="userns", is_isolated=False, progress=lambda _: None

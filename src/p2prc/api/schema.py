@@ -386,6 +386,7 @@ class _Work(Request, frozen=True):
     runtime: _Name = "auto"
     tiers: Annotated[list[_Name], Meta(max_length=8)] = []
     image: Annotated[str, Meta(max_length=200)] = ""
+    network: Literal["none", "proxy", "bridge"] = "none"
     cpus: Annotated[float, Meta(gt=0, le=1000)] | None = None
     memory_bytes: _Bytes | None = None
     disk_bytes: _Bytes | None = None

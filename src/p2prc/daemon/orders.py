@@ -56,6 +56,7 @@ def workload_of(request: RunRequest | JobRequest, environment: EnvironmentLock |
         tiers=tuple(request.tiers),
         image=request.image,
         name=request.name[:200],
+        network=request.network,
     )
 
 

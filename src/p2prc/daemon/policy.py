@@ -14,6 +14,7 @@ from p2prc.model.quantities import format_cpus, format_size
 from p2prc.model.resources import Capacity
 from p2prc.node.collector import OwnerRules
 from p2prc.node.machine import card_count
+from p2prc.protocol.egress import EgressTerms
 from p2prc.protocol.leases import LeaseView
 from p2prc.protocol.lending import UNBOUNDED, LendingPolicy
 from p2prc.settings import CONFIG_FILE, SETTING_KEYS, Settings, check_setting, with_setting
@@ -55,6 +56,12 @@ def policy_of(settings: Settings, host_access: Iterable[NodeId] = ()) -> Lending
         per_peer_leases=lend.per_peer_leases,
         requests_per_s=lend.requests_per_s,
         when_needed=lend.when_needed,
+        networks=frozenset(lend.networks),
+        egress=EgressTerms(
+            ports=frozenset(lend.ports),
+            total_bytes=lend.traffic_bytes,
+            rate_bytes_s=lend.traffic_rate,
+        ),
     )
 
 

@@ -11,8 +11,10 @@ from p2prc.daemon.orders import command_of, environment_of, folder_of, workload_
 from p2prc.errors import P2prcError
 from p2prc.files.place import write_outputs
 from p2prc.model.identity import LeaseId, NodeId
+from p2prc.model.workload import Outcome
 from p2prc.node.node import Node
 from p2prc.node.runs import Finished
+from p2prc.protocol.egress import NO_NETWORK_TEXT, NONE, tried_the_network
 from p2prc.runtime.port import OutputChunk
 
 EVENTS_LIMIT = 64
@@ -107,7 +109,13 @@ class Running:
             outputs=outputs,
             code="" if is_own_end else outcome.code,
             message="" if is_own_end else outcome.reason,
+            hint=self._network_hint(outcome),
         )
+
+    def _network_hint(self, outcome: Outcome) -> str:
+        """Tell whoever met a place without a network unaware."""
+        is_cut_off = self._request.network == NONE and outcome.code == "work-failed"
+        return NO_NETWORK_TEXT if is_cut_off and tried_the_network(outcome.log_tail) else ""
 
     async def _printed(self, chunk: OutputChunk) -> None:
         channel = cast("Literal[1, 2]", chunk.channel)

@@ -24,7 +24,8 @@ class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The place a lease offers: limits, software, and which runtime may be used.
 
     `runtime` is `auto`, `docker` or `process`. `tiers` names the tiers that the requester
-    accepts; empty means any that the provider's owner allows for this requester.
+    accepts; empty means any that the provider's owner allows for this requester. `network` is
+    `none`, `proxy` (HTTP and HTTPS through the node) or `bridge`.
     """
 
     limits: Limits = Limits()
@@ -33,6 +34,7 @@ class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tiers: Annotated[tuple[ShortText, ...], Meta(max_length=8)] = ()
     image: ShortText = ""
     name: ShortText = ""
+    network: Annotated[str, Meta(max_length=20)] = "none"
 
 
 class Command(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

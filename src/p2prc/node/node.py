@@ -15,6 +15,7 @@ from pathlib import Path
 from random import Random
 
 from p2prc.authority import Member, verify_chain
+from p2prc.egress.dialing import Internet, RealInternet
 from p2prc.errors import MachineCannot, P2prcError
 from p2prc.model.identity import NodeId
 from p2prc.model.resources import Capacity, RuntimeOffer
@@ -22,6 +23,7 @@ from p2prc.node.bulk import Bulk
 from p2prc.node.clocks import clock_skews_s, tell_clock
 from p2prc.node.collector import Collector, OwnerRules
 from p2prc.node.door import Door
+from p2prc.node.egress import WaysOut
 from p2prc.node.grants import Grants
 from p2prc.node.handshake import Knock
 from p2prc.node.history import History
@@ -103,6 +105,8 @@ class Adapters:
     reach: ReachConfig = field(default_factory=ReachConfig)
     images: ImageShelf | None = None
     """Images for containers; None where there is no engine."""
+    internet: Internet | None = None
+    """What the proxies of leases connect to; None: what this machine can reach."""
     open_lan: OpenLan | None = None
     """Finds nodes on the local network; None: nobody is looked for there."""
 
@@ -190,6 +194,10 @@ class Node:
                 blobs=adapters.blobs,
                 folder=adapters.leases_folder,
                 obtain=self.bulk.obtain_inputs,
+                ways_out=WaysOut(
+                    adapters.internet or RealInternet(known=self._own_hosts),
+                    lambda: self._terms[1].egress,
+                ),
             ),
             blobs=adapters.blobs,
             shelf=AttemptShelf(adapters.state),
@@ -332,6 +340,11 @@ class Node:
         """Know from now on when the owner needs the machine."""
         self.owner_rules = rules
         self.collector.rules_changed()
+
+    def _own_hosts(self) -> list[str]:
+        """Return the hosts of our addresses as others see them: a router's outside is one."""
+        told = self.network.told.whereabouts.addresses
+        return [address.rpartition(":")[0].strip("[]") for address in told]
 
     def change_terms(self, lent: Capacity, policy: LendingPolicy) -> None:
         """Lend by other rules from now on; leases of whom they exclude end at once."""

@@ -16,13 +16,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
+
+from p2prc.egress.proxy import EgressProxy
 from p2prc.errors import LeaseEnded, MachineCannot, P2prcError, PeerBusy
 from p2prc.files.collect import OutputLimits, collect_outputs
 from p2prc.files.place import link_farm, place_inputs
 from p2prc.model.environment import EnvironmentLock
 from p2prc.model.identity import BlobId, LeaseId, NodeId
+from p2prc.model.resources import Usage
 from p2prc.model.tree import Tree
 from p2prc.model.workload import Command, Outcome, Workload
+from p2prc.node.egress import WaysOut
 from p2prc.protocol.lending import NO_ISOLATION
 from p2prc.runtime.environments import EnvironmentStore
 from p2prc.runtime.port import Execution, Exit, OutputChunk, Runtime, Sandbox, SandboxSpec
@@ -84,6 +89,7 @@ class Place:
     is_suspended: bool = False
     end_reason: str = ""
     environment: EnvironmentLock | None = None
+    way_out: EgressProxy | None = None
     placed: set[BlobId] = field(default_factory=set)
     used: Used = field(default_factory=Used)
     idle: asyncio.Event = field(default_factory=_set_event)
@@ -93,6 +99,10 @@ class Place:
     def is_busy(self) -> bool:
         """Whether a command is on its way, from its inputs to its outputs."""
         return not self.idle.is_set()
+
+    async def usage(self) -> Usage:
+        """Return what the place uses now, with what went through its proxy."""
+        return _with_traffic(self, await self.sandbox.usage())
 
     @property
     def token(self) -> str:
@@ -111,12 +121,14 @@ class Places:
         blobs: BlobStore,
         folder: Path,
         obtain: Obtain,
+        ways_out: WaysOut,
     ) -> None:
         self._runtime = runtime
         self._environments = environments
         self._blobs = blobs
         self._folder = folder
         self._obtain = obtain
+        self._ways_out = ways_out
 
     async def create(
         self,
@@ -135,23 +147,31 @@ class Places:
             environment = await self._environments.ensure(
                 workload.environment, progress=progress, user=user
             )
-        spec = SandboxSpec(
-            lease=lease,
-            folder=self._folder / f"{peer[:16]}-{lease}",
-            limits=workload.limits,
-            tier=tier,
-            environment=environment,
-            is_isolated=is_isolated,
-            image=workload.image,
-        )
+        folder = self._folder / f"{peer[:16]}-{lease}"
+        way_out: EgressProxy | None = None
         try:
+            way_out = await self._ways_out.open(folder, workload)
+            spec = SandboxSpec(
+                lease=lease,
+                folder=folder,
+                limits=workload.limits,
+                tier=tier,
+                environment=environment,
+                is_isolated=is_isolated,
+                image=workload.image,
+                egress=None if way_out is None else way_out.path,
+            )
             with _machine_errors():
                 sandbox = await self._runtime.create(spec)
         except BaseException:
+            if way_out is not None:
+                await way_out.close()
             if workload.environment is not None:
                 self._environments.release(workload.environment, user=user)
             raise
-        return Place(peer, lease, workload, sandbox, environment=workload.environment)
+        return Place(
+            peer, lease, workload, sandbox, environment=workload.environment, way_out=way_out
+        )
 
     async def end(self, place: Place) -> None:
         """Kill what runs and forget the place."""
@@ -159,6 +179,8 @@ class Places:
         # Whoever reads the last output is given a moment; fetching inputs is in vain.
         _cut_short(place, after_s=0.0 if place.running is None else DYING_S / 2)
         await place.sandbox.end()
+        if place.way_out is not None:
+            await place.way_out.close()
         try:
             async with asyncio.timeout(DYING_S):
                 await place.idle.wait()
@@ -183,6 +205,7 @@ class Places:
         place.idle.clear()
         place.is_cancelled = False
         started = asyncio.get_running_loop().time()
+        before = _with_traffic(place, Usage())
         tail = bytearray()
 
         async def take(chunk: OutputChunk) -> None:
@@ -202,6 +225,8 @@ class Places:
             if place.is_ended:
                 self._blobs.unpin(place.token)
         reason = outcome.reason
+        if outcome.code and place.way_out is not None and place.way_out.allowance.is_used_up:
+            reason = f"{reason}; {place.way_out.allowance.reason}"[:REASON_LIMIT]
         if outcome.code == LeaseEnded.code and place.end_reason:
             # Who ended it is worth more to the requester than that it ended.
             reason = place.end_reason
@@ -212,7 +237,7 @@ class Places:
             outputs=outcome.outputs,
             output_bytes=outcome.output_bytes,
             log_tail=bytes(tail),
-            usage=outcome.usage,
+            usage=_with_traffic(place, outcome.usage, before=before),
             duration_s=asyncio.get_running_loop().time() - started,
         )
         place.used.add(ended)
@@ -318,6 +343,18 @@ def failure(error: P2prcError) -> Outcome:
     """Return an error as the end of a command, in text that any peer can decode."""
     reason = error.message.encode("utf-8", "backslashreplace").decode()
     return Outcome(None, code=error.code, reason=reason[:REASON_LIMIT])
+
+
+def _with_traffic(place: Place, usage: Usage, *, before: Usage | None = None) -> Usage:
+    """Add what went through the lease's proxy, since `before`."""
+    if place.way_out is None:
+        return usage
+    moved, past = place.way_out.allowance, before or Usage()
+    return msgspec.structs.replace(
+        usage,
+        net_rx_bytes=moved.received_bytes - past.net_rx_bytes,
+        net_tx_bytes=moved.sent_bytes - past.net_tx_bytes,
+    )
 
 
 def _cut_short(place: Place, *, after_s: float) -> None:

@@ -478,7 +478,7 @@ def _reason(peer: NodeId, attempt: AttemptId) -> str:
 
 async def _usage_of(place: Place) -> Usage:
     try:
-        return await place.sandbox.usage()
+        return await place.usage()
     except P2prcError:
         # It is just ending: the others are still worth showing.
         return Usage()

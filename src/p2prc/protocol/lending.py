@@ -6,11 +6,12 @@ refusal that names the greatest amount that would have been accepted.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from p2prc.model.identity import JobId, NodeId
 from p2prc.model.resources import GIBIBYTE, MEBIBYTE, Capacity, Limits, RuntimeOffer
 from p2prc.model.workload import Workload
+from p2prc.protocol.egress import BRIDGE, NONE, OPEN_TIERS, EgressTerms
 
 NO_ISOLATION = "none"
 """The tier that isolates nothing: for nodes that the owner names, and nobody else."""
@@ -31,7 +32,8 @@ class LendingPolicy:
 
     `trusted` are the nodes that may run without isolation where there is none to be had,
     `host_access` those that may ask for it in any case. `absence_s` and `job_absence_s` bound
-    how long a requester may be away before its lease ends. `patience_s` bounds how long a request
+    how long a requester may be away before its lease ends. `networks` are those that may be asked
+    for, and `egress` what the network `proxy` lets through. `patience_s` bounds how long a request
     waits for sandboxes that are just ending.
 
     `per_peer` bounds what one peer holds together, `requests_per_s` how often it asks for leases.
@@ -53,6 +55,8 @@ class LendingPolicy:
     absence_s: float = 60.0
     job_absence_s: float = 15 * 60.0
     patience_s: float = 5.0
+    networks: frozenset[str] = frozenset({NONE})
+    egress: EgressTerms = field(default_factory=EgressTerms)
 
     @property
     def lends_at_all(self) -> bool:
@@ -97,9 +101,23 @@ def refusal_of(
         if not policy.lends_at_all:
             return Refusal("policy-refuses", "this node lends nothing")
         return Refusal("policy-refuses", "the owner of this node does not lend to you")
+    if workload.network == BRIDGE or workload.network not in policy.networks | {NONE}:
+        return _network_refused(workload.network)
     limits = workload.limits
     excess = _too_small(limits) or _excess(policy, capacity, limits) or _share(policy, limits)
     return Refusal("policy-refuses", excess) if excess else None
+
+
+def _network_refused(network: str) -> Refusal:
+    if network == BRIDGE:
+        # Nothing here could vouch for the firewall between such a place and the owner's LAN.
+        message = "this node has no network `bridge`: only `none` and `proxy` can be lent"
+        return Refusal("policy-refuses", message)
+    return Refusal(
+        "policy-refuses",
+        f"the owner of this node does not lend the network `{network}`",
+        "its owner allows it with `p2prc policy set lend.networks none,proxy`",
+    )
 
 
 def _too_small(limits: Limits) -> str:
@@ -177,6 +195,11 @@ def select_runtime(
         tiers = ", ".join(offer.tier for offer in suitable)
         return Refusal("policy-refuses", f"this node offers other tiers: {tiers}")
     can_isolate = any(offer.tier != NO_ISOLATION for offer in suitable)
+    if workload.network != NONE:
+        accepted = [offer for offer in accepted if offer.tier not in OPEN_TIERS]
+        if not accepted:
+            message = "this node cannot hold work to a proxy: it has no network of its own there"
+            return Refusal("policy-refuses", message)
     for offer in accepted:
         if offer.tier != NO_ISOLATION or may_run_bare(policy, peer, can_isolate=can_isolate):
             return offer

@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 PROXY_PORT = 3128
-PROXY_VARIABLES = dict.fromkeys(
-    ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:3128"
-)
+PROXY_VARIABLES = {
+    **dict.fromkeys(
+        ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"),
+        f"http://127.0.0.1:{PROXY_PORT}",
+    ),
+    **dict.fromkeys(("no_proxy", "NO_PROXY"), "localhost,127.0.0.1,::1"),
+}
 _CHUNK_BYTES = 64 * 1024
 _CONNECTIONS_LIMIT = 256
 
@@ -70,9 +76,20 @@ class WayOut:
         loop = asyncio.get_running_loop()
         with inside, socket.socket(socket.AF_UNIX) as outside:
             outside.setblocking(False)
+            with contextlib.suppress(OSError), _short_name(self._path) as name:
+                await loop.sock_connect(outside, name)
             with contextlib.suppress(OSError):
-                await loop.sock_connect(outside, str(self._path))
                 await asyncio.gather(_pour(inside, outside), _pour(outside, inside))
+
+
+@contextlib.contextmanager
+def _short_name(path: Path) -> Iterator[str]:
+    """Name a socket by its folder's descriptor: a name has room for 107 bytes only."""
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
 
 
 async def _pour(source: socket.socket, sink: socket.socket) -> None:

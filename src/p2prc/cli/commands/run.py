@@ -82,6 +82,8 @@ def _status_of(ended: JsonObject, *, as_json: bool) -> int:
     """Return the status to exit with; say why when it is not the command's own."""
     status: int | None = ended["exit"]
     if status is not None and (status != 0 or not ended["code"]):
+        if ended["hint"] and not ended["code"]:
+            note(f"hint: {ended['hint']}")
         return status
     error = from_fields(ended["code"] or "work-failed", ended["message"], hint=ended["hint"])
     tell(error, as_json=as_json)

@@ -26,6 +26,7 @@ class WorkOptions:
     runtime: str
     tiers: tuple[str, ...]
     image: str
+    network: str
     cpus: float | None
     memory: int | None
     disk: int | None
@@ -46,6 +47,7 @@ class WorkOptions:
             "runtime": self.runtime,
             "tiers": list(self.tiers),
             "image": self.image,
+            "network": self.network,
             "cpus": self.cpus,
             "memory_bytes": self.memory,
             "disk_bytes": self.disk,
@@ -111,6 +113,12 @@ _OPTIONS = [
     ),
     click.option(
         "--image", default="", metavar="NAME", help="The container's image; else the node's own."
+    ),
+    click.option(
+        "--network",
+        type=click.Choice(["none", "proxy", "bridge"]),
+        default="none",
+        help="`proxy`: HTTP and HTTPS, where the node's owner allows it.",
     ),
     click.option("--name", default="", metavar="NAME", help="A name for people."),
 ]
