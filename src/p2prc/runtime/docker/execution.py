@@ -60,6 +60,7 @@ class DockerExecution:
         self._chunks: deque[OutputChunk] = deque()
         self._size = 0
         self._changed = asyncio.Event()
+        self._heard = asyncio.Event()
         self._has_room = asyncio.Event()
         self._has_room.set()
         self._is_unbounded = self._is_closed = False
@@ -193,14 +194,23 @@ class DockerExecution:
         self._finish(await self._verdict(status))
 
     async def _first_facts(self) -> Facts:
-        """Ask until the command has started or could not."""
-        pause_s = _FIRST_LOOK_S
+        """Ask until the command has started or could not.
+
+        Most take some 40 ms to start, and then have something to say or end: that is the moment.
+        """
+        begun = asyncio.get_running_loop().time()
         while True:
             facts = await self._command.facts()
             if facts.get("Pid") or facts.get("ExitCode") is not None:
                 return facts
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, _LONGEST_LOOK_S)
+            waited_s = asyncio.get_running_loop().time() - begun
+            pause_s = min(max(_FIRST_LOOK_S, waited_s / 4), _LONGEST_LOOK_S)
+            if self._heard.is_set():
+                await asyncio.sleep(pause_s)
+                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await self._heard.wait()
 
     async def _status(self) -> int:
         """Wait for the exit status; a lease's lifetime bounds the wait."""
@@ -232,6 +242,7 @@ class DockerExecution:
             if not self._is_unbounded:
                 await self._has_room.wait()
             said = await self._stream.read()
+            self._heard.set()
             if said is None:
                 break
             self._chunks.append(OutputChunk(*said))
