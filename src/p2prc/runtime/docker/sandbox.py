@@ -247,7 +247,14 @@ class DockerSandbox:
         if inside:
             await self._control.kill_group(inside)
         else:
-            await self._control.kill_all()
+            await self._kill_all(self._control)
+
+    async def _kill_all(self, control: Control, *, is_last: bool = False) -> None:
+        if self._meter is not None and os.geteuid() == 0:
+            if is_last:
+                self._meter.lift_cpu_limit()
+            self._meter.signal_all(self.container, spared=self._pid)
+        await control.kill_all()
 
     async def _settle(self, execution: DockerExecution) -> None:
         """Leave nothing of a command, unless the lease is for sessions."""
@@ -375,7 +382,7 @@ class DockerSandbox:
             # The engine takes its time; the first process does not.
             with contextlib.suppress(MachineCannot, LeaseEnded, TimeoutError):
                 async with asyncio.timeout(_FIRST_KILL_S):
-                    await self._control.kill_all()
+                    await self._kill_all(self._control, is_last=True)
         is_removed = await self._is_removed()
         for execution in tuple(self._commands):
             await execution.abandon(code, reason)
