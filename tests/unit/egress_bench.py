@@ -51,9 +51,6 @@ async def serving(internet: LittleInternet, serve: Serve, port: int = 80) -> Asy
     tasks: set[asyncio.Task[None]] = set()
 
     async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        tasks.add(task)
         try:
             await serve(reader, writer)
             writer.close()
@@ -61,10 +58,14 @@ async def serving(internet: LittleInternet, serve: Serve, port: int = 80) -> Asy
         except (OSError, EOFError):
             pass
         finally:
-            tasks.discard(task)
             writer.transport.abort()
 
-    server = await asyncio.start_server(one, "127.0.0.1", 0)
+    def taken(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.get_running_loop().create_task(one(reader, writer))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    server = await asyncio.start_server(taken, "127.0.0.1", 0)
     internet.names.setdefault("example.org", [[PUBLIC]])
     internet.ports[PUBLIC, port] = server.sockets[0].getsockname()[1]
     try:

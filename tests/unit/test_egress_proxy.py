@@ -344,3 +344,18 @@ async def test_a_socket_deep_in_folders_is_served_and_closing_ends_all(tmp_path:
     await proxy.close()
     await proxy.close()
     assert not list(folder.iterdir())
+
+
+async def test_closing_ends_tunnels_without_an_alarm(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    internet = LittleInternet()
+    async with serving(internet, echo, 443):
+        async with open_proxy(tmp_path, internet) as proxy:
+            reader, writer = await asyncio.open_unix_connection(proxy.path)
+            writer.write(b"CONNECT example.org:443 HTTP/1.1\r\nHost: x\r\n\r\n")
+            await reader.readuntil(b"\r\n\r\n")
+        async with asyncio.timeout(5):
+            assert await reader.read() == b""
+        writer.close()
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]

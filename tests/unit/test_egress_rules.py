@@ -99,7 +99,7 @@ def test_of_several_addresses_only_the_public_ones_are_left() -> None:
         "[fe80::1%eth0]:80", "[1.2.3.4]:80", "::1:80", "user@host:80", "a b:80", "host:", "host",
         "host:0", "host:65536", "host:080", "host:+80", "host:8_0", "host:٨٠", "ho%2est:80",
         "höst:80", "\uff11\uff12\uff17.0.0.1:80", ".:80", "..:80", ":80", "a..b:80",
-        "-a.b:80", "host\0:80",
+        "localhost:80", "printer.:80", "-a.b:80", "host\0:80",
         "h\nost:80", "a" * 64 + ".org:80", "a." * 127 + "toolong:80", "",
     ],
 )  # fmt: skip

@@ -56,8 +56,7 @@ class RealInternet:
 
     async def resolve(self, name: str) -> list[str]:
         def look_up() -> list[str]:
-            # The last dot keeps the machine's search domains out.
-            found = socket.getaddrinfo(f"{name}.", None, type=socket.SOCK_STREAM)
+            found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
             return [str(entry[4][0]) for entry in found]
 
         return await asyncio.get_running_loop().run_in_executor(self._resolvers, look_up)

@@ -83,10 +83,15 @@ class EgressProxy:
 
     # -- one connection -----------------------------------------------------------------------
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # A task of ours: asyncio reports one of its own that is cancelled as an error.
+        task = asyncio.get_running_loop().create_task(
+            self._bounded(reader, writer), name="a tenant's connection"
+        )
         self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
+
+    async def _bounded(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             async with asyncio.timeout(self._terms.total_s):
                 await self._serve(reader, writer)
@@ -96,7 +101,6 @@ class EgressProxy:
         except (OSError, TimeoutError, EOFError) as error:
             log.debug("a tenant's connection ended", extra={"reason": str(error)})
         finally:
-            self._serving.discard(task)
             writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -63,6 +63,7 @@ _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
 _NAME_LIMIT = 253
 _OCTETS = 4
+_NOT_PUBLIC = "that is not on the public internet"
 
 NO_NETWORK_TEXT = "this place has no network; for HTTP and HTTPS ask for it with `--network proxy`"
 """For whoever meets a place without a network unaware: a banner, or a hint after a failure."""
@@ -163,6 +164,9 @@ def _host(text: str) -> str | Address:
         raise EgressRefused("that is no host's name", status=400)
     if labels[-1][0].isdigit() or re.fullmatch(r"0x[0-9a-f]*", labels[-1]):
         return _plain_address(text)
+    if len(labels) == 1:
+        # Only a machine's own lists and search domains know such a name.
+        raise EgressRefused(_NOT_PUBLIC)
     return name
 
 
@@ -208,7 +212,7 @@ def allowed_of(found: Iterable[str | Address], own: Iterable[Network] = ()) -> l
         if is_allowed(address, kept) and address not in allowed:
             allowed.append(address)
     if not allowed:
-        raise EgressRefused("that is not on the public internet")
+        raise EgressRefused(_NOT_PUBLIC)
     return allowed
 
 
