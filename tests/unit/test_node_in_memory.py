@@ -45,7 +45,7 @@ async def node_of(
 ) -> AsyncIterator[Node]:
     """A node that lends two cores."""
     secret = name.encode().ljust(32, b"\0")
-    runtime = FakeRuntime()
+    runtime = FakeRuntime(has_sessions=True)
     endpoint = network.endpoint(NodeId(public_key_of(secret).hex()))
     async with AsyncExitStack() as stack:
         folder = folder / name

@@ -6,7 +6,7 @@ never a shell string; needs are host requirements.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -49,6 +49,16 @@ class Command(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     inputs: BlobIdField | None = None
     outputs: Annotated[tuple[Pattern, ...], Meta(max_length=100)] = ()
     timeout_s: Annotated[float, Meta(gt=0, le=366 * 86400)] | None = None
+
+
+class MainProcess(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A command that begins with its place; an empty `argv` is the image's own.
+
+    `restart` says what happens after its end: `no`, `on-failure` or `always`.
+    """
+
+    argv: Annotated[tuple[Argument, ...], Meta(max_length=4096)] = ()
+    restart: Literal["no", "on-failure", "always"] = "no"
 
 
 class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -53,5 +53,9 @@ class FramedStream(Generic[Message]):
     def take_reader(self) -> FrameReader:
         """Hand the unread bytes on: the stream goes on in another conversation."""
         handed = FrameReader(limit_bytes=CONTROL_FRAME_LIMIT_BYTES)
-        handed.feed(self._reader.take_rest())
+        handed.feed(self.take_raw())
         return handed
+
+    def take_raw(self) -> bytes:
+        """Return the bytes that were read already: the stream goes on without frames."""
+        return self._reader.take_rest()

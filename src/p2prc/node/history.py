@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, replace
 
 from p2prc.errors import MachineCannot
-from p2prc.model.identity import LeaseId
+from p2prc.model.identity import LeaseId, NodeId
 from p2prc.model.resources import Usage
 from p2prc.node.places import Used
 from p2prc.protocol.leases import LeaseView
@@ -145,6 +145,14 @@ class History:
             # The lease has ended all the same.
             log.warning("a lease's end was not kept", extra={"reason": error.message})
         self.save()
+
+    def end_of(self, peer: NodeId, lease: LeaseId) -> tuple[str, str] | None:
+        """Return who ended a lease of this peer and why; None for one that is not kept."""
+        try:
+            return self._state.end_of_lease(peer, lease)
+        except MachineCannot as error:
+            log.warning("a lease's end was not read", extra={"reason": error.message})
+            return None
 
     def _forget_usage(self) -> None:
         if self._forgotten_on != (today := _day(time.time())):

@@ -28,6 +28,7 @@ from p2prc.node.grants import Grants
 from p2prc.node.handshake import Knock
 from p2prc.node.history import History
 from p2prc.node.images import ImageDesk
+from p2prc.node.inside import Inside
 from p2prc.node.inviting import Inviting
 from p2prc.node.jobs import Jobs
 from p2prc.node.joining import Joining
@@ -42,6 +43,7 @@ from p2prc.node.post import Post
 from p2prc.node.provider import Provider
 from p2prc.node.reachability import ReachConfig, ReachDriver
 from p2prc.node.runs import Runs
+from p2prc.node.serving_containers import ServingContainers
 from p2prc.node.session import serve_session
 from p2prc.node.shelf import AttemptShelf
 from p2prc.node.standing import Standing
@@ -210,6 +212,8 @@ class Node:
         )
         self.owner_rules = OwnerRules()
         self.collector = Collector(self.provider, lambda: self.owner_rules)
+        self.serving_containers = ServingContainers(self.provider.place_of)
+        self.inside = Inside(self.id, self.links, self.session, tasks)
         self.runs = Runs(
             own=self.id,
             post=self.post,
@@ -500,7 +504,7 @@ class Node:
                     answer(Refused("unsupported", "this node does not know that request"))
 
     async def session(self, peer: NodeId, stream: Stream) -> None:
-        await serve_session(peer, stream, self.provider.run)
+        await serve_session(peer, stream, self.provider.run, self.serving_containers.serve)
 
     async def serve_bulk(self, peer: NodeId, stream: Stream) -> None:
         await self.bulk.serve(peer, stream)

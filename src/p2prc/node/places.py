@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,6 +28,7 @@ from p2prc.model.resources import Usage
 from p2prc.model.tree import Tree
 from p2prc.model.workload import Command, Outcome, Workload
 from p2prc.node.egress import WaysOut
+from p2prc.node.main_process import Main
 from p2prc.protocol.lending import NO_ISOLATION
 from p2prc.runtime.environments import EnvironmentStore
 from p2prc.runtime.port import Execution, Exit, OutputChunk, Runtime, Sandbox, SandboxSpec
@@ -90,6 +91,8 @@ class Place:
     end_reason: str = ""
     environment: EnvironmentLock | None = None
     way_out: EgressProxy | None = None
+    variables: dict[str, str] = field(default_factory=dict)
+    main: Main | None = None
     placed: set[BlobId] = field(default_factory=set)
     used: Used = field(default_factory=Used)
     idle: asyncio.Event = field(default_factory=_set_event)
@@ -139,6 +142,8 @@ class Places:
         tier: str,
         is_isolated: bool,
         progress: Progress,
+        has_sessions: bool = False,
+        variables: Mapping[str, str] | None = None,
     ) -> Place:
         """Make the environment and the sandbox. Raises MachineCannot."""
         environment: Path | None = None
@@ -158,6 +163,7 @@ class Places:
                 tier=tier,
                 environment=environment,
                 is_isolated=is_isolated,
+                has_sessions=has_sessions,
                 image=workload.image,
                 egress=None if way_out is None else way_out.path,
             )
@@ -170,12 +176,20 @@ class Places:
                 self._environments.release(workload.environment, user=user)
             raise
         return Place(
-            peer, lease, workload, sandbox, environment=workload.environment, way_out=way_out
+            peer,
+            lease,
+            workload,
+            sandbox,
+            environment=workload.environment,
+            way_out=way_out,
+            variables=dict(variables or {}),
         )
 
     async def end(self, place: Place) -> None:
         """Kill what runs and forget the place."""
         place.is_ended = True
+        if place.main is not None:
+            place.main.stop()
         # Whoever reads the last output is given a moment; fetching inputs is in vain.
         _cut_short(place, after_s=0.0 if place.running is None else DYING_S / 2)
         await place.sandbox.end()
@@ -198,6 +212,8 @@ class Places:
         The outputs are in the store, pinned for `keeper`. Raises PeerBusy. Cancelling this kills
         the command.
         """
+        if place.sandbox.spec.has_sessions:
+            raise PeerBusy("the lease is a container to work in; it takes no commands with files")
         if place.is_busy:
             raise PeerBusy("the lease runs another command at present")
         if place.is_suspended:

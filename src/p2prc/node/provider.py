@@ -22,6 +22,7 @@ from p2prc.node.drive import Driver
 from p2prc.node.grants import Grants
 from p2prc.node.history import History
 from p2prc.node.link import Answer
+from p2prc.node.main_process import Main, standing_of
 from p2prc.node.places import Place, Places, failure
 from p2prc.node.post import Post
 from p2prc.node.shelf import AttemptShelf
@@ -32,6 +33,7 @@ from p2prc.protocol.lending import LendingPolicy
 from p2prc.protocol.messages import (
     AcknowledgeAttempt,
     AskAttempts,
+    AskLeases,
     AttemptEnded,
     Attempts,
     CancelAttempt,
@@ -41,6 +43,8 @@ from p2prc.protocol.messages import (
     LeaseEnded,
     LeaseGranted,
     LeaseProgress,
+    LeaseStanding,
+    LeaseStandings,
     Refused,
     RequestLease,
     RunCommand,
@@ -245,6 +249,8 @@ class Provider:
             case CancelAttempt():
                 self._cancel_attempt(peer, body.attempt)
                 say(Done())
+            case AskLeases():
+                say(LeaseStandings(tuple(self._standing(peer, lease) for lease in body.leases)))
             case AskAttempts():
                 self._tell_attempts(peer, body.job, say)
             case _:
@@ -268,13 +274,14 @@ class Provider:
         printed: Callable[[OutputChunk], Awaitable[None]],
     ) -> Outcome:
         """Run in the peer's lease; cancelling this kills the command. Raises LeaseUnknown."""
-        place = self._place_of(peer, request.lease)
+        place = self.place_of(peer, request.lease)
         outcome = await self._places.run(place, request.command, printed, keeper=place.token)
         if outcome.outputs is not None:
             self._grants.allow(peer, outcome.outputs, reason=place.token)
         return outcome
 
-    def _place_of(self, peer: NodeId, lease: LeaseId) -> Place:
+    def place_of(self, peer: NodeId, lease: LeaseId) -> Place:
+        """Return the peer's own open place. Raises LeaseUnknown."""
         place = self._open.get(lease)
         # Another's lease and none at all look the same from outside.
         if place is None or place.peer != peer:
@@ -293,7 +300,7 @@ class Provider:
             self._post.tell(peer, AttemptEnded(body.attempt, held))
             return
         try:
-            place = self._place_of(peer, body.lease)
+            place = self.place_of(peer, body.lease)
             if place.is_busy or any(place is other for other in self._running.values()):
                 raise PeerBusy("the lease runs another command at present")
             if self._shelf.is_full_for(peer):
@@ -358,6 +365,18 @@ class Provider:
             self._tasks.start(self._places.cancel(place), f"cancel {attempt}")
         self._forget(peer, attempt)
 
+    def _standing(self, peer: NodeId, lease: LeaseId) -> LeaseStanding:
+        """What a peer may know of a lease; another's looks like one that never was."""
+        for view in self._book.leases():
+            if view.lease == lease and view.peer == peer:
+                left_s = view.expires_at - asyncio.get_running_loop().time()
+                place = self._open.get(lease)
+                return standing_of(view, left_s, None if place is None else place.main)
+        end = self._book.end_of(peer, lease) or self._history.end_of(peer, lease)
+        if end is None:
+            return LeaseStanding(lease, "unknown")
+        return LeaseStanding(lease, "ended", ended_by=end[0], reason=end[1][:_SENTENCE_LIMIT])
+
     def _tell_attempts(self, peer: NodeId, job: JobId, say: Answer) -> None:
         finished = self._shelf.of_job(peer, job)
         running = [
@@ -410,6 +429,8 @@ class Provider:
                 wanted.workload,
                 tier=wanted.tier,
                 is_isolated=wanted.is_isolated,
+                has_sessions=wanted.has_sessions,
+                variables=wanted.variables,
                 progress=lambda text: self._progress(wanted.peer, lease, text),
             )
         except P2prcError as error:
@@ -418,6 +439,10 @@ class Provider:
         finally:
             self._making.pop(lease, None)
         self._open[lease] = place
+        if wanted.main is not None:
+            place.main = Main(place.sandbox, wanted.main, place.variables)
+            place.argv = wanted.main.argv
+            self._tasks.start(place.main.run(), f"main process of {lease}")
         self._tasks.start(self._watch(place), f"watch {lease}")
         self._driver.feed(lending.SandboxReady(lease))
 

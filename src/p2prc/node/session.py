@@ -27,13 +27,33 @@ Print = Callable[[OutputChunk], Awaitable[None]]
 Run = Callable[[NodeId, RunCommand, Print], Awaitable[Outcome]]
 
 
-async def serve_session(peer: NodeId, stream: Stream, run: Run) -> None:
-    """Run what the peer asks for; when it goes away the command is killed."""
-    framed = _framed(stream)
-    request = await framed.receive(timeout_s=OPENING_TIMEOUT_S)
-    if not isinstance(request, RunCommand):
-        raise PeerMisbehaved("a session must begin with a command")
+ServeInside = Callable[[NodeId, FramedStream[Session], Session], Awaitable[None]]
 
+
+async def serve_session(
+    peer: NodeId, stream: Stream, run: Run, serve_inside: ServeInside | None = None
+) -> None:
+    """Run what the peer asks for; when it goes away the command is killed.
+
+    What is for a lease with sessions goes to `serve_inside`.
+    """
+    framed = framed_session(stream)
+    request = await framed.receive(timeout_s=OPENING_TIMEOUT_S)
+    if isinstance(request, RunCommand):
+        await _run(peer, framed, request, run)
+    elif request is None or serve_inside is None:
+        raise PeerMisbehaved("a session must begin with a request")
+    else:
+        try:
+            await serve_inside(peer, framed, request)
+        except (PeerLost, PeerMisbehaved):
+            raise
+        except P2prcError as error:
+            await framed.send(Refused(error.code, error.message[:2000], error.hint))
+    await stream.finish()
+
+
+async def _run(peer: NodeId, framed: FramedStream[Session], request: RunCommand, run: Run) -> None:
     async def printed(chunk: OutputChunk) -> None:
         await framed.send(Output(chunk.channel, chunk.content))
 
@@ -50,7 +70,6 @@ async def serve_session(peer: NodeId, stream: Stream, run: Run) -> None:
         for task in (work, hangup):
             task.cancel()
         await asyncio.gather(work, hangup, return_exceptions=True)
-    await stream.finish()
 
 
 async def run_remotely(connection: Connection, request: RunCommand, printed: Print) -> Outcome:
@@ -59,7 +78,7 @@ async def run_remotely(connection: Connection, request: RunCommand, printed: Pri
     Cancelling this ends the stream, and with it the command.
     """
     stream = await connection.open_stream()
-    framed = _framed(stream)
+    framed = framed_session(stream)
     is_over = False
     try:
         await framed.send(request)
@@ -92,5 +111,6 @@ async def _wait_for_hangup(framed: FramedStream[Session]) -> None:
         return
 
 
-def _framed(stream: Stream) -> FramedStream[Session]:
+def framed_session(stream: Stream) -> FramedStream[Session]:
+    """Return a stream that carries the messages of a session."""
     return FramedStream(stream, session_codec, limit_bytes=CONTROL_FRAME_LIMIT_BYTES)

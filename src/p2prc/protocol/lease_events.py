@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from p2prc.model.identity import LeaseId, NodeId
 from p2prc.model.resources import Capacity, RuntimeOffer
-from p2prc.model.workload import Workload
+from p2prc.model.workload import MainProcess, Workload
 from p2prc.protocol.lending import LendingPolicy
 from p2prc.protocol.messages import RequestLease
 
@@ -139,6 +140,9 @@ class CreateSandbox:
     runtime: str
     tier: str
     is_isolated: bool
+    has_sessions: bool = False
+    variables: Mapping[str, str] = field(default_factory=dict)
+    main: MainProcess | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,7 +116,7 @@ class LeaseBook:
         self._rates = RequestRates()
         self._loans: dict[LeaseId, _Loan] = {}
         self._gone_at: dict[NodeId, float] = {}
-        self._ended: OrderedDict[tuple[NodeId, LeaseId], str] = OrderedDict()
+        self._ended: OrderedDict[tuple[NodeId, LeaseId], tuple[str, str]] = OrderedDict()
 
     @property
     def deadline(self) -> float | None:
@@ -151,6 +151,10 @@ class LeaseBook:
         """Return whose lease this is while it takes commands; anyone else must learn nothing."""
         loan = self._loans.get(lease)
         return loan.peer if loan is not None and loan.state is LeaseState.ACTIVE else None
+
+    def end_of(self, peer: NodeId, lease: LeaseId) -> tuple[str, str] | None:
+        """Return who ended a lease of this peer and why, as far back as is remembered."""
+        return self._ended.get((peer, lease))
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Settle what is overdue, then the event; then lend to those who waited."""
@@ -195,9 +199,9 @@ class LeaseBook:
         self._gone_at.pop(peer, None)
         if request.lease in self._loans:
             return self._request_again(peer, request, now)
-        if (reason := self._ended.get((peer, request.lease))) is not None:
+        if (end := self._ended.get((peer, request.lease))) is not None:
             # A request that was delivered late must not bring the lease back to life.
-            return [Refuse(peer, request.lease, "lease-ended", reason)]
+            return [Refuse(peer, request.lease, "lease-ended", end[1])]
         decision = self._decide(peer, request, now)
         if isinstance(decision, Refusal):
             return [Refuse(peer, request.lease, decision.code, decision.message, decision.hint)]
@@ -294,10 +298,11 @@ class LeaseBook:
         if loan is None or loan.state is LeaseState.ENDING:
             return []
         reason = event.reason or "the sandbox is gone"
-        self._remember_ended(loan.peer, event.lease, reason)
+        ended_by = _ENDED_BY.get(event.code, "lost")
+        self._remember_ended(loan.peer, event.lease, ended_by, reason)
         if loan.state is LeaseState.CREATING:
             return [Refuse(loan.peer, event.lease, event.code or "lease-ended", reason)]
-        return [TellEnded(loan.peer, event.lease, _ENDED_BY.get(event.code, "lost"), reason)]
+        return [TellEnded(loan.peer, event.lease, ended_by, reason)]
 
     # -- the owner comes and goes
 
@@ -355,7 +360,7 @@ class LeaseBook:
         loan = self._loans[lease]
         if loan.state is LeaseState.ENDING:
             return []
-        self._remember_ended(loan.peer, lease, reason)
+        self._remember_ended(loan.peer, lease, ended_by, reason)
         if loan.state is LeaseState.WAITING:
             del self._loans[lease]
             return [Refuse(loan.peer, lease, "lease-ended", reason)]
@@ -365,8 +370,8 @@ class LeaseBook:
         loan.state = LeaseState.ENDING
         return [EndSandbox(lease, ended_by, reason), answer]
 
-    def _remember_ended(self, peer: NodeId, lease: LeaseId, reason: str) -> None:
-        self._ended[peer, lease] = reason
+    def _remember_ended(self, peer: NodeId, lease: LeaseId, ended_by: str, reason: str) -> None:
+        self._ended[peer, lease] = ended_by, reason
         while len(self._ended) > ENDED_REMEMBERED:
             self._ended.popitem(last=False)
 
@@ -395,7 +400,8 @@ class LeaseBook:
         if loan.state is LeaseState.WAITING:
             return loan.created_at + self._policy.patience_s
         gone_at = self._gone_at.get(loan.peer)
-        if gone_at is None:
+        if gone_at is None or loan.request.has_sessions:
+            # A place to work in waits for its requester: its time ends it.
             return loan.expires_at
         return min(loan.expires_at, gone_at + self._policy.absence_of(loan.request.job))
 
@@ -420,6 +426,9 @@ def _creation(lease: LeaseId, loan: _Loan) -> CreateSandbox:
         runtime=loan.runtime.name,
         tier=loan.runtime.tier,
         is_isolated=loan.request.is_isolated,
+        has_sessions=loan.request.has_sessions,
+        variables=loan.request.variables,
+        main=loan.request.main,
     )
 
 

@@ -22,7 +22,7 @@ from p2prc.model.identity import (
 from p2prc.model.image import ImageOffer
 from p2prc.model.resources import Bytes, Gpu, RuntimeOffer
 from p2prc.model.testimony import Life
-from p2prc.model.workload import Command, Outcome, Workload
+from p2prc.model.workload import Argument, Command, MainProcess, Outcome, VariableName, Workload
 from p2prc.wire.codec import Codec
 from p2prc.wire.signed import Envelope
 
@@ -39,10 +39,22 @@ HELLO_FRAME_LIMIT_BYTES = 16 << 10
 Chain = Annotated[bytes, Meta(max_length=4096)]
 Sentence = Annotated[str, Meta(max_length=2000)]
 LEASES_LISTED_LIMIT = 10_000
+ASKED_LEASES_LIMIT = 1000
+PIECE_LIMIT_BYTES = 512 * 1024
+Variables = Annotated[dict[VariableName, Argument], Meta(max_length=1000)]
+PathInside = Annotated[str, Meta(max_length=4096)]
+Piece = Annotated[bytes, Meta(max_length=PIECE_LIMIT_BYTES)]
 
 
 class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Strict: a field that this version does not know is a refusal."""
+
+
+class TerminalSize(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The size of a terminal in characters."""
+
+    rows: Annotated[int, Meta(ge=1, le=10_000)] = 24
+    columns: Annotated[int, Meta(ge=1, le=10_000)] = 80
 
 
 # -- the handshake: nothing else is answered before it is complete ----------------------------
@@ -333,13 +345,18 @@ class RequestLease(_Message, frozen=True, tag="request-lease"):
     """Lend me a place; asking again with the same id is asking once.
 
     `job` ties the lease to a job: it then ends with the job's last attempt being acknowledged or
-    by `EndLease`. `is_isolated` gives every command a sandbox of its own.
+    by `EndLease`. `is_isolated` gives every command a sandbox of its own. With `has_sessions` many
+    commands run in it at once and its requester's absence does not end it; `variables` are for all
+    of them, `main` begins with it.
     """
 
     lease: LeaseIdField
     workload: Workload
     job: JobIdField | None = None
     is_isolated: bool = False
+    has_sessions: bool = False
+    variables: Variables = {}
+    main: MainProcess | None = None
 
 
 class LeaseGranted(_Message, frozen=True, tag="lease-granted"):
@@ -369,6 +386,36 @@ class LeaseEnded(_Message, frozen=True, tag="lease-ended"):
     lease: LeaseIdField
     ended_by: ShortText
     reason: Sentence = ""
+
+
+class AskLeases(_Message, frozen=True, tag="ask-leases"):
+    """Tell what became of these leases of mine."""
+
+    leases: Annotated[tuple[LeaseIdField, ...], Meta(max_length=ASKED_LEASES_LIMIT)]
+
+
+class LeaseStanding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One lease: `state` is waiting, creating, active, ending, ended or unknown.
+
+    `expires_in_s` counts from now. `ended_by` and `reason` tell of an end. `main` is the main
+    process: "" without one, running, waiting (for its next start) or ended.
+    """
+
+    lease: LeaseIdField
+    state: ShortText
+    expires_in_s: float = 0.0
+    tier: ShortText = ""
+    ended_by: ShortText = ""
+    reason: Sentence = ""
+    main: ShortText = ""
+    main_status: int | None = None
+    main_starts: int = 0
+
+
+class LeaseStandings(_Message, frozen=True, tag="lease-standings"):
+    """What became of the leases that were asked for."""
+
+    standings: Annotated[tuple[LeaseStanding, ...], Meta(max_length=ASKED_LEASES_LIMIT)]
 
 
 class StartAttempt(_Message, frozen=True, tag="start-attempt"):
@@ -437,6 +484,78 @@ class CommandEnded(_Message, frozen=True, tag="command-ended"):
     """The last message of the stream."""
 
     outcome: Outcome
+
+
+# -- inside a lease with sessions: streams of their own, each opened by one message -------------
+
+
+class Exec(_Message, frozen=True, tag="exec"):
+    """Run beside whatever runs there; `Output` follows, `CommandEnded` is last.
+
+    The stream's end from us kills it. `terminal` is its rows and columns.
+    """
+
+    lease: LeaseIdField
+    argv: Annotated[tuple[Argument, ...], Meta(min_length=1, max_length=4096)]
+    variables: Variables = {}
+    takes_input: bool = False
+    terminal: TerminalSize | None = None
+
+
+class Input(_Message, frozen=True, tag="input"):
+    """Some bytes for the command, or of the archive that is sent."""
+
+    content: Piece
+
+
+class EndInput(_Message, frozen=True, tag="end-input"):
+    """Nothing more comes."""
+
+
+class Resize(_Message, frozen=True, tag="resize"):
+    """The terminal has another size now."""
+
+    terminal: TerminalSize
+
+
+class FollowLog(_Message, frozen=True, tag="follow-log"):
+    """What the main process printed, as `Output`, as far as it is kept; then `Done`.
+
+    With `follows` also what it will print, until the lease ends.
+    """
+
+    lease: LeaseIdField
+    follows: bool = False
+
+
+class DialPort(_Message, frozen=True, tag="dial-port"):
+    """Reach a port inside; after `Done` the stream carries its bytes both ways."""
+
+    lease: LeaseIdField
+    port: Annotated[int, Meta(ge=1, le=65535)]
+
+
+class PutFiles(_Message, frozen=True, tag="put-files"):
+    """A tar archive follows as `Input` up to `EndInput`, for a folder below the working folder.
+
+    Answered by `Done`.
+    """
+
+    lease: LeaseIdField
+    folder: PathInside = ""
+
+
+class GetFiles(_Message, frozen=True, tag="get-files"):
+    """Send a file or folder of the working folder as a tar archive in `Output`, then `Done`."""
+
+    lease: LeaseIdField
+    path: PathInside = ""
+
+
+class OpenSsh(_Message, frozen=True, tag="open-ssh"):
+    """After `Done` the stream carries SSH, which ends in the provider."""
+
+    lease: LeaseIdField
 
 
 # -- bulk: a connection of its own, one stream a request --------------------------------------
@@ -511,6 +630,8 @@ Control = (
     | LeaseProgress
     | EndLease
     | LeaseEnded
+    | AskLeases
+    | LeaseStandings
     | StartAttempt
     | AttemptEnded
     | AcknowledgeAttempt
@@ -522,7 +643,22 @@ Control = (
     | Done
     | Refused
 )
-Session = RunCommand | Output | CommandEnded | Refused
+Session = (
+    RunCommand
+    | Exec
+    | Input
+    | EndInput
+    | Resize
+    | FollowLog
+    | DialPort
+    | PutFiles
+    | GetFiles
+    | OpenSsh
+    | Output
+    | CommandEnded
+    | Done
+    | Refused
+)
 Bulk = FetchTree | FetchBlobs | BlobHeader | Refused
 
 

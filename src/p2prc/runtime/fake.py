@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass
 from pathlib import Path
 
-from p2prc.errors import JobInvalid, LeaseEnded, MachineCannot, PeerBusy, RuntimeMissing
+from p2prc.errors import JobInvalid, LeaseEnded, MachineCannot, PeerBusy, PortClosed, RuntimeMissing
 from p2prc.model.resources import RuntimeOffer, Usage
 from p2prc.model.tiers import Attack, unstopped
 from p2prc.runtime.archive import pack, unpack
@@ -33,6 +33,7 @@ from p2prc.runtime.port import (
 _QUEUED_CHUNKS = 4
 _CHUNK_BYTES = 64 * 1024
 _CLOSED = None
+_ECHO_PORT = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +126,25 @@ class FakeExecution:
             self._exit.set_result(Exit(status))
 
 
+class _Echo:
+    """A link that says what it hears."""
+
+    def __init__(self) -> None:
+        self._heard: asyncio.Queue[bytes] = asyncio.Queue(_QUEUED_CHUNKS)
+
+    async def read(self) -> bytes:
+        return await self._heard.get()
+
+    async def write(self, content: bytes) -> None:
+        await self._heard.put(content)
+
+    async def end_writing(self) -> None:
+        await self._heard.put(b"")
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
 class FakeSandbox:
     """A folder and at most one program."""
 
@@ -132,6 +152,7 @@ class FakeSandbox:
         self._spec = spec
         self._programs = programs
         self._running: FakeExecution | None = None
+        self._beside: set[FakeExecution] = set()
         self._ended: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self._is_ending = False
         self.is_suspended = False
@@ -160,11 +181,14 @@ class FakeSandbox:
         takes_input: bool = False,
         terminal: Terminal | None = None,
     ) -> Execution:
-        if terminal is not None:
+        if terminal is not None and not self._spec.has_sessions:
             raise RuntimeMissing("there are no terminals here")
+        takes_input = takes_input or terminal is not None
         if self._is_ending:
             raise LeaseEnded
-        if self._running is not None and not self._running.is_over:
+        if self._spec.has_sessions and self._running is not None:
+            self._beside = {each for each in (*self._beside, self._running) if not each.is_over}
+        elif self._running is not None and not self._running.is_over:
             raise PeerBusy("a command is running in this sandbox already")
         if any("\0" in word for word in (*argv, *variables.values())):
             raise JobInvalid("an argument or variable holds a NUL character")
@@ -188,7 +212,12 @@ class FakeSandbox:
         return execution
 
     async def dial(self, port: int) -> Link:
-        raise RuntimeMissing("there are no ports here")
+        """Open an echo at port 7, which every sandbox with sessions has."""
+        if not self._spec.has_sessions:
+            raise RuntimeMissing("there are no ports here")
+        if port != _ECHO_PORT:
+            raise PortClosed(f"nothing listens at port {port} there")
+        return _Echo()
 
     async def put_files(self, stream: AsyncIterator[bytes], folder: str = "") -> int:
         if self._is_ending:
@@ -236,8 +265,8 @@ class FakeSandbox:
     async def _stop(self, code: str, reason: str) -> None:
         if not self._is_ending:
             self._is_ending = True
-            if self._running is not None:
-                await self._running.stop(code, reason)
+            for each in (*self._beside, *filter(None, [self._running])):
+                await each.stop(code, reason)
             shutil.rmtree(self._spec.folder, ignore_errors=True)
             self._ended.set_result(Exit(None, code, reason))
         await asyncio.shield(self._ended)
@@ -251,9 +280,11 @@ class FakeRuntime:
         programs: Mapping[str, Program] | None = None,
         *,
         offers: Sequence[RuntimeOffer] = (RuntimeOffer("process", "userns"),),
+        has_sessions: bool = False,
     ) -> None:
         self._programs = BUILT_IN | dict(programs or {})
         self._offers = tuple(offers)
+        self._features = frozenset({Feature.INPUT, *(_SESSIONS if has_sessions else ())})
         self.sandboxes: list[FakeSandbox] = []
 
     @property
@@ -268,7 +299,7 @@ class FakeRuntime:
 
     def features(self, tier: str) -> frozenset[Feature]:
         is_ours = tier in {offer.tier for offer in self._offers}
-        return frozenset({Feature.INPUT}) if is_ours else frozenset()
+        return self._features if is_ours else frozenset()
 
     async def adopt(self, kept: Sequence[SandboxSpec]) -> list[Sandbox]:
         return []
@@ -353,6 +384,7 @@ async def _sh(command: FakeCommand) -> int:
     return 0
 
 
+_SESSIONS = (Feature.SESSIONS, Feature.TERMINAL, Feature.DIAL)
 BUILT_IN: dict[str, Program] = {
     "cat": _cat,
     "echo": _echo,

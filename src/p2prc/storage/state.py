@@ -213,6 +213,13 @@ class State:
         with self._transaction() as write:
             write.execute("delete from ended_lease where ended_at < ?", (ended_at,))
 
+    def end_of_lease(self, peer: NodeId, lease: str) -> tuple[str, str] | None:
+        """Return by whom and why a lease of this peer was ended."""
+        rows = self._read(
+            "select ended_by, reason from ended_lease where lease = ? and peer = ?", lease, peer
+        )
+        return (rows[-1][0], rows[-1][1]) if rows else None
+
     def ended_leases(self, *, newest: int = 100) -> list[EndedLease]:
         rows = self._read(
             "select lease, peer, created_at, ended_at, ended_by, reason, cpu_s from ended_lease"

@@ -1,0 +1,89 @@
+"""A lease's main process: begun with it, begun again by its rule, its output kept bounded."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Literal
+
+from p2prc.errors import P2prcError
+from p2prc.model.workload import MainProcess
+from p2prc.node.kept_log import KeptLog
+from p2prc.protocol.leases import LeaseView
+from p2prc.protocol.messages import LeaseStanding
+from p2prc.protocol.restarts import Restarts
+from p2prc.runtime.port import Execution, OutputChunk, Sandbox
+
+
+class Main:
+    """Runs until it ends for good or is stopped; the lease goes on either way."""
+
+    def __init__(self, sandbox: Sandbox, wanted: MainProcess, variables: Mapping[str, str]) -> None:
+        self.log = KeptLog()
+        self.state: Literal["running", "waiting", "ended"] = "running"
+        self.status: int | None = None
+        self.starts = 0
+        self._sandbox = sandbox
+        self._wanted = wanted
+        self._variables = variables
+        self._is_stopped = asyncio.Event()
+
+    async def run(self) -> None:
+        """Start it as often as its rule says."""
+        restarts, clock = Restarts(self._wanted.restart), asyncio.get_running_loop().time
+        try:
+            while not self._is_stopped.is_set():
+                self.state, began_at = "running", clock()
+                self.starts += 1
+                self.status = await self._once()
+                restarts, pause_s = restarts.ended(self.status, ran_s=clock() - began_at)
+                if pause_s is None:
+                    return
+                self.state = "waiting"
+                await self._pause(pause_s)
+        finally:
+            self.state = "ended"
+            self.log.close()
+
+    def stop(self) -> None:
+        """Start it no more: the lease ends. Whoever ends the sandbox kills the process."""
+        self._is_stopped.set()
+
+    async def _once(self) -> int | None:
+        try:
+            execution = await self._sandbox.execute(self._wanted.argv, variables=self._variables)
+            await self._read(execution)
+            ended = await execution.wait()
+        except P2prcError as error:
+            self._say(error.message)
+            return None
+        if ended.code and not self._is_stopped.is_set():
+            self._say(ended.reason)
+        return ended.status
+
+    async def _read(self, execution: Execution) -> None:
+        async for chunk in execution.output():
+            self.log.add(chunk)
+
+    def _say(self, sentence: str) -> None:
+        self.log.add(OutputChunk(2, f"p2prc: {sentence}\n".encode("utf-8", "replace")))
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._is_stopped.wait()
+        except TimeoutError:
+            return
+
+
+def standing_of(view: LeaseView, expires_in_s: float, main: Main | None) -> LeaseStanding:
+    """Return a lease that is held as its requester is told."""
+    return LeaseStanding(
+        lease=view.lease,
+        state=view.state.value,
+        expires_in_s=max(0.0, expires_in_s),
+        tier=view.tier,
+        main="" if main is None else main.state,
+        main_status=None if main is None else main.status,
+        main_starts=0 if main is None else main.starts,
+    )

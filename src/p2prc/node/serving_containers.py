@@ -1,0 +1,216 @@
+"""What the holder of a lease with sessions may do inside it, each on a stream of its own.
+
+The provider's half: commands, files, ports and SSH, for the lease's own holder alone. Another's
+lease and none at all look the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any
+
+from p2prc.errors import LeaseEnded, P2prcError, PeerBusy, PeerLost, PeerMisbehaved, RuntimeMissing
+from p2prc.model.identity import LeaseId, NodeId
+from p2prc.model.workload import Outcome
+from p2prc.node.framed import FramedStream
+from p2prc.node.places import Place
+from p2prc.node.splicing import StreamBytes, splice
+from p2prc.protocol.messages import (
+    PIECE_LIMIT_BYTES,
+    CommandEnded,
+    DialPort,
+    Done,
+    EndInput,
+    Exec,
+    FollowLog,
+    GetFiles,
+    Input,
+    OpenSsh,
+    Output,
+    PutFiles,
+    Resize,
+    Session,
+    TerminalSize,
+)
+from p2prc.runtime.port import Execution, Terminal
+
+PIECE_TIMEOUT_S = 60.0
+"""Whoever sends files and falls silent for so long is gone."""
+ServeSsh = Callable[[NodeId, Place, StreamBytes], Awaitable[None]]
+
+
+class ServingContainers:
+    """Serves streams into the places of one provider."""
+
+    def __init__(
+        self,
+        place_of: Callable[[NodeId, LeaseId], Place],
+        serve_ssh: ServeSsh | None = None,
+    ) -> None:
+        self._place_of = place_of
+        self._serve_ssh = serve_ssh
+
+    async def serve(self, peer: NodeId, framed: FramedStream[Session], request: Session) -> None:
+        """Do what a stream was opened for. Raises P2prcError, PeerMisbehaved for another kind."""
+        match request:
+            case Exec():
+                await _execute(self._place_of(peer, request.lease), framed, request)
+            case FollowLog():
+                await _while_connected(
+                    framed, _tell_log(self._place_of(peer, request.lease), framed, request)
+                )
+            case PutFiles():
+                place = self._place_of(peer, request.lease)
+                await place.sandbox.put_files(_archive(framed), request.folder)
+                await framed.send(Done())
+            case GetFiles():
+                place = self._place_of(peer, request.lease)
+                await _while_connected(framed, _send_files(place, framed, request.path))
+            case DialPort():
+                await _dial(self._place_of(peer, request.lease), framed, request.port)
+            case OpenSsh():
+                place = self._place_of(peer, request.lease)
+                if self._serve_ssh is None:
+                    raise RuntimeMissing("this node serves no SSH")
+                await framed.send(Done())
+                await self._serve_ssh(peer, place, StreamBytes(framed))
+            case _:
+                raise PeerMisbehaved("a session must begin with a request")
+
+
+async def _execute(place: Place, framed: FramedStream[Session], request: Exec) -> None:
+    if place.is_suspended:
+        raise PeerBusy("the owner needs the machine at present: the lease is suspended")
+    execution = await place.sandbox.execute(
+        request.argv,
+        variables={**place.variables, **request.variables},
+        takes_input=request.takes_input,
+        terminal=terminal_of(request.terminal),
+    )
+    place.argv = place.argv or request.argv
+    started = asyncio.get_running_loop().time()
+    listening = asyncio.create_task(_listen(execution, framed), name="input of a command")
+    telling = asyncio.create_task(_print(execution, framed), name="output of a command")
+    try:
+        await asyncio.wait({listening, telling}, return_when=asyncio.FIRST_COMPLETED)
+        if not telling.done() and listening.result():
+            # The requester hung up, or broke a rule: nobody is left to read the output.
+            return
+        await telling
+        ended = await execution.wait()
+        code, reason = ended.code, ended.reason
+        if code == LeaseEnded.code and place.end_reason:
+            reason = place.end_reason
+        elif not code and ended.status != 0:
+            code = "work-failed"
+            reason = f"`{request.argv[0][:200]}` ended with status {ended.status}"
+        outcome = Outcome(
+            ended.status,
+            code=code,
+            reason=reason[:2000],
+            usage=ended.usage,
+            duration_s=asyncio.get_running_loop().time() - started,
+        )
+        place.used.add(outcome)
+        await framed.send(CommandEnded(outcome))
+    finally:
+        for task in (listening, telling):
+            task.cancel()
+        await asyncio.gather(listening, telling, return_exceptions=True)
+        await asyncio.shield(execution.cancel())
+
+
+async def _listen(execution: Execution, framed: FramedStream[Session]) -> bool:
+    """Hand on what the requester sends; return once it has gone away."""
+    try:
+        while (message := await framed.receive()) is not None:
+            match message:
+                case Input():
+                    await execution.write(message.content)
+                case EndInput():
+                    await execution.end_input()
+                case Resize():
+                    terminal = message.terminal
+                    await execution.resize(Terminal(terminal.rows, terminal.columns))
+                case _:
+                    return True
+    except P2prcError:
+        return True
+    return True
+
+
+async def _print(execution: Execution, framed: FramedStream[Session]) -> None:
+    async for chunk in execution.output():
+        for piece in pieces(chunk.content):
+            await framed.send(Output(chunk.channel, piece))
+
+
+async def _tell_log(place: Place, framed: FramedStream[Session], request: FollowLog) -> None:
+    if place.main is not None:
+        async for chunk in place.main.log.read(follows=request.follows):
+            for piece in pieces(chunk.content):
+                await framed.send(Output(chunk.channel, piece))
+    await framed.send(Done())
+
+
+async def _send_files(place: Place, framed: FramedStream[Session], path: str) -> None:
+    async for content in place.sandbox.get_files(path):
+        for piece in pieces(content):
+            await framed.send(Output(1, piece))
+    await framed.send(Done())
+
+
+async def _archive(framed: FramedStream[Session]) -> AsyncIterator[bytes]:
+    while True:
+        message = await framed.receive(timeout_s=PIECE_TIMEOUT_S)
+        match message:
+            case Input():
+                yield message.content
+            case EndInput():
+                return
+            case None:
+                raise PeerLost("the files stopped in their middle")
+            case _:
+                raise PeerMisbehaved("the peer sent something else where files were due")
+
+
+async def _dial(place: Place, framed: FramedStream[Session], port: int) -> None:
+    link = await place.sandbox.dial(port)
+    try:
+        await framed.send(Done())
+        await splice(StreamBytes(framed), link)
+    finally:
+        await link.close()
+
+
+async def _while_connected(framed: FramedStream[Session], work: Coroutine[Any, Any, None]) -> None:
+    """Do it until it is done or the requester, which has nothing more to say, goes away."""
+    telling = asyncio.create_task(work, name="telling")
+    hangup = asyncio.create_task(_hangup(framed), name="hangup")
+    try:
+        await asyncio.wait({telling, hangup}, return_when=asyncio.FIRST_COMPLETED)
+        if telling.done():
+            await telling
+    finally:
+        for task in (telling, hangup):
+            task.cancel()
+        await asyncio.gather(telling, hangup, return_exceptions=True)
+
+
+async def _hangup(framed: FramedStream[Session]) -> None:
+    try:
+        await framed.receive()
+    except P2prcError:
+        return
+
+
+def terminal_of(size: TerminalSize | None) -> Terminal | None:
+    """Return the size as the runtime takes it."""
+    return None if size is None else Terminal(size.rows, size.columns)
+
+
+def pieces(content: bytes) -> list[bytes]:
+    """Cut into what one message carries."""
+    starts = range(0, len(content), PIECE_LIMIT_BYTES)
+    return [content[start : start + PIECE_LIMIT_BYTES] for start in starts]

@@ -1,0 +1,69 @@
+"""Bytes both ways: a stream of the wire as a duplex link, and two links joined to one."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Any
+
+from p2prc.errors import P2prcError
+from p2prc.node.framed import FramedStream
+from p2prc.runtime.port import Link
+
+
+class StreamBytes:
+    """What is left of a framed stream, as raw bytes: `runtime.port.Link` over the wire."""
+
+    def __init__(self, framed: FramedStream[Any]) -> None:
+        self._stream = framed.stream
+        self._rest = framed.take_raw()
+        self._is_closed = False
+
+    async def read(self) -> bytes:
+        """Return what comes next; nothing once the peer has ended, or is lost."""
+        if self._rest:
+            rest, self._rest = self._rest, b""
+            return rest
+        try:
+            return await self._stream.read()
+        except P2prcError as error:
+            raise ConnectionResetError(error.message) from error
+
+    async def write(self, content: bytes) -> None:
+        """Send bytes; returns when there is room for more. Raises OSError."""
+        try:
+            await self._stream.write(content)
+        except P2prcError as error:
+            raise ConnectionResetError(error.message) from error
+
+    async def end_writing(self) -> None:
+        """Say that nothing more comes from us."""
+        try:
+            await self._stream.finish()
+        except P2prcError as error:
+            raise ConnectionResetError(error.message) from error
+
+    async def close(self) -> None:
+        """Let go of both directions. Twice is safe."""
+        if not self._is_closed:
+            self._is_closed = True
+            await self._stream.abort()
+
+
+async def splice(one: Link, other: Link) -> None:
+    """Carry bytes both ways until both have ended or one is broken; closes neither."""
+
+    async def carry(source: Link, sink: Link) -> None:
+        while content := await source.read():
+            await sink.write(content)
+        await sink.end_writing()
+
+    ways = [asyncio.create_task(carry(one, other)), asyncio.create_task(carry(other, one))]
+    try:
+        # Broken on one side: the other is told by the end of its stream.
+        with suppress(OSError):
+            await asyncio.gather(*ways)
+    finally:
+        for way in ways:
+            way.cancel()
+        await asyncio.gather(*ways, return_exceptions=True)
