@@ -367,12 +367,13 @@ class Provider:
 
     def _standing(self, peer: NodeId, lease: LeaseId) -> LeaseStanding:
         """What a peer may know of a lease; another's looks like one that never was."""
+        end = self._book.end_of(peer, lease)
         for view in self._book.leases():
-            if view.lease == lease and view.peer == peer:
+            if end is None and view.lease == lease and view.peer == peer:
                 left_s = view.expires_at - asyncio.get_running_loop().time()
                 place = self._open.get(lease)
                 return standing_of(view, left_s, None if place is None else place.main)
-        end = self._book.end_of(peer, lease) or self._history.end_of(peer, lease)
+        end = end or self._history.end_of(peer, lease)
         if end is None:
             return LeaseStanding(lease, "unknown")
         return LeaseStanding(lease, "ended", ended_by=end[0], reason=end[1][:_SENTENCE_LIMIT])
