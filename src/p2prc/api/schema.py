@@ -394,6 +394,8 @@ class _Work(Request, frozen=True):
     lifetime_s: _Seconds | None = None
     timeout_s: _Seconds | None = None
     name: Annotated[str, Meta(max_length=200)] = ""
+    has_reader: bool = False
+    """A person reads what is said beside the work: what is said once is said now."""
 
 
 class RunRequest(_Work, frozen=True):
@@ -458,6 +460,7 @@ class JobCreated(Answer, frozen=True):
     id: str
     key: str
     tasks: int = 0
+    notices: list[str] = []
 
 
 class TaskCounts(Answer, frozen=True):

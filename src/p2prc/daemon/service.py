@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing, suppress
 
+import msgspec
+
 from p2prc.api import schema
 from p2prc.daemon.admission import AdmissionDesk
 from p2prc.daemon.doctor import look
@@ -41,6 +43,8 @@ from p2prc.storage.home import Home
 
 PING_TIMEOUT_S = 3.0
 NEWCOMER_PATIENCE_S = 2.0
+OWNERS_READ = "owners_read"
+"""The network of which it was said that owners can read what runs on their nodes."""
 
 
 class DaemonService:
@@ -280,12 +284,32 @@ class DaemonService:
 
     async def run(self, request: schema.RunRequest) -> AsyncIterator[schema.RunEvent]:
         target = None if request.target == "any" else await self._find_soon(request.target)
+        for notice in self._said_once(request, target):
+            yield schema.RunNote(message=notice)
         async with aclosing(Running(self._node, request, target).events()) as events:
             async for event in events:
                 yield event
 
     async def submit(self, request: schema.JobRequest) -> schema.JobCreated:
-        return await self._desk.submit(request)
+        created = await self._desk.submit(request)
+        return msgspec.structs.replace(created, notices=self._said_once(request, None))
+
+    def _said_once(
+        self, request: schema.RunRequest | schema.JobRequest, target: NodeId | None
+    ) -> list[str]:
+        """Say once in each network whom work that leaves this machine is shown to."""
+        is_alone = len(self._node.network.nodes()) < 2
+        if not request.has_reader or target == self._node.id or is_alone:
+            return []
+        network = self._node.network.standing.network.encode()
+        state = self._node.state
+        if state.value(OWNERS_READ) == network:
+            return []
+        state.set_values({OWNERS_READ: network})
+        return [
+            "who owns a node can read what runs there, its inputs and its outputs; "
+            "to keep work on nodes that you trust: `map --on NODE,...`, `run NODE`"
+        ]
 
     async def jobs(self) -> list[schema.JobRow]:
         return self._desk.rows()

@@ -39,15 +39,26 @@ class Collector:
         self._saved_at = float("-inf")
         self._before: tuple[float, float, float] | None = None
         self._changed = asyncio.Event()
+        self._may_run = asyncio.Event()
+        self._may_run.set()
 
     def rules_changed(self) -> None:
         """Look again at once."""
         self._changed.set()
 
+    def pause(self) -> None:
+        """Look at nothing until `resume`: to measure what looking costs."""
+        self._may_run.clear()
+
+    def resume(self) -> None:
+        """Look again."""
+        self._may_run.set()
+
     async def run(self) -> None:
         """Collect until cancelled."""
         clock = asyncio.get_running_loop().time
         while True:
+            await self._may_run.wait()
             self._changed.clear()
             is_lent = bool(self._provider.leases())
             await self.look(clock())

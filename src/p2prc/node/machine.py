@@ -50,9 +50,10 @@ def busy_core_s() -> float:
     """Return how long the machine's cores were busy since it started, without this process."""
     times = psutil.cpu_times()
     # What waits for a disk is not busy; a guest's time is in the user's already.
-    busy = times.user + times.system + getattr(times, "irq", 0.0) + getattr(times, "softirq", 0.0)
-    own = time.process_time()
-    return max(0.0, float(busy) - own)
+    # Leases run politely: their time is in `nice`, from where the caller takes it out again.
+    kinds = ("user", "nice", "system", "irq", "softirq")
+    busy_s = sum(float(getattr(times, kind, 0.0)) for kind in kinds)
+    return max(0.0, busy_s - time.process_time())
 
 
 def input_idle_s() -> float | None:

@@ -131,6 +131,7 @@ class Node:
         self.started_at = asyncio.get_running_loop().time()
         self.runtimes: tuple[RuntimeOffer, ...] = description.runtimes
         self.blobs = adapters.blobs
+        self.state = adapters.state
         self.environments = adapters.environments
         self._adapters = adapters
         self._tasks = tasks

@@ -130,11 +130,15 @@ def _amount(needed: int, of: Callable[[Capacity], int], text: Callable[[int], st
         able = [offer for offer in offers if offer.is_reachable and offer.is_lending]
         most = max(able, key=lambda offer: of(offer.lent))
         found = of(most.lent)
+        if not found:
+            return f"no node lends {text(needed)}, nor a part of it"
         return f"no node lends {text(needed)}: the most is {text(found)} on {most.name}"
 
     return _Requirement(
         is_met=lambda offer: offer.is_reachable and offer.is_lending and of(offer.lent) >= needed,
-        shortage=lambda offer: f"lends at most {text(of(offer.lent))}",
+        shortage=lambda offer: (
+            f"lends {'at most ' if of(offer.lent) else ''}{text(of(offer.lent))}"
+        ),
         nobody=nobody,
     )
 
@@ -188,6 +192,8 @@ def _tiers(offer: NodeOffer) -> str:
 
 
 def _cards_text(count: int) -> str:
+    if not count:
+        return "no graphics card: it has none to lend"
     return "1 graphics card" if count == 1 else f"{count} graphics cards"
 
 

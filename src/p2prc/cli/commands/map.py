@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from typing import Any
 
 import click
@@ -53,10 +54,14 @@ def map_command(
     """
     unfilled = _unfilled(argv, options)
     request = _request(argv, options)
+    if sys.stderr.isatty() and not invocation.as_json:
+        request = msgspec.structs.replace(request, has_reader=True)
     for name in unfilled:
         note(f"`{{{name}}}` stays as it is: there is no `--over {name}=...`")
     client = invocation.client
     created = client.submit(request)
+    for notice in created.notices:
+        note(notice)
     if is_watched:
         if not invocation.as_json:
             note(f"job {created.id}: {counted(created.tasks, 'task')}")

@@ -15,6 +15,7 @@ from p2prc.cli.render.text import (
     brief_size,
     brief_until,
     counted,
+    duration,
     plain,
     shortened,
     table,
@@ -103,8 +104,8 @@ def resume_command(invocation: Invocation, /) -> None:
 def _usage_cells(row: UsageRow) -> tuple[str, ...]:
     return (
         plain(row.peer_name) or row.peer[:10],
-        f"{row.cpu_s / 3600:.3g} h",
-        f"{row.memory_byte_s / GIBIBYTE_HOUR:.3g} GiB h",
+        duration(row.cpu_s),
+        f"{row.memory_byte_s / GIBIBYTE_HOUR:.2f} GiB h",
         brief_size(row.disk_peak_bytes),
         brief_size(row.net_rx_bytes),
         brief_size(row.net_tx_bytes),

@@ -37,6 +37,7 @@ def run_command(invocation: Invocation, /, *, target: str, argv: list[str], **op
     """
     try:
         request = {**taken_from(options).request(argv), "target": target}
+        request["has_reader"] = sys.stderr.isatty() and not invocation.as_json
         status = _run(invocation, request)
     except P2prcError as error:
         tell(error, as_json=invocation.as_json)
