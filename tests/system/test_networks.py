@@ -80,7 +80,7 @@ def node(internet: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
         stop_all([found])
 
 
-def test_from_none_to_a_proxy_with_a_cap(node: NodeUnderTest) -> None:
+def test_from_none_to_a_proxy_with_a_cap(node: NodeUnderTest, tmp_path: Path) -> None:
     # Who meets no network unaware is told.
     program = "import urllib.request as u; u.urlopen('http://example.org/', timeout=5)"
     said = node.p2prc("run", "any", "--", "python3", "-c", program, status=1)
@@ -108,6 +108,23 @@ def test_from_none_to_a_proxy_with_a_cap(node: NodeUnderTest) -> None:
         assert said.out.startswith("p2prc: ")
     direct = ("curl", "-sS", "--noproxy", "*", f"http://{PUBLIC}/hello")
     said = node.p2prc(*asked, *direct, status=7)
+
+    # Tasks of a job have it too.
+    fetch = f"curl -sS http://{PUBLIC}/hello > $i.txt"
+    job = (
+        "map",
+        "--over",
+        "i=1-2",
+        "--watch",
+        "--network",
+        "proxy",
+        "--out",
+        "*.txt",
+        "--to",
+        str(tmp_path),
+    )
+    node.p2prc(*job, "-e", "i={i}", "--", "sh", "-c", fetch)
+    assert {file.read_text() for file in tmp_path.rglob("*.txt")} == {"hello\n"}
 
     # What is over the cap ends, and the next request is told why.
     fetch = f"curl -sS -o large http://{PUBLIC}/large; curl -sS http://{PUBLIC}/hello; exit 3"
