@@ -135,8 +135,8 @@ class BarePlace:
     def processes(self) -> list[int]:
         return watch.descendants(os.getpid())
 
-    def cpu_s(self) -> float:
-        return self._used + watch.cpu_s(self.processes())
+    def cpu_s(self, pids: list[int] | None = None) -> float:
+        return self._used + watch.cpu_s(self.processes() if pids is None else pids)
 
     def init(self) -> int:
         return 0

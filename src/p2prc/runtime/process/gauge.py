@@ -29,9 +29,9 @@ class Gauge:
         self.percent = 0.0
         self.memory = self.memory_peak = self.command_peak = self.disk = 0
 
-    def look_at_memory(self) -> int:
+    def look_at_memory(self, known: list[int] | None = None) -> int:
         """Measure and return the memory that all processes use now."""
-        pids = self._place.processes()
+        pids = self._place.processes() if known is None else known
         used = watch.memory_bytes(pids, self._start.memory_bytes) + self._hidden
         if init := self._place.init():
             used += watch.shared_memory_bytes(init)

@@ -100,8 +100,8 @@ class IsolatedPlace:
         init = self.init()
         return [init, *watch.descendants(init)] if init else []
 
-    def cpu_s(self) -> float:
-        return watch.cpu_s(self.processes())
+    def cpu_s(self, pids: list[int] | None = None) -> float:
+        return watch.cpu_s(self.processes() if pids is None else pids)
 
     def init(self) -> int:
         return self._sandbox.init if self._sandbox is not None else 0

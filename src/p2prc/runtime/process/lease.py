@@ -125,9 +125,8 @@ class Supervisor:
         for descriptor in (channel, wake, self._place.channel, self._keeping.descriptor):
             if descriptor >= 0:
                 poll.register(descriptor, select.POLLIN)
-        deadline = min(
-            self._ends_at, self._look_at, self._look_when_idle_at, self._keeping.gives_up_at
-        )
+        look_at = self._look_at if self._is_busy else self._look_when_idle_at
+        deadline = min(self._ends_at, look_at, self._keeping.gives_up_at)
         ready = poll.poll(max(0, int((deadline - time.monotonic()) * 1000) + 1))
         for descriptor, _ in ready:
             if descriptor == wake:
@@ -389,9 +388,10 @@ class Supervisor:
     def _measured(self, number: int) -> Message:
         processes, used_s = 0, self._used_before_s
         if self._is_busy:
-            processes = len(self._place.processes()) - (1 if self._place.init() else 0)
-            self._gauge.look_at_memory()
-            used_s += self._place.cpu_s()
+            pids = self._place.processes()
+            processes = len(pids) - (1 if self._place.init() else 0)
+            self._gauge.look_at_memory(pids)
+            used_s += self._place.cpu_s(pids)
         return self._gauge.measured(number, used_s, processes)
 
     # -- its network --------------------------------------------------------------------------

@@ -72,8 +72,11 @@ class Place(Protocol):
         """Return the pids of the tenant's processes."""
         ...
 
-    def cpu_s(self) -> float:
-        """Return the CPU time of what runs; in sessions all of it since the place was opened."""
+    def cpu_s(self, pids: list[int] | None = None) -> float:
+        """Return the CPU time of what runs; in sessions all of it since the place was opened.
+
+        `pids` are the processes where the caller knows them.
+        """
         ...
 
     def init(self) -> int:

@@ -20,6 +20,7 @@ from p2prc.runtime.process.shared import SessionsPlace
 _LOOK_S = 0.1
 _LONGEST_PAUSE_S = 1.0
 _CALM_S = 0.02
+_LOOK_CLOSELY_S = 10.0
 _PATIENT_LOOKS = 5
 _KILLED = 137
 _TOLD_WITHIN_S = 0.5
@@ -32,6 +33,7 @@ class SessionsSupervisor(Supervisor):
     _excess = ""
     _excess_until = 0.0
     _used_s = 0.0
+    _look_closely_at = 0.0
     _pause_s = 0.0
 
     @property
@@ -68,15 +70,26 @@ class SessionsSupervisor(Supervisor):
         return super()._verdict(finished, request, excess)
 
     def _look_at_busy(self, now: float) -> None:
-        super()._look_at_busy(now)
         used_s = self._place.cpu_s()
-        # Who sleeps is looked at less often: many leases sleep.
+        # Who sleeps is looked at less often, and not closely: many leases sleep.
         is_calm = used_s - self._used_s < _CALM_S and not self._excess
+        is_asleep = used_s == self._used_s and self._pause_s >= _LONGEST_PAUSE_S
+        if is_asleep and now < min(self._next_timeout(), self._look_closely_at):
+            self._look_at = now + _LONGEST_PAUSE_S
+        else:
+            super()._look_at_busy(now)
+            self._look_closely_at = now + _LOOK_CLOSELY_S
         self._pause_s = min(2 * self._pause_s + _LOOK_S, _LONGEST_PAUSE_S) if is_calm else 0.0
         self._used_s = used_s
         self._look_at = max(self._look_at, now + self._pause_s)
         for running in self._running.values():
-            self._look_at = min(self._look_at, running.times_out_at)
+            if not running.cause[0]:
+                self._look_at = min(self._look_at, running.times_out_at)
+
+    def _next_timeout(self) -> float:
+        """Return when a command that runs is to be ended for its time, or for a reason known."""
+        ends = [0.0 if each.cause[0] else each.times_out_at for each in self._running.values()]
+        return min(ends, default=float("inf"))
 
     def _hold_back(self, excess: str) -> None:
         self._times_held_back += 1

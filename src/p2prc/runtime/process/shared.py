@@ -53,8 +53,8 @@ class SharedPlace:
     def processes(self) -> list[int]:
         return self._agency.processes()
 
-    def cpu_s(self) -> float:
-        return max(0.0, watch.cpu_s(self.processes()) - self._before_s)
+    def cpu_s(self, pids: list[int] | None = None) -> float:
+        return max(0.0, watch.cpu_s(self.processes() if pids is None else pids) - self._before_s)
 
     def init(self) -> int:
         return self._agency.init
@@ -117,8 +117,8 @@ class SessionsPlace:
     def processes(self) -> list[int]:
         return self._agency.processes()
 
-    def cpu_s(self) -> float:
-        return watch.cpu_s(self.processes())
+    def cpu_s(self, pids: list[int] | None = None) -> float:
+        return watch.cpu_s(self.processes() if pids is None else pids)
 
     def init(self) -> int:
         return self._agency.init
