@@ -186,7 +186,10 @@ def test_others_work_never_runs_without_isolation_where_anybody_may_come_in(
         runtimes = bare.json("status")["lending"]["runtimes"]
         assert ("process", "none") in {(each["name"], each["tier"]) for each in runtimes}
         # Its owner trusts the guest.
-        bare.p2prc("policy", "set", "lend.tier_none_to", f"{guest.id},{bare.id}")
+        named = bare.home / "host-access"
+        named.write_text(f"{guest.id}\n{bare.id}\n")
+        named.chmod(0o600)
+        bare.p2prc("policy", "set", "lend.leases", "9")
         guest.p2prc("join", bare.p2prc("invite", "--lan").out.strip())
         assert guest.p2prc(*bare_work).out == "in\n"
         # Trust or not: who is denied gets nothing.
