@@ -240,8 +240,9 @@ class NoWayIn(PeerError):
     code = "no-way-in"
     hint = (
         "switch on UPnP or NAT-PMP in the router and start the node again; "
-        "or forward a port of it to this node and say so: `p2prc up --public HOST:PORT`; "
-        "or name a relay: `p2prc up --relay URL`; "
+        "or forward a port of it to this node and say so: `p2prc down`, then "
+        "`p2prc up --detach --public HOST:PORT`; "
+        "or name a relay: the same with `--relay URL`; "
         "or invite from the same local network alone: `p2prc invite --lan`"
     )
 

@@ -7,6 +7,7 @@ from random import Random
 from p2prc.model import testimony
 from p2prc.model.identity import NodeId
 from p2prc.protocol.membership import (
+    Dial,
     MembersBarred,
     Membership,
     MessageReceived,
@@ -79,3 +80,15 @@ def test_who_was_put_out_is_told_to_nobody() -> None:
     assert anna.state_of(DORA) is NodeState.ALIVE
     anna.handle(MessageReceived(BERT, Entries((), (life(CARL),), is_reply=True)), 1.1)
     assert anna.state_of(CARL) is NodeState.DEAD
+
+
+def test_who_was_put_out_is_not_called_on() -> None:
+    put_out: set[NodeId] = set()
+    anna = anna_and(put_out)
+    put_out.add(CARL)
+    effects = anna.handle(MembersBarred(), 1.0)
+    for second in range(2, 90):
+        effects += anna.handle(Tick(), float(second))
+    dialled = {effect.node for effect in effects if isinstance(effect, Dial)}
+    assert DORA in dialled
+    assert CARL not in dialled

@@ -251,3 +251,10 @@ def test_whatever_peers_say_is_bounded_and_asked_for_sparingly(
         assert len(reach.addresses) <= machine.ADDRESSES_LIMIT
         assert len(external) <= machine.EXTERNAL_LIMIT
         assert reach.deadline is None or reach.deadline > now
+
+
+def test_a_peer_on_this_machine_sees_nothing_that_others_could_use() -> None:
+    reach = Reachability()
+    reach.handle(LocalChanged(("192.168.1.5:8088",)), 0.0)
+    assert AddExternal("127.0.0.1:8088") not in seen_by(reach, ADA, "127.0.0.1:8088", "127.0.0.1:9")
+    assert reach.addresses == ("192.168.1.5:8088",)

@@ -328,8 +328,12 @@ class Links:
                 return await self._connect_at(
                     peer, channel, addresses, relays, timeout_s=patience_s
                 )
-            except PeerUnreachable:
+            except PeerUnreachable as error:
                 if not may_hear:
+                    if isinstance(error.__cause__, TimeoutError):
+                        # The last try alone was shorter.
+                        reason = f"{short(peer)} did not answer within {DIAL_TIMEOUT_S:g} s"
+                        raise PeerUnreachable(reason) from error
                     raise
             await asyncio.sleep(NEWS_PAUSE_S)
 

@@ -175,7 +175,10 @@ class ReachDriver:
         if self.is_udp_blocked:
             return "UDP is blocked here: everything goes through a relay"
         relays = self.relays.used
-        where = _NATS.get(self._machine.nat, "not known to be reachable from outside")
+        unknown = "not known to be reachable from outside"
+        if self.untried():
+            unknown = "at an address of the internet, which nobody outside has tried yet"
+        where = _NATS.get(self._machine.nat, unknown)
         if not relays:
             return where
         return f"{where}; through {len(relays)} relay{'s' if len(relays) > 1 else ''}"

@@ -200,9 +200,10 @@ def _way_in(reach: ReachFacts) -> Finding:
 
 
 _WAYS_IN = (
-    "one of: switch on UPnP or NAT-PMP in the router; forward a port by hand and start with"
-    " `p2prc up --public HOST:PORT`; name a relay: `p2prc up --relay URL` (any iroh-relay, or a"
-    " p2prc node on a rented machine: `p2prc up --no-lend`); stay on this LAN: `p2prc invite --lan`"
+    "one of: switch on UPnP or NAT-PMP in the router; forward a port by hand, then `p2prc down` and"
+    " `p2prc up --detach --public HOST:PORT`; name a relay, the same with `--relay URL` (any"
+    " iroh-relay, or a p2prc node on a rented machine: `p2prc up --no-lend`); stay on this LAN:"
+    " `p2prc invite --lan`"
 )
 
 _NATS: dict[NatKind, tuple[bool, str, str]] = {
@@ -218,7 +219,7 @@ _NATS: dict[NatKind, tuple[bool, str, str]] = {
         "a router that shows another port to everyone: paths to peers behind such routers too"
         " stay relayed",
         "switch on UPnP or NAT-PMP in the router, or forward the port and start with"
-        " `p2prc up --public HOST:PORT`",
+        " `p2prc down`, then `p2prc up --detach --public HOST:PORT`",
     ),
     "blocked": (
         False,
@@ -234,7 +235,7 @@ _NATS: dict[NatKind, tuple[bool, str, str]] = {
         False,
         "the provider shares one address among customers (carrier NAT): nobody can forward a port",
         "use IPv6, ask the provider for an address of your own, or use a relay:"
-        " `p2prc up --relay URL`",
+        " `p2prc down`, then `p2prc up --detach --relay URL`",
     ),
 }
 
@@ -289,7 +290,8 @@ def _relay(relay: RelayFacts) -> Finding:
             check,
             is_ok=False,
             finding=f"does not serve this node: {relay.trouble}",
-            advice="join that network by a ticket, or name another relay: `p2prc up --relay URL`",
+            advice="join that network by a ticket, or name another relay: `p2prc down`, then"
+            " `p2prc up --detach --relay URL`",
         )
     if relay.latency_s is None:
         return Finding(

@@ -314,10 +314,18 @@ class Membership:
         chosen = self._parts.choice.next_dials(
             self._parts.table,
             now,
-            may_dial=lambda node: not self._parts.conduct.is_shunned(node, now),
+            may_dial=lambda node: self._may_dial(node, now),
         )
         for node in chosen:
             self._parts.call(node)
+
+    def _may_dial(self, node: NodeId, now: float) -> bool:
+        if self._parts.conduct.is_shunned(node, now):
+            return False
+        known = self._parts.table.peek(node)
+        # Of the dead some were put out: they come back by a person's word alone.
+        is_dead = known is not None and known.state is NodeState.DEAD
+        return not is_dead or known is None or self._parts.gate.is_member(known.signed.record)
 
     # -- links --
 

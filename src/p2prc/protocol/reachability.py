@@ -227,12 +227,18 @@ class Reachability:
             return
         before = observer.address
         observer.gone_at = None
-        observer.address = event.address if split(event.address) else ""
+        observer.address = event.address if self._leads_here(event.address) else ""
         if before and observer.address and before != observer.address:
             # The NAT has another address or port for us now; the others will see that later.
             for other in self._observers.values():
                 if other.address == before:
                     other.address = ""
+
+    def _leads_here(self, address: str) -> bool:
+        """Whether others may find us there: a peer on this machine sees our loopback."""
+        if not split(address):
+            return False
+        return not _is_loopback(address) or all(map(_is_loopback, self.local))
 
     def _observer(self, peer: NodeId) -> _Observer | None:
         if peer not in self._observers and len(self._observers) >= PEERS_LIMIT:
@@ -408,8 +414,12 @@ class Reachability:
 
 def _width(address: str) -> int:
     """Sort the loopback last."""
+    return int(_is_loopback(address))
+
+
+def _is_loopback(address: str) -> bool:
     host = host_of(address)
-    return 1 if host in ("::1", "") or host.startswith("127.") else 0
+    return host in ("::1", "") or host.startswith("127.")
 
 
 def _without_address(event: Mapped) -> Mapped:
