@@ -373,7 +373,8 @@ def test_map_prints_id_and_key_at_once(call: Call, fake: FakeNode, tmp_path: Pat
     ]
     typed += ["--on", "beta,gamma", "--on", "delta", "--isolate", "--to", str(to)]
     status, printed, _ = call(*typed, "--", "frame", "{i:04d}")
-    assert (status, json.loads(printed)) == (0, {"id": JOB, "key": KEY, "tasks": 4})
+    expected = {"id": JOB, "key": KEY, "tasks": 4, "notices": []}
+    assert (status, json.loads(printed)) == (0, expected)
     assert fake.asked == [
         schema.JobRequest(
             argv=["frame", "{i:04d}"],
