@@ -167,6 +167,13 @@ class FakeNode:
             ),
         ]
 
+    async def volumes(self, node: str) -> list[schema.VolumeRow]:
+        self._noted(("volumes", node))
+        return [schema.VolumeRow(name="data", peer=PEER, size_bytes=1 << 20)]
+
+    async def erase_volume(self, request: schema.EraseRequest) -> None:
+        self._noted(("erase_volume", request.node, request.peer, request.name))
+
     async def images(self, node: str) -> list[schema.ImageRow]:
         self._noted(("images", node))
         return [schema.ImageRow(name="host", digest="sha256:ab", origin="machine")]

@@ -16,6 +16,7 @@ from p2prc.model.tree import FileEntry, Tree
 from p2prc.model.workload import Command, Outcome, Workload
 from p2prc.node.egress import WaysOut
 from p2prc.node.places import Obtain, Place, Places
+from p2prc.node.volumes import VolumeStore
 from p2prc.protocol.egress import EgressTerms
 from p2prc.runtime.environments import EnvironmentStore
 from p2prc.runtime.fake import FakeCommand, FakeRuntime, Program
@@ -53,6 +54,7 @@ async def place_in(
         blobs=blobs,
         folder=folder / "leases",
         obtain=obtain or _no_inputs,
+        volumes=VolumeStore(folder / "volumes", lambda: 1 << 30),
         ways_out=WaysOut(LittleInternet(), EgressTerms),
     )
     place = await places.create(

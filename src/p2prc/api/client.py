@@ -14,6 +14,7 @@ from p2prc.api.schema import (
     Check,
     Collected,
     Decision,
+    EraseRequest,
     ImageEvent,
     ImageRequest,
     ImageRow,
@@ -47,6 +48,7 @@ from p2prc.api.schema import (
     Status,
     TaskLog,
     UsageRow,
+    VolumeRow,
 )
 from p2prc.errors import JobUnknown
 
@@ -121,6 +123,18 @@ class ControlClient:
     def specs(self, node: str = "") -> SpecsOfNode:
         path = f"/v1/specs?node={quoted(node)}"
         return self._get(path, SpecsOfNode, timeout_s=PEER_CALL_TIMEOUT_S)
+
+    def volumes(self, node: str = "") -> list[VolumeRow]:
+        path = f"/v1/volumes?node={quoted(node)}"
+        return self._get(path, list[VolumeRow], timeout_s=PEER_CALL_TIMEOUT_S)
+
+    def erase_volume(self, request: EraseRequest) -> None:
+        self._call(
+            "POST",
+            "/v1/volumes/erase",
+            msgspec.to_builtins(request),
+            timeout_s=PEER_CALL_TIMEOUT_S,
+        )
 
     def images(self, node: str = "") -> list[ImageRow]:
         path = f"/v1/images?node={quoted(node)}"

@@ -326,6 +326,23 @@ class ImageBrought(Answer, frozen=True, tag="ended", tag_field="type"):
 ImageEvent = ImageProgress | ImageBrought
 
 
+class VolumeRow(Answer, frozen=True):
+    """A folder that stays on a node between leases. `peer` is whose it is."""
+
+    name: str
+    peer: str
+    size_bytes: int
+    is_used: bool = field(name="used", default=False)
+
+
+class EraseRequest(Request, frozen=True):
+    """A volume to delete: at `node`, mine; here (no `node`), that of `peer`."""
+
+    name: Annotated[str, Meta(max_length=100)]
+    node: Annotated[str, Meta(max_length=200)] = ""
+    peer: Annotated[str, Meta(max_length=200)] = ""
+
+
 class RoundTrips(Answer, frozen=True):
     """Milliseconds."""
 

@@ -132,6 +132,15 @@ class _Routes:
             """What machine a node is; without `node`, this one."""
             return _json(await service.specs(node))
 
+        async def volumes(node: str = "") -> Response:
+            """The volumes that a node keeps for this one; without `node`, all that are here."""
+            return _json(await service.volumes(node))
+
+        async def erase_volume(request: Request) -> Response:
+            """Delete a volume and what it holds."""
+            await service.erase_volume(await _body(request, schema.EraseRequest))
+            return Response(status_code=204)
+
         async def images(node: str = "") -> Response:
             """Which images a node offers; without `node`, this one."""
             return _json(await service.images(node))
@@ -157,6 +166,8 @@ class _Routes:
         self._add("POST", "/v1/leave", leave)
         self._add("GET", "/v1/nodes", nodes, answer=list[schema.NodeRow])
         self._add("GET", "/v1/specs", specs, answer=schema.SpecsOfNode)
+        self._add("GET", "/v1/volumes", volumes, answer=list[schema.VolumeRow])
+        self._add("POST", "/v1/volumes/erase", erase_volume, body=schema.EraseRequest)
         self._add("GET", "/v1/images", images, answer=list[schema.ImageRow])
         self._add(
             "POST",

@@ -16,6 +16,7 @@ from p2prc.api.schema import (
     Check,
     Collected,
     Decision,
+    EraseRequest,
     ImageEvent,
     ImageRequest,
     ImageRow,
@@ -45,6 +46,7 @@ from p2prc.api.schema import (
     Status,
     TaskLog,
     UsageRow,
+    VolumeRow,
 )
 
 
@@ -95,6 +97,12 @@ class NodeService(Protocol):
     async def specs(self, node: str) -> SpecsOfNode:
         """Ask a node what machine it is; "" means this one."""
         ...
+
+    async def volumes(self, node: str) -> list[VolumeRow]:
+        """Return what a node keeps for this one; "" means what is kept here for everybody."""
+        ...
+
+    async def erase_volume(self, request: EraseRequest) -> None: ...
 
     async def images(self, node: str) -> list[ImageRow]:
         """Ask a node which images it offers; "" means this one."""

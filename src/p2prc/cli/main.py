@@ -45,6 +45,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "retry": (f"{_COMMANDS}.jobs", "Queue a job's failed tasks again."),
         "specs": (f"{_COMMANDS}.network", "Show what machine a node is."),
         "images": (f"{_COMMANDS}.images", "Show what containers can be made of."),
+        "volumes": (f"{_COMMANDS}.volumes", "Show the folders that stay between leases."),
         "ping": (f"{_COMMANDS}.network", "Measure the way to a node."),
     },
     "My machine": {

@@ -207,6 +207,33 @@ class DaemonService:
     async def specs(self, node: str) -> schema.SpecsOfNode:
         return specs_of(await self._node.specs(self._find(node)))
 
+    async def volumes(self, node: str) -> list[schema.VolumeRow]:
+        if not node:
+            kept = await self._node.volumes.kept()
+            return [
+                schema.VolumeRow(
+                    name=each.name, peer=each.peer, size_bytes=each.size_bytes, is_used=each.is_used
+                )
+                for each in kept
+            ]
+        return [
+            schema.VolumeRow(
+                name=each.name,
+                peer=self._node.id,
+                size_bytes=each.size_bytes,
+                is_used=each.is_used,
+            )
+            for each in await self._node.volumes_at(self._find(node))
+        ]
+
+    async def erase_volume(self, request: schema.EraseRequest) -> None:
+        if request.node:
+            await self._node.erase_volume(self._find(request.node), request.name)
+            return
+        owners = {each.peer for each in await self._node.volumes.kept()}
+        peer = self._find(request.peer, *owners) if request.peer else self._node.id
+        await self._node.volumes.erase(peer, request.name)
+
     async def images(self, node: str) -> list[schema.ImageRow]:
         return [image_row(offer) for offer in await self._node.images.of(self._find(node))]
 

@@ -20,6 +20,17 @@ VariableName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$(?!\n)
 Pattern = Annotated[str, Meta(min_length=1, max_length=400)]
 
 
+VolumeName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$(?!\n)")]
+VolumePath = Annotated[str, Meta(pattern=r"^(/[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}){1,8}$(?!\n)")]
+
+
+class Volume(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A folder that stays on the node between leases, and where it appears inside."""
+
+    name: VolumeName
+    path: VolumePath
+
+
 class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The place a lease offers: limits, software, and which runtime may be used.
 
@@ -34,6 +45,7 @@ class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tiers: Annotated[tuple[ShortText, ...], Meta(max_length=8)] = ()
     image: ShortText = ""
     name: ShortText = ""
+    volumes: Annotated[tuple[Volume, ...], Meta(max_length=8)] = ()
     network: Annotated[str, Meta(max_length=20)] = "none"
 
 

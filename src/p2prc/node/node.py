@@ -48,6 +48,7 @@ from p2prc.node.session import serve_session
 from p2prc.node.shelf import AttemptShelf
 from p2prc.node.standing import Standing
 from p2prc.node.tasks import Tasks
+from p2prc.node.volumes import VolumeStore, answer_about
 from p2prc.protocol.leases import LeaseBook
 from p2prc.protocol.lending import NO_ISOLATION, LendingPolicy, may_run_bare
 from p2prc.protocol.membership import NodeView
@@ -56,12 +57,15 @@ from p2prc.protocol.messages import (
     AskClock,
     AskImages,
     AskSpecs,
+    AskVolumes,
     Branches,
     Call,
     Control,
     Delta,
     Digest,
+    Done,
     Entries,
+    EraseVolume,
     ForwardAsk,
     Join,
     LeaseProgress,
@@ -76,6 +80,8 @@ from p2prc.protocol.messages import (
     Specs,
     Summary,
     TakeImage,
+    VolumeKept,
+    Volumes,
     Want,
     WithdrawAsk,
 )
@@ -189,6 +195,9 @@ class Node:
             needs_person=self.network.was_put_out,
             admins=self.inviting.admins,
         )
+        self.volumes = VolumeStore(
+            adapters.leases_folder.parent / "volumes", lambda: self._terms[0].disk_bytes
+        )
         self.provider = Provider(
             book=LeaseBook(description.lent, policy, description.runtimes),
             places=Places(
@@ -201,6 +210,7 @@ class Node:
                     adapters.internet or RealInternet(known=self._own_hosts),
                     lambda: self._terms[1].egress,
                 ),
+                volumes=self.volumes,
             ),
             blobs=adapters.blobs,
             shelf=AttemptShelf(adapters.state),
@@ -305,6 +315,14 @@ class Node:
     async def specs(self, node: NodeId) -> Specs:
         """Ask a node what machine it is. Raises PeerError."""
         return await self.post.ask(node, AskSpecs(), Specs)
+
+    async def volumes_at(self, node: NodeId) -> tuple[VolumeKept, ...]:
+        """Ask a node which volumes it keeps for this one. Raises PeerError."""
+        return (await self.post.ask(node, AskVolumes(), Volumes)).kept
+
+    async def erase_volume(self, node: NodeId, name: str) -> None:
+        """Have a node erase a volume of ours. Raises PeerError, NotFound, PeerBusy."""
+        await self.post.ask(node, EraseVolume(name), Done)
 
     async def clock_skews_s(self) -> tuple[float, ...]:
         """Return by how many seconds the clocks of some linked peers are ahead of ours."""
@@ -496,6 +514,9 @@ class Node:
             case AskImages() | TakeImage():
                 if answer is not None:
                     self.images.letter(peer, body, answer)
+            case AskVolumes() | EraseVolume():
+                if answer is not None:
+                    self._tasks.start(answer_about(self.volumes, peer, body, answer), "volumes")
             case AskSpecs():
                 self._ask_for_specs(answer)
             case _:

@@ -29,6 +29,7 @@ from p2prc.model.tree import Tree
 from p2prc.model.workload import Command, Outcome, Workload
 from p2prc.node.egress import WaysOut
 from p2prc.node.main_process import Main
+from p2prc.node.volumes import VolumeStore
 from p2prc.protocol.lending import NO_ISOLATION
 from p2prc.runtime.environments import EnvironmentStore
 from p2prc.runtime.port import Execution, Exit, OutputChunk, Runtime, Sandbox, SandboxSpec
@@ -125,6 +126,7 @@ class Places:
         folder: Path,
         obtain: Obtain,
         ways_out: WaysOut,
+        volumes: VolumeStore,
     ) -> None:
         self._runtime = runtime
         self._environments = environments
@@ -132,6 +134,7 @@ class Places:
         self._folder = folder
         self._obtain = obtain
         self._ways_out = ways_out
+        self._volumes = volumes
 
     async def create(
         self,
@@ -156,6 +159,7 @@ class Places:
         way_out: EgressProxy | None = None
         try:
             way_out = await self._ways_out.open(folder, workload)
+            volumes = await self._volumes.hold(peer, lease, workload.volumes)
             spec = SandboxSpec(
                 lease=lease,
                 folder=folder,
@@ -166,10 +170,12 @@ class Places:
                 has_sessions=has_sessions,
                 image=workload.image,
                 egress=None if way_out is None else way_out.path,
+                volumes=volumes,
             )
             with _machine_errors():
                 sandbox = await self._runtime.create(spec)
         except BaseException:
+            self._volumes.release(peer, lease)
             if way_out is not None:
                 await way_out.close()
             if workload.environment is not None:
@@ -202,6 +208,7 @@ class Places:
             log.warning("a command does not let go of its lease", extra={"lease": place.lease})
         # Inputs that were being laid when the lease ended may have come after its folder went.
         await asyncio.to_thread(_remove_leftovers, place.sandbox.spec.folder)
+        self._volumes.release(place.peer, place.lease)
         self._blobs.unpin(place.token)
         if place.environment is not None:
             self._environments.release(place.environment, user=f"{place.peer}/{place.lease}")

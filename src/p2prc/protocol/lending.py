@@ -166,7 +166,7 @@ def is_runtime_suitable(offer: RuntimeOffer, workload: Workload) -> bool:
     """Say whether this runtime can run the workload, tiers aside."""
     if workload.runtime not in ("auto", offer.name):
         return False
-    return not (workload.image and offer.name == IMAGELESS_RUNTIME)
+    return not ((workload.image or workload.volumes) and offer.name == IMAGELESS_RUNTIME)
 
 
 def is_tier_accepted(offer: RuntimeOffer, workload: Workload) -> bool:
@@ -189,6 +189,8 @@ def select_runtime(
     suitable = [offer for offer in runtimes if is_runtime_suitable(offer, workload)]
     if not suitable:
         wanted = f"image `{workload.image}`" if workload.image else f"runtime `{workload.runtime}`"
+        if workload.volumes:
+            wanted = "what keeps volumes (containers do)"
         return Refusal("policy-refuses", f"this node has nothing that runs {wanted}")
     accepted = [offer for offer in suitable if is_tier_accepted(offer, workload)]
     if not accepted:

@@ -22,7 +22,15 @@ from p2prc.model.identity import (
 from p2prc.model.image import ImageOffer
 from p2prc.model.resources import Bytes, Gpu, RuntimeOffer
 from p2prc.model.testimony import Life
-from p2prc.model.workload import Argument, Command, MainProcess, Outcome, VariableName, Workload
+from p2prc.model.workload import (
+    Argument,
+    Command,
+    MainProcess,
+    Outcome,
+    VariableName,
+    VolumeName,
+    Workload,
+)
 from p2prc.wire.codec import Codec
 from p2prc.wire.signed import Envelope
 
@@ -338,6 +346,30 @@ class ImageTaken(_Message, frozen=True, tag="image-taken"):
     offer: ImageOffer
 
 
+class AskVolumes(_Message, frozen=True, tag="ask-volumes"):
+    """Tell which volumes you keep for me."""
+
+
+class VolumeKept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A folder of the asker's that stays between its leases."""
+
+    name: VolumeName
+    size_bytes: Bytes
+    is_used: bool = False
+
+
+class Volumes(_Message, frozen=True, tag="volumes"):
+    """What is kept for the asker."""
+
+    kept: Annotated[tuple[VolumeKept, ...], Meta(max_length=64)] = ()
+
+
+class EraseVolume(_Message, frozen=True, tag="erase-volume"):
+    """Delete a volume of mine; answered when it is gone."""
+
+    name: VolumeName
+
+
 # -- leases and attempts ----------------------------------------------------------------------
 
 
@@ -625,6 +657,9 @@ Control = (
     | Images
     | TakeImage
     | ImageTaken
+    | AskVolumes
+    | Volumes
+    | EraseVolume
     | RequestLease
     | LeaseGranted
     | LeaseProgress

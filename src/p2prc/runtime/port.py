@@ -36,6 +36,8 @@ class Feature(StrEnum):
     """Several commands at once; what one leaves in the background goes on."""
     IMAGE = "image"
     """The requester's choice of image."""
+    VOLUMES = "volumes"
+    """Folders that stay on the node between leases."""
     ADOPT = "adopt"
     """Sandboxes outlive the node, and the next one takes them up."""
 
@@ -46,6 +48,14 @@ class Terminal:
 
     rows: int = 24
     columns: int = 80
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeMount:
+    """A folder of the host that the tenant may write to, and where it appears inside."""
+
+    source: Path
+    target: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +78,7 @@ class SandboxSpec:
     has_sessions: bool = False
     image: str = ""
     egress: Path | None = None
+    volumes: tuple[VolumeMount, ...] = ()
 
 
 def check_features(spec: SandboxSpec, offered: frozenset[Feature]) -> None:
@@ -76,6 +87,8 @@ def check_features(spec: SandboxSpec, offered: frozenset[Feature]) -> None:
         raise RuntimeMissing(f"the tier `{spec.tier}` runs one command at a time")
     if spec.image and Feature.IMAGE not in offered:
         raise RuntimeMissing(f"the tier `{spec.tier}` runs no images")
+    if spec.volumes and Feature.VOLUMES not in offered:
+        raise RuntimeMissing(f"the tier `{spec.tier}` keeps no volumes")
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,7 @@ class Plan:
     shared: tuple[str, ...] = ()
     declared: tuple[str, ...] = ()
     cards: tuple[int, ...] = ()
+    volumes: tuple[tuple[str, str], ...] = ()
 
 
 def container_config(plan: Plan) -> dict[str, Any]:
@@ -110,6 +111,7 @@ def _mounts(plan: Plan) -> list[dict[str, Any]]:
     mounts += [_bind(folder, folder, is_read_only=True) for folder in plan.shared]
     if plan.environment:
         mounts.append(_bind(plan.environment, ENVIRONMENT, is_read_only=True))
+    mounts += [_bind(source, path, is_read_only=False) for source, path in plan.volumes]
     taken = {str(mount["Target"]) for mount in mounts}
     for folder in plan.declared:
         if folder.startswith("/") and folder != "/" and folder.rstrip("/") not in taken:

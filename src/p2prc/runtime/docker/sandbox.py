@@ -345,6 +345,7 @@ class DockerSandbox:
     def _used_bytes(self) -> int:
         folder = self._spec.folder
         used = folders.used_bytes(str(folder / "work")) + folders.used_bytes(str(folder / "tmp"))
+        used += sum(folders.used_bytes(str(each.source)) for each in self._spec.volumes)
         if self._meter is not None and os.geteuid() == 0:
             unnamed, _ = watch.unnamed_bytes(self._meter.processes(), folder.stat().st_dev)
             used += unnamed
