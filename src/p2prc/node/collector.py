@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -19,6 +20,7 @@ from p2prc.protocol.owner_needs import AwayRule, OwnerSample, OwnerWatch
 SAMPLE_S = 1.0
 IDLE_SAMPLE_S = 5.0
 SAVE_EVERY_S = 10.0
+LOAD_WINDOW_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ class Collector:
         self._rules = rules
         self._watch = OwnerWatch()
         self._saved_at = float("-inf")
-        self._before: tuple[float, float, float] | None = None
+        self._looks: deque[tuple[float, float, float]] = deque()
         self._changed = asyncio.Event()
         self._may_run = asyncio.Event()
         self._may_run.set()
@@ -82,16 +84,21 @@ class Collector:
         load, idle_s = None, None
         if rules.away.load_limit is not None:
             load = self._load(leased_cpu_s, now)
+        else:
+            self._looks.clear()
         if rules.away.idle_s is not None:
             idle_s = await asyncio.to_thread(input_idle_s)
         return OwnerSample(local.tm_wday, 60 * local.tm_hour + local.tm_min, load, idle_s)
 
     def _load(self, leased_cpu_s: float, now: float) -> float | None:
-        """Return how many cores others than leases and this node kept busy since the last look."""
-        busy_s = busy_core_s()
-        before, self._before = self._before, (now, busy_s, leased_cpu_s)
-        if before is None or now - before[0] < SAMPLE_S / 2:
+        """Return how many cores others than leases and this node kept busy in the last seconds."""
+        looks = self._looks
+        looks.append((now, busy_core_s(), leased_cpu_s))
+        # The oldest is just older than the window: a moment's work is not yet the owner's.
+        while len(looks) > 2 and now - looks[1][0] >= LOAD_WINDOW_S:
+            looks.popleft()
+        then, busy_s, leased_s = looks[0]
+        if now - then < LOAD_WINDOW_S:
             return None
-        passed_s = now - before[0]
-        leased_s = max(0.0, leased_cpu_s - before[2])
-        return max(0.0, busy_s - before[1] - leased_s) / passed_s
+        others_s = (looks[-1][1] - busy_s) - max(0.0, leased_cpu_s - leased_s)
+        return max(0.0, others_s) / (now - then)
