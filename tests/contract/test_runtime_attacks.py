@@ -7,11 +7,12 @@ import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from p2prc.errors import JobInvalid
+from p2prc.errors import JobInvalid, RuntimeMissing
 from p2prc.model.resources import MEBIBYTE
 from p2prc.model.tiers import Attack, unstopped
 from tests.contract.runtime_bench import CONTAINED, REAL, Bench, finish, open_bench, python, run
@@ -305,6 +306,16 @@ async def test_words_and_variables_arrive_as_they_are(bench: Bench) -> None:
     assert (await finish(execution))[1] == expected
     assert (await run(sandbox, ["printf", "%s\n", nasty]))[1] == expected
     assert not (sandbox.spec.folder / "work" / "made").exists()
+
+
+async def test_a_tier_that_shows_no_graphics_card_says_so(bench: Bench) -> None:
+    if bench.variant in ("bare", CONTAINED):
+        pytest.skip("cards are not hidden here")
+    with pytest.raises(RuntimeMissing):
+        await bench.sandbox(gpus=1)
+    if bench.variant == "fenced":
+        with pytest.raises(RuntimeMissing):
+            await bench.runtime.create(replace(bench.spec(), egress=bench.folder / "proxy"))
 
 
 @pytest.mark.parametrize("name", ["", "A=B", "A\0B"])

@@ -187,3 +187,12 @@ def test_whatever_is_wrong_has_an_advice(
     for finding in diagnose(Facts(reach, machine, network)):
         assert finding.finding
         assert finding.is_ok or finding.advice
+
+
+def test_a_lower_tier_says_what_it_may_not_stop() -> None:
+    fenced = replace(MACHINE, tiers=(("process", "landlock"), ("process", "none")))
+    finding = found(replace(HEALTHY, machine=fenced), "runtimes")
+    assert finding.is_ok
+    assert finding.finding == (
+        "process (landlock, which may not stop see-files and signal-processes)"
+    )

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2prc.model.identity import LeaseId, NodeId
-from p2prc.model.resources import GIBIBYTE, Limits
+from p2prc.model.resources import GIBIBYTE, Limits, RuntimeOffer
 from p2prc.model.workload import Workload
 from p2prc.protocol.lease_events import (
     CreateSandbox,
@@ -23,7 +23,7 @@ from p2prc.protocol.lease_events import (
     TellEnded,
     TermsChanged,
 )
-from p2prc.protocol.lending import CONTINUE, END, UNBOUNDED, LendingPolicy
+from p2prc.protocol.lending import CONTINUE, END, UNBOUNDED, LendingPolicy, Refusal, select_runtime
 from p2prc.protocol.messages import RequestLease
 from p2prc.protocol.request_rates import BURST_S, PEERS_LIMIT, RequestRates
 from tests.unit.test_leases import (
@@ -148,3 +148,15 @@ def test_who_has_no_graphics_card_says_so() -> None:
     assert isinstance(refusal, Refuse)
     assert "no graphics card" in refusal.message
     assert CAPACITY.memory_bytes == 8 * GIBIBYTE
+
+
+def test_a_graphics_card_is_lent_where_it_can_be_seen() -> None:
+    sandbox, bare = RuntimeOffer("process", "userns"), RuntimeOffer("process", "none")
+    container = RuntimeOffer("docker", "container")
+    wanted = Workload(Limits(gpus=1))
+    policy = LendingPolicy()
+    assert select_runtime(policy, (sandbox, container, bare), ALICE, wanted) == container
+    refusal = select_runtime(policy, (sandbox,), ALICE, wanted)
+    assert isinstance(refusal, Refusal)
+    assert "containers" in refusal.message
+    assert select_runtime(policy, (sandbox, container), ALICE, Workload()) == sandbox

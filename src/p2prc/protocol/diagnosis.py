@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from p2prc.model.tiers import UNSTOPPED
+
 NatKind = Literal["unknown", "none", "cone", "symmetric", "blocked", "double", "carrier"]
 """How the router between us and the others treats our packets.
 
@@ -449,7 +451,7 @@ def _disk(machine: MachineFacts) -> Finding:
 
 
 def _runtimes(machine: MachineFacts) -> Finding:
-    isolating = [f"{name} ({tier})" for name, tier in machine.tiers if tier != "none"]
+    isolating = [f"{name} ({_promise(tier)})" for name, tier in machine.tiers if tier != "none"]
     if isolating:
         return Finding("runtimes", is_ok=True, finding=", ".join(isolating))
     if machine.missing_packages:
@@ -467,6 +469,12 @@ def _runtimes(machine: MachineFacts) -> Finding:
         advice="allow unprivileged user namespaces:"
         " `sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0`",
     )
+
+
+def _promise(tier: str) -> str:
+    """Return a tier with what it may not stop."""
+    gaps = sorted(UNSTOPPED.get(tier, ()))
+    return f"{tier}, which may not stop {' and '.join(gaps)}" if gaps else tier
 
 
 def _lending(machine: MachineFacts) -> Finding:

@@ -166,7 +166,14 @@ def is_runtime_suitable(offer: RuntimeOffer, workload: Workload) -> bool:
     """Say whether this runtime can run the workload, tiers aside."""
     if workload.runtime not in ("auto", offer.name):
         return False
+    if workload.limits.gpus and not shows_cards(offer):
+        return False
     return not ((workload.image or workload.volumes) and offer.name == IMAGELESS_RUNTIME)
+
+
+def shows_cards(offer: RuntimeOffer) -> bool:
+    """Say whether the machine's graphics cards are seen in it: the sandbox's walls hide them."""
+    return offer.name != IMAGELESS_RUNTIME or offer.tier == NO_ISOLATION
 
 
 def is_tier_accepted(offer: RuntimeOffer, workload: Workload) -> bool:
@@ -188,6 +195,9 @@ def select_runtime(
     """Return the first (best) runtime that suits both sides, or why there is none."""
     suitable = [offer for offer in runtimes if is_runtime_suitable(offer, workload)]
     if not suitable:
+        if workload.limits.gpus and not any(map(shows_cards, runtimes)):
+            message = "this node has graphics cards, but no containers to show them to"
+            return Refusal("policy-refuses", message)
         wanted = f"image `{workload.image}`" if workload.image else f"runtime `{workload.runtime}`"
         if workload.volumes:
             wanted = "what keeps volumes (containers do)"

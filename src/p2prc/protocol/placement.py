@@ -153,7 +153,7 @@ def _software(workload: Workload) -> list[_Requirement]:
 def _runtime(workload: Workload) -> _Requirement:
     wanted = f"image `{workload.image}`" if workload.image else f"runtime `{workload.runtime}`"
     if workload.runtime == "auto" and not workload.image:
-        wanted = "any command"
+        wanted = "anything with a graphics card" if workload.limits.gpus else "any command"
     return _Requirement(
         is_met=lambda offer: any(is_runtime_suitable(way, workload) for way in offer.runtimes),
         shortage=lambda _: f"cannot run {wanted}",

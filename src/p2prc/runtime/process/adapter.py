@@ -122,6 +122,10 @@ class ProcessRuntime:
         check_features(spec, self.features(spec.tier))
         if spec.has_sessions and spec.is_isolated:
             raise RuntimeMissing("a sandbox that is isolated has no sessions")
+        if spec.egress is not None and Feature.DIAL not in self.features(spec.tier):
+            raise RuntimeMissing(f"the tier `{spec.tier}` has no network of its own")
+        if spec.limits.gpus and spec.tier != BARE:
+            raise RuntimeMissing(f"the tier `{spec.tier}` shows no graphics card: take a container")
         if spec.tier == SANDBOXED and not self._bwrap:
             raise RuntimeMissing("`bwrap` is not installed")
         self._prepare()
