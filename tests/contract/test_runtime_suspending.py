@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 from p2prc.runtime.port import Execution, Sandbox
-from tests.contract.runtime_bench import PATIENCE_S, REAL, Bench, finish, open_bench
+from tests.contract.runtime_bench import (
+    CONTAINED,
+    PATIENCE_S,
+    REAL,
+    Bench,
+    another_life,
+    finish,
+    open_bench,
+)
 
 COUNT = """
 import os, time
@@ -22,7 +30,7 @@ for number in range(100000):
 """
 
 
-@pytest.fixture(params=REAL)
+@pytest.fixture(params=[*REAL, CONTAINED])
 async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
     async with open_bench(request.param, tmp_path) as opened:
         yield opened
@@ -78,3 +86,23 @@ async def test_what_is_suspended_ends_as_soon_as_anything_else(bench: Bench) -> 
         result, *_ = await finish(execution)
     assert result.code == "lease-ended"
     assert not sandbox.spec.folder.exists()
+
+
+@pytest.mark.parametrize("variant", ["shared", "bare", CONTAINED])
+async def test_what_was_suspended_goes_on_when_the_next_node_takes_it_up(
+    variant: str, tmp_path: Path
+) -> None:
+    async with open_bench(variant, tmp_path) as bench:
+        sandbox = await bench.runtime.create(bench.spec(has_sessions=True))
+        stays = await sandbox.execute(
+            ["sh", "-c", 'setsid python3 -c "$COUNT" >/dev/null 2>&1 &'],
+            variables={"COUNT": COUNT},
+        )
+        await finish(stays)
+        await until_it_goes_on(sandbox, 0)
+        await sandbox.suspend()
+        stood_at = await until_it_stands_still(sandbox)
+        await bench.runtime.let_go()
+        bench.runtime = await another_life(variant, tmp_path)
+        [taken_up] = await bench.runtime.adopt([sandbox.spec])
+        await until_it_goes_on(taken_up, stood_at)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -140,6 +142,20 @@ def test_another_rule_holds_at_once() -> None:
     lending.handle(OwnerNeedsMachine("back"), 1)
     goes_on = TermsChanged(CAPACITY, LendingPolicy(when_needed=CONTINUE), (USERNS,))
     assert lending.handle(goes_on, 2) == [ResumeSandbox(NIGHTLY)]
+
+
+def test_a_lifetime_of_a_thousand_years_is_no_request_and_a_long_one_is_refused() -> None:
+    year_s = 366 * 86400.0
+    words = msgspec.json.encode({"lifetime_s": 1000 * year_s})
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.json.decode(words, type=Limits)
+    lending = book(LendingPolicy(lifetime_limit_s=3600))
+    [refusal] = lending.handle(LeaseRequested(ALICE, wanting(lifetime_s=year_s)), 0)
+    assert isinstance(refusal, Refuse)
+    assert refusal.code == "policy-refuses"
+    endless = book(LendingPolicy(lifetime_limit_s=year_s))
+    [creation] = endless.handle(LeaseRequested(ALICE, wanting(lifetime_s=year_s)), 0)
+    assert isinstance(creation, CreateSandbox)
 
 
 def test_who_has_no_graphics_card_says_so() -> None:

@@ -271,6 +271,7 @@ class Runtime(Protocol):
     async def adopt(self, kept: Sequence[SandboxSpec]) -> list[Sandbox]:
         """Take up what is left of an earlier life of this node; end all of it that is not kept.
 
+        What was suspended goes on.
         Returns those of `kept` that live. Their commands ended with the node that read them.
         """
         ...

@@ -278,6 +278,11 @@ class Engine:
 
     async def unpause(self, container: str) -> None:
         """Let it go on; fine when it is gone or not frozen."""
+        facts = await self.facts(container)
+        state = None if facts is None else facts.get("State")
+        # Engines call it a bug of theirs (500) when it is not frozen.
+        if not isinstance(state, dict) or not state.get("Paused"):
+            return
         with _gone_is_fine():
             async with _bounded():
                 await self._docker.containers.container(container).unpause()

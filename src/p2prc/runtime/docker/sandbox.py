@@ -100,6 +100,8 @@ class DockerSandbox:
 
     async def reopen(self) -> None:
         """Take up a container that runs already. Raises MachineCannot."""
+        # The node before may have gone while its owner needed the machine.
+        await self._engine.unpause(self.container)
         await self._take_up(await self._engine.attach(self.container), is_new=False)
 
     async def started(self) -> None:

@@ -195,6 +195,8 @@ class Supervisor:
             case Suspend(is_suspended):
                 self._suspend(is_suspended=is_suspended)
             case Adopt():
+                # The node before may have gone while its owner needed the machine.
+                self._suspend(is_suspended=False)
                 self.greet()
                 if self._listener >= 0:
                     self._tell(Listening(), (self._listener,))
