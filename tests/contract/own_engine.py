@@ -21,7 +21,13 @@ class OwnEngine:
 
     def start(self) -> bool:
         """Start it; say whether it answers."""
-        words = ["dockerd", "--host", f"unix://{self.socket}", "--data-root", self.folder / "data"]
+        words: list[str | Path] = [
+            "dockerd",
+            "--host",
+            f"unix://{self.socket}",
+            "--data-root",
+            self.folder / "data",
+        ]
         words += ["--exec-root", self.folder / "exec", "--pidfile", self.folder / "pid"]
         words += ["--bridge", "none", "--iptables=false", "--ip6tables=false", "--live-restore"]
         words += ["--containerd-namespace", self.folder.name, "--shutdown-timeout", "1"]
