@@ -25,6 +25,7 @@ COMMANDS = 300
 JOBS = 3
 LIVES = 30
 BOMB_S = 0.3
+BOMB_PROCESSES = 64
 FORK_BOMB = "import os\nwhile True:\n  try: os.fork()\n  except OSError: pass"
 BWRAP = ["bwrap", "--ro-bind", "/", "/", "--unshare-all", "true"]
 
@@ -51,7 +52,12 @@ class Benchmark:
         folder = self._folder / "leases" / str(self._made)
         lease = LeaseId(f"{self._made:020x}")
         spec = SandboxSpec(
-            lease, folder, Limits(), tier, is_isolated=is_isolated, has_sessions=has_sessions
+            lease,
+            folder,
+            Limits(processes=BOMB_PROCESSES) if has_sessions else Limits(),
+            tier,
+            is_isolated=is_isolated,
+            has_sessions=has_sessions,
         )
         return await self._runtime.create(spec)
 
