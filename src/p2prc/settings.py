@@ -294,7 +294,7 @@ def _count(text: str) -> int:
 
 def _rate(text: str) -> int:
     if not 1 <= (rate := _count(text)) <= 1000:
-        raise SettingInvalid("a rate is from 1 to 1000 a second")
+        raise SettingInvalid(f"{rate} a second is no rate", hint="from 1 to 1000")
     return rate
 
 

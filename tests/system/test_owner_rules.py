@@ -73,6 +73,7 @@ def test_an_owner_who_needs_the_machine_has_it_and_gives_it_back(
     owner.p2prc("policy", "set", "lend.quiet_hours", "00:00-24:00")
     wait_until(lambda: owner.json("leases")[0]["state"] == "suspended", "it is suspended")
     assert "quiet hours" in owner.json("status")["lending"]["needed_for"]
+    assert "nothing new: these are the owner's quiet hours" in owner.p2prc("status").out
     said = ada.p2prc("--json", "run", "owner", *SMALL, "--", "true", status=125)
     assert said.error["code"] in ("lending-paused", "no-node-matches")
     # Two readings of a stopped lease are equal, which no running one's are.

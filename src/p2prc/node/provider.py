@@ -138,12 +138,14 @@ class Provider:
 
     async def readings(self) -> list[LeaseReading]:
         """Return every lease with what it uses."""
-        found = []
-        for view in self._book.leases():
-            place = self._open.get(view.lease)
-            usage = Usage() if place is None else await _usage_of(place)
-            found.append(LeaseReading(view, usage, () if place is None else place.argv))
-        return found
+        views = self._book.leases()
+        places = [self._open.get(view.lease) for view in views]
+        # Together: one sandbox that does not answer must not hide the others.
+        usages = await asyncio.gather(*(_usage_of(place) for place in places))
+        return [
+            LeaseReading(view, usage, () if place is None else place.argv)
+            for view, place, usage in zip(views, places, usages, strict=True)
+        ]
 
     def leases(self) -> tuple[LeaseView, ...]:
         """Return every lease that holds something, oldest first."""
@@ -153,13 +155,10 @@ class Provider:
         """Read every lease for the owner's sums; return the processor seconds of all that ever
         were, which only grows.
         """
-        for view in self._book.leases():
-            place = self._open.get(view.lease)
-            if place is None:
-                continue
-            usage = await _usage_of(place)
-            if self._open.get(view.lease) is place:
-                self._history.read(view, usage, place.used, now)
+        for reading in await self.readings():
+            # Those that ended meanwhile were counted at their end.
+            if (place := self._open.get(reading.lease.lease)) is not None:
+                self._history.read(reading.lease, reading.usage, place.used, now)
         return self._history.cpu_s
 
     def save_usage(self) -> None:
@@ -502,7 +501,9 @@ def _reason(peer: NodeId, attempt: AttemptId) -> str:
     return f"{_ATTEMPT}{peer}-{attempt}"
 
 
-async def _usage_of(place: Place) -> Usage:
+async def _usage_of(place: Place | None) -> Usage:
+    if place is None:
+        return Usage()
     try:
         return await place.usage()
     except P2prcError:

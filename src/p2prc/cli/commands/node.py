@@ -219,6 +219,11 @@ def _described(status: Status) -> str:
             ("relays", ", ".join(status.relays) or "none"),
             ("relaying", _relaying(status.relay)),
             ("lending", lending.removeprefix("lends ")),
+            *(
+                [("lent now", f"nothing new: {status.lending.needed_for}")]
+                if status.lending is not None and status.lending.needed_for
+                else []
+            ),
             ("leases", str(status.leases)),
             ("up for", duration(status.uptime_s)),
             ("version", status.version),
