@@ -8,6 +8,14 @@ from typing import TypeVar
 import msgspec
 
 from p2prc.api.connection import JsonObject, call, events, quoted
+from p2prc.api.container_schema import (
+    ContainerRow,
+    CreateEvent,
+    CreateRequest,
+    GroupRequest,
+    GroupRow,
+    RemoveRequest,
+)
 from p2prc.api.schema import (
     AskEvent,
     AskRequest,
@@ -162,6 +170,30 @@ class ControlClient:
         """Run one command to its end. Closing the iterator cancels it."""
         for event in events(self._home, "POST", "/v1/run", msgspec.to_builtins(request)):
             yield msgspec.convert(event, RunEvent)
+
+    def create(self, request: CreateRequest) -> Generator[CreateEvent, None, None]:
+        """Get a container. Closing the iterator before its end gives it back."""
+        body = msgspec.to_builtins(request)
+        for event in events(self._home, "POST", "/v1/containers", body):
+            yield msgspec.convert(event, CreateEvent)
+
+    def containers(self, *, is_all: bool = False) -> list[ContainerRow]:
+        path = f"/v1/containers?every={int(is_all)}"
+        return self._get(path, list[ContainerRow], timeout_s=PEER_CALL_TIMEOUT_S)
+
+    def remove(self, leases: list[str]) -> list[ContainerRow]:
+        return self._post("/v1/containers/remove", RemoveRequest(leases), list[ContainerRow])
+
+    def container_log(self, lease: str, *, follows: bool) -> Generator[RunEvent, None, None]:
+        path = f"/v1/containers/{quoted(lease)}/log?follow={int(follows)}"
+        for event in events(self._home, "GET", path):
+            yield msgspec.convert(event, RunEvent)
+
+    def groups(self) -> list[GroupRow]:
+        return self._get("/v1/groups", list[GroupRow])
+
+    def change_group(self, request: GroupRequest) -> list[GroupRow]:
+        return self._post("/v1/groups", request, list[GroupRow])
 
     def submit(self, request: JobRequest) -> JobCreated:
         """Submit a job; its inputs are read before this returns."""

@@ -52,7 +52,7 @@ def events(
 def _asked(
     home: str, method: str, path: str, content: bytes, timeout_s: float
 ) -> Iterator[IO[bytes]]:
-    connection = _connect(home)
+    connection = connect(home)
     try:
         connection.settimeout(timeout_s)
         head = f"{method} {path} HTTP/1.0\r\nhost: p2prc\r\ncontent-length: {len(content)}\r\n"
@@ -70,7 +70,8 @@ def _asked(
         connection.close()
 
 
-def _connect(home: str) -> socket.socket:
+def connect(home: str) -> socket.socket:
+    """Return a connection to the node of a home. Raises NodeNotRunning, HomeUnusable."""
     path = socket_path(home)
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.settimeout(CONNECT_TIMEOUT_S)
@@ -90,6 +91,20 @@ class _CutOff(Exception):
     """The answer ended in its middle."""
 
 
+def read_refusal(answer: IO[bytes]) -> bool:
+    """Read the head of an answer that goes on; say whether it comes in chunks.
+
+    Raises what the node refused, ConnectionResetError when there is no answer.
+    """
+    try:
+        return _read_head(answer) == _CHUNKED
+    except _CutOff as error:
+        raise ConnectionResetError("the node hung up") from error
+
+
+_CHUNKED = -1
+
+
 def _read_head(answer: IO[bytes]) -> int | None:
     """Read the head; return the length of the body if it is told. Raise what the node refused."""
     words = answer.readline(_HEADERS_LIMIT_BYTES).split(None, 2)
@@ -102,12 +117,17 @@ def _read_head(answer: IO[bytes]) -> int | None:
             break
         if name.lower() == b"content-length":
             length = int(text)
+        elif name.lower() == b"transfer-encoding":
+            length = _CHUNKED
     if words[1][:1] == b"2":
         return length
     raise _error_of(_decoded_error(_read(answer, length)))
 
 
 def _read(answer: IO[bytes], length: int | None) -> bytes:
+    if length == _CHUNKED:
+        # Only a refusal is read as a whole, and it is one chunk.
+        length = int(answer.readline(_HEADERS_LIMIT_BYTES), 16)
     content = answer.read() if length is None else answer.read(length)
     if length is not None and len(content) < length:
         raise _CutOff

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from p2prc.api import schema
+from p2prc.api.container_routes import add_container_routes
 from p2prc.api.openapi import Operation, describe
 from p2prc.api.parameters import Endpoint, handler_of, parameters_of
 from p2prc.api.service import NodeService
@@ -51,6 +52,7 @@ class _Routes:
         self._add_admission()
         self._add_work()
         self._add_owner()
+        add_container_routes(self._add, _body, _json, self._service.containers)
         self._app.add_route("/openapi.json", self._describe)
 
     async def _describe(self, _: Request) -> Response:

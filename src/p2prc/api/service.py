@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Protocol
 
+from p2prc.api.container_routes import ContainerService
 from p2prc.api.schema import (
     AskEvent,
     AskRequest,
@@ -52,6 +53,11 @@ from p2prc.api.schema import (
 
 class NodeService(Protocol):
     """A running node, as its owner uses it."""
+
+    @property
+    def containers(self) -> ContainerService:
+        """The containers that it holds on other nodes."""
+        ...
 
     async def status(self) -> Status: ...
 

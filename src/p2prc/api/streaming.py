@@ -38,6 +38,12 @@ class ErrorLine(msgspec.Struct, frozen=True, tag="error", tag_field="type"):
     error: ErrorFields
 
 
+def encode_error(error: P2prcError, line: type[ErrorLine] | None = None) -> bytes:
+    """Return an error as a body of its own, or as the last line of a stream."""
+    body = error_body(error)
+    return msgspec.json.encode(body if line is None else line(body.error))
+
+
 class EventStream(Response):
     """Events, a line each. An error before the first one is an answer with its own status."""
 

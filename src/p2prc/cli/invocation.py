@@ -92,11 +92,12 @@ class CommandWithTail(Command):
     """
 
     positionals = 0
+    is_tail_optional = False
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         own, tail = self._split(args)
         rest = super().parse_args(ctx, own)
-        if not tail:
+        if not tail and not self.is_tail_optional:
             raise click.UsageError("which command? put it after `--`", ctx)
         ctx.params["argv"] = tail
         return rest

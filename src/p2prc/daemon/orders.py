@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from p2prc.api.container_schema import CreateRequest
 from p2prc.api.schema import JobRequest, RunRequest
 from p2prc.errors import JobInvalid, MachineCannot
 from p2prc.files.collect import collect_inputs
@@ -23,7 +24,7 @@ from p2prc.storage.blobs import BlobStore
 _MILLIS = 1000
 
 
-def limits_of(request: RunRequest | JobRequest) -> Limits:
+def limits_of(request: RunRequest | JobRequest | CreateRequest) -> Limits:
     """Return the limits asked for; what is not given has the default."""
     usual = Limits()
     return Limits(
@@ -47,7 +48,9 @@ async def environment_of(requirements: Sequence[str]) -> EnvironmentLock | None:
     return await resolve(parse_requirements(requirements), python=python_version())
 
 
-def workload_of(request: RunRequest | JobRequest, environment: EnvironmentLock | None) -> Workload:
+def workload_of(
+    request: RunRequest | JobRequest | CreateRequest, environment: EnvironmentLock | None
+) -> Workload:
     """Return the place that the work needs."""
     return Workload(
         limits=limits_of(request),

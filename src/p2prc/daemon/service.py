@@ -14,6 +14,7 @@ import msgspec
 
 from p2prc.api import schema
 from p2prc.daemon.admission import AdmissionDesk
+from p2prc.daemon.containers import ContainerDesk
 from p2prc.daemon.doctor import look
 from p2prc.daemon.images import bring_image, image_row
 from p2prc.daemon.jobs import JobDesk
@@ -67,6 +68,7 @@ class DaemonService:
         self._home = home
         self._relaying = relaying
         self._shut_down = shut_down
+        self.containers = ContainerDesk(node, self._find_soon)
         self._desk = JobDesk(node, self._find)
         self._is_stopping = False
 

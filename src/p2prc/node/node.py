@@ -22,6 +22,7 @@ from p2prc.model.resources import Capacity, RuntimeOffer
 from p2prc.node.bulk import Bulk
 from p2prc.node.clocks import clock_skews_s, tell_clock
 from p2prc.node.collector import Collector, OwnerRules
+from p2prc.node.containers import Containers
 from p2prc.node.door import Door
 from p2prc.node.egress import WaysOut
 from p2prc.node.grants import Grants
@@ -68,6 +69,7 @@ from p2prc.protocol.messages import (
     EraseVolume,
     ForwardAsk,
     Join,
+    LeaseEnded,
     LeaseProgress,
     Leaves,
     NoticeList,
@@ -235,6 +237,7 @@ class Node:
             offers=self.offers,
             rng=adapters.rng,
         )
+        self.containers = Containers(state=adapters.state, post=self.post, runs=self.runs)
         self.jobs = Jobs(
             state=adapters.state,
             blobs=adapters.blobs,
@@ -257,6 +260,7 @@ class Node:
         self._tasks.start(self.links.run(), "accept")
         self._tasks.start(self.collector.run(), "collect")
         self.jobs.start()
+        self.containers.start()
 
     async def stop(self) -> None:
         """End leases, say goodbye, close everything. A second time does nothing."""
@@ -452,6 +456,7 @@ class Node:
         self.reach.link_up(peer)
         self.provider.peer_back(peer)
         self.runs.node_back(peer)
+        self.containers.node_back(peer)
         self.jobs.node_back(peer)
 
     def link_down(self, peer: NodeId, *, on_purpose: bool) -> None:
@@ -466,6 +471,7 @@ class Node:
         self.reach.link_up(peer)
         # What was said over the old link may be lost, and the peer may have forgotten everything.
         self.runs.node_back(peer)
+        self.containers.node_back(peer)
         self.jobs.node_lost(peer)
 
     def letter(self, peer: NodeId, body: Control, answer: Answer | None) -> None:
@@ -503,6 +509,9 @@ class Node:
             case LeaseProgress():
                 if not self.runs.progress(body.lease, body.text):
                     self.jobs.progress(peer, body.lease, body.text)
+            case LeaseEnded():
+                if not self.containers.ended(peer, body):
+                    self.jobs.letter(peer, body)
             case SeenAt():
                 self.reach.seen_at(peer, body)
             case ProbeMe():

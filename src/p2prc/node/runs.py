@@ -83,7 +83,7 @@ class Runs:
         Raises NoNodeMatches with what nobody meets, the provider's refusal, PeerError.
         Cancelling this kills the command and gives the lease back.
         """
-        node, lease = await self._find_place(target, workload, noted)
+        node, lease = await self.find_place(target, workload, noted)
         try:
             await started(node, lease)
             if command.inputs is not None:
@@ -95,10 +95,14 @@ class Runs:
             return Finished(node, lease, outcome, outputs)
         finally:
             self._grants.revoke(lease)
-            self._give_back(node, lease)
+            self.give_back(node, lease)
 
-    async def _find_place(
-        self, target: NodeId | None, workload: Workload, noted: Callable[[str], None]
+    async def find_place(
+        self,
+        target: NodeId | None,
+        workload: Workload,
+        noted: Callable[[str], None],
+        asking: Callable[[LeaseId], RequestLease] | None = None,
     ) -> tuple[NodeId, LeaseId]:
         """Get a lease; when a path breaks meanwhile, once more by another one: nothing ran yet."""
         loop = asyncio.get_running_loop()
@@ -107,7 +111,11 @@ class Runs:
             lease = LeaseId(random_id(self._rng))
             self._notes[lease] = noted
             try:
-                return await self._lend(target, lease, workload), lease
+                # For a single command a sandbox of its own is the quickest: no agent has to start.
+                request = RequestLease(lease, workload, is_isolated=True)
+                if asking is not None:
+                    request = asking(lease)
+                return await self._lend(target, request), lease
             except (PeerLost, PeerUnreachable) as error:
                 # A node that is not there at all is said so at once.
                 has_lost = has_lost or isinstance(error, PeerLost)
@@ -130,7 +138,8 @@ class Runs:
         for lease in sorted(self._owed.pop(node, ())):
             self._post.tell(node, EndLease(lease))
 
-    def _give_back(self, node: NodeId, lease: LeaseId) -> None:
+    def give_back(self, node: NodeId, lease: LeaseId) -> None:
+        """End a lease, as soon as its node can be told."""
         if not self._post.tell(node, EndLease(lease)):
             self._owed.setdefault(node, set()).add(lease)
 
@@ -140,20 +149,19 @@ class Runs:
         link = await self._links.reach(node)
         return await run_remotely(link.connection, request, printed)
 
-    async def _lend(self, target: NodeId | None, lease: LeaseId, workload: Workload) -> NodeId:
+    async def _lend(self, target: NodeId | None, request: RequestLease) -> NodeId:
+        lease, workload = request.lease, request.workload
         refusals: list[P2prcError] = []
         for node in self._candidates(target, workload):
-            # For a single command a sandbox of its own is the quickest: no agent has to start.
-            request = RequestLease(lease, workload, is_isolated=True)
             try:
                 await self._post.ask(node, request, LeaseGranted, timeout_s=LEASE_TIMEOUT_S)
             except asyncio.CancelledError:
-                self._give_back(node, lease)
+                self.give_back(node, lease)
                 raise
             except P2prcError as error:
                 if isinstance(error, PeerLost):
                     # It may be granted all the same, after we stopped waiting.
-                    self._give_back(node, lease)
+                    self.give_back(node, lease)
                 if target is not None:
                     raise
                 log.info("a node did not lend", extra={"peer": node, "reason": error.message})

@@ -27,7 +27,7 @@ _WIDE = 130
 _STATES = {"suspended": "paused", "creating": "making", "waiting": "waits"}
 FOREVER_S = 400 * 86400.0
 GIBIBYTE_HOUR = (1 << 30) * 3600
-_NOTHING_LENT = "nobody runs anything here; what I run on other nodes: `p2prc jobs`"
+_NOTHING_LENT = "nobody runs anything here; what I hold on other nodes: `p2prc ps`"
 
 
 @command("leases")

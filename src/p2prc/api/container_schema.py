@@ -1,0 +1,157 @@
+"""The values of the control API that are about containers on other nodes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, field
+
+from p2prc.api.schema import ARGUMENTS_LIMIT, Answer, Request
+
+_Word = Annotated[str, Meta(max_length=128 * 1024)]
+_Name = Annotated[str, Meta(min_length=1, max_length=200)]
+_Bytes = Annotated[int, Meta(ge=1, le=1 << 60)]
+_Variables = Annotated[dict[_Name, _Word], Meta(max_length=1000)]
+
+
+class CreateRequest(Request, frozen=True):
+    """A container to work in, on `target`: a node's name, id or prefix, or `any`.
+
+    `argv` is its main process, if it has one. `ports` is how many named ports it wants to be
+    reached at.
+    """
+
+    target: _Name = "any"
+    argv: Annotated[list[_Word], Meta(max_length=ARGUMENTS_LIMIT)] = []
+    restart: Literal["no", "on-failure", "always"] = "no"
+    requirements: Annotated[list[Annotated[str, Meta(max_length=1000)]], Meta(max_length=100)] = []
+    variables: _Variables = {}
+    runtime: _Name = "auto"
+    image: Annotated[str, Meta(max_length=200)] = ""
+    cpus: Annotated[float, Meta(gt=0, le=1000)] | None = None
+    memory_bytes: _Bytes | None = None
+    disk_bytes: _Bytes | None = None
+    gpus: Annotated[int, Meta(ge=0, le=64)] = 0
+    ports: Annotated[int, Meta(ge=0, le=64)] = 0
+    lifetime_s: Annotated[float, Meta(gt=0, le=366 * 86400)] | None = None
+    name: Annotated[str, Meta(max_length=200)] = ""
+    group: Annotated[str, Meta(max_length=200)] = ""
+    network: Literal["none", "proxy"] = "none"
+    tiers: Annotated[
+        list[Annotated[str, Meta(min_length=1, max_length=200)]], Meta(max_length=8)
+    ] = []
+
+
+class PortRow(Answer, frozen=True):
+    """A named port inside; `local` is where it was brought to on this machine, if it was."""
+
+    name: str
+    internal: int
+    local: int | None = None
+
+
+class LimitsRow(Answer, frozen=True):
+    """What a container may use at most."""
+
+    cpus: float
+    memory_bytes: int
+    disk_bytes: int
+    processes: int
+    gpus: int = 0
+
+
+class ContainerRow(Answer, frozen=True):
+    """A container that this node holds. `state`: active, suspended, unreachable, ending, ended.
+
+    `ended_by` is owner, requester, time, limit or lost; `main` is its main process: "" without
+    one, running, waiting or ended.
+    """
+
+    id: str
+    node: str
+    image: str
+    state: str
+    created_at: str
+    expires_at: str | None
+    limits: LimitsRow
+    ports: list[PortRow] = []
+    ssh: str = ""
+    groups: list[str] = []
+    reason: str = ""
+    ended_by: str | None = None
+    name: str = ""
+    node_name: str = ""
+    command: str = ""
+    main: str = ""
+    main_exit: int | None = None
+
+
+class CreateNote(Answer, frozen=True, tag="note", tag_field="type"):
+    """What is done before the container is there, for a person who waits."""
+
+    message: str
+
+
+class CreateEnded(Answer, frozen=True, tag="ended", tag_field="type"):
+    """The last event: it is there."""
+
+    container: ContainerRow
+
+
+CreateEvent = CreateNote | CreateEnded
+
+
+class TerminalRequest(Request, frozen=True):
+    """The size of a terminal in characters."""
+
+    rows: Annotated[int, Meta(ge=1, le=10_000)] = 24
+    columns: Annotated[int, Meta(ge=1, le=10_000)] = 80
+
+
+class ExecStart(Request, frozen=True, tag="exec", tag_field="type"):
+    """The first line of an exec: the command."""
+
+    argv: Annotated[list[_Word], Meta(min_length=1, max_length=ARGUMENTS_LIMIT)]
+    variables: _Variables = {}
+    takes_input: bool = field(name="input", default=False)
+    terminal: TerminalRequest | None = None
+
+
+class ExecInput(Request, frozen=True, tag="input", tag_field="type"):
+    """Some bytes (base64) for the command's input."""
+
+    content: bytes
+
+
+class ExecEndInput(Request, frozen=True, tag="end-input", tag_field="type"):
+    """Nothing more comes."""
+
+
+class ExecResize(Request, frozen=True, tag="resize", tag_field="type"):
+    """The terminal has another size now."""
+
+    terminal: TerminalRequest
+
+
+ExecLine = ExecStart | ExecInput | ExecEndInput | ExecResize
+
+
+class RemoveRequest(Request, frozen=True):
+    """Which containers to end and forget."""
+
+    leases: Annotated[list[_Name], Meta(min_length=1, max_length=10_000)]
+
+
+class GroupRequest(Request, frozen=True):
+    """Make a group (`create`), put containers in (`add`) or out (`remove`), or drop it (`rm`)."""
+
+    action: Literal["create", "add", "remove", "rm"]
+    name: _Name
+    leases: Annotated[list[_Name], Meta(max_length=10_000)] = []
+
+
+class GroupRow(Answer, frozen=True):
+    """Containers that are handled together."""
+
+    name: str
+    containers: list[str]

@@ -1,0 +1,165 @@
+"""`create`, `ps`, `rm`, `group`: containers on other nodes."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import Any
+
+import click
+
+from p2prc.api.container_schema import (
+    ContainerRow,
+    CreateEnded,
+    CreateNote,
+    CreateRequest,
+    GroupRequest,
+)
+from p2prc.cli.commands.work_options import taken_from, work_options
+from p2prc.cli.failures import note
+from p2prc.cli.invocation import Invocation, RunLike, command
+from p2prc.cli.render.output import write, write_json
+from p2prc.cli.render.text import plain, since, table, until
+from p2prc.errors import P2prcError
+
+_NOTHING_HELD = "I hold no container; what others run here: `p2prc leases`"
+_TASK_ONLY = ("inputs", "outputs", "to", "timeout_s")
+
+
+class CreateLike(RunLike):
+    """Ends with the main process, if there is one."""
+
+    is_tail_optional = True
+
+
+@command("create", cls=CreateLike)
+@click.argument("target", metavar="NODE|any")
+@work_options
+@click.option(
+    "--ports", type=click.IntRange(0, 64), default=0, metavar="N", help="Named ports that it wants."
+)
+@click.option(
+    "--restart",
+    type=click.Choice(["no", "on-failure", "always"]),
+    default="no",
+    help="Whether the main process starts again after its end.",
+)
+@click.option("--group", default="", metavar="G", help="Put it into this group.")
+@click.pass_obj
+def create_command(
+    invocation: Invocation,
+    /,
+    *,
+    target: str,
+    argv: list[str],
+    ports: int,
+    restart: Any,
+    group: str,
+    **options: Any,
+) -> None:
+    """Get a container to work in, with CMD as its main process if given.
+
+    NODE is a name, an id or the beginning of one; `any` is a node with room. It stays until its
+    time is over, whether you are connected or not: `p2prc rm` gives it back.
+    """
+    work = taken_from(options)
+    if work.inputs or work.outputs or work.timeout is not None:
+        raise click.UsageError("--in, --out and --timeout are of `run`; files: `p2prc cp`")
+    fields: dict[str, Any] = work.request(argv)
+    for name in _TASK_ONLY:
+        fields.pop(name, None)
+    request = CreateRequest(target=target, ports=ports, restart=restart, group=group, **fields)
+    with closing(invocation.client.create(request)) as events:
+        for event in events:
+            if isinstance(event, CreateNote):
+                note(event.message)
+            elif isinstance(event, CreateEnded):
+                _tell_created(event.container, as_json=invocation.as_json)
+
+
+def _tell_created(row: ContainerRow, *, as_json: bool) -> None:
+    if as_json:
+        write_json(row)
+        return
+    write(row.id)
+    for port in row.ports:
+        note(f"port {port.name}: {port.internal} (P2PRC_{port.name.upper()})")
+    node = plain(row.node_name) or row.node[:10]
+    note(f"on {node}, for {until(row.expires_at)}; enter: `p2prc exec -it {row.id[:10]} -- sh`")
+
+
+@command("ps")
+@click.option("--all", "is_all", is_flag=True, help="Also those that are gone, and why.")
+@click.pass_obj
+def ps_command(invocation: Invocation, /, *, is_all: bool) -> None:
+    """Show the containers that I hold on other nodes."""
+    rows = invocation.client.containers(is_all=is_all)
+    if invocation.as_json:
+        write_json(rows)
+    elif rows:
+        headings = ("LEASE", "NAME", "NODE", "STATE", "SINCE", "ENDS IN", "COMMAND", "WHY")
+        write(table(headings, [_cells(row) for row in rows]))
+    else:
+        note(_NOTHING_HELD)
+
+
+def _cells(row: ContainerRow) -> tuple[str, ...]:
+    is_gone = row.state == "ended"
+    why = f"{row.ended_by}: {row.reason}" if is_gone and row.ended_by else row.reason
+    return (
+        row.id[:10],
+        plain(row.name),
+        plain(row.node_name) or row.node[:10],
+        "gone" if is_gone else row.state,
+        since(row.created_at),
+        "" if is_gone else until(row.expires_at),
+        plain(row.command),
+        plain(why),
+    )
+
+
+@command("rm")
+@click.argument("leases", metavar="LEASE...", nargs=-1, required=True)
+@click.pass_obj
+def rm_command(invocation: Invocation, /, *, leases: tuple[str, ...]) -> None:
+    """Give containers back: everything in them ends and is erased."""
+    rows = invocation.client.remove(list(leases))
+    if invocation.as_json:
+        write_json(rows)
+        return
+    for row in rows:
+        write(row.id)
+        if row.state == "removing":
+            note(f"{row.id[:10]}: its node cannot be reached now; it is told when it is back")
+
+
+@command("group")
+@click.argument("action", type=click.Choice(["create", "add", "remove", "show", "list", "rm"]))
+@click.argument("name", required=False, default="")
+@click.argument("leases", metavar="[LEASE]...", nargs=-1)
+@click.pass_obj
+def group_command(
+    invocation: Invocation, /, *, action: Any, name: str, leases: tuple[str, ...]
+) -> None:
+    """Handle containers together: `group add web LEASE`, `group show web`."""
+    if not name and action != "list":
+        raise click.UsageError("which group? give its name")
+    if action in ("list", "show"):
+        groups = invocation.client.groups()
+    else:
+        groups = invocation.client.change_group(GroupRequest(action, name, list(leases)))
+    if action in ("show", "create", "add", "remove"):
+        groups = [group for group in groups if group.name == name]
+        if not groups:
+            raise _unknown_group(name)
+    if invocation.as_json:
+        write_json(groups)
+        return
+    for group in groups:
+        members = " ".join(lease[:10] for lease in group.containers)
+        write(f"{plain(group.name)}: {members}" if members else plain(group.name))
+
+
+def _unknown_group(name: str) -> P2prcError:
+    from p2prc.errors import LeaseUnknown  # noqa: PLC0415 - only a mistake pays for it
+
+    return LeaseUnknown(f"no group is called `{name[:80]}`", hint="see `p2prc group list`")
