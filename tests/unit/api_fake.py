@@ -10,6 +10,7 @@ from pathlib import Path
 
 from p2prc.api import schema
 from p2prc.api.address import socket_path
+from p2prc.api.container_routes import ContainerService
 from p2prc.api.listening import open_server
 from p2prc.api.server import build_app
 from p2prc.errors import JobUnknown, NodeUnknown, P2prcError
@@ -46,6 +47,10 @@ class FakeNode:
         self.asked.append(request)
         if self.error is not None:
             raise self.error
+
+    @property
+    def containers(self) -> ContainerService:
+        raise NotImplementedError
 
     async def status(self) -> schema.Status:
         self._noted("status")

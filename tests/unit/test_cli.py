@@ -557,7 +557,7 @@ def test_empty_leases_name_the_other_command(call: Call, fake: FakeNode) -> None
     fake.lease_rows = []
     status, printed, told = call("leases")
     assert (status, printed) == (0, "")
-    assert "p2prc jobs" in told
+    assert "p2prc ps" in told
     assert call("leases", "--json")[1] == "[]\n"
 
 

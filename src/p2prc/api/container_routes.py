@@ -49,64 +49,73 @@ class ContainerService(Protocol):
     async def change_group(self, request: schema.GroupRequest) -> list[schema.GroupRow]: ...
 
 
+class HasContainers(Protocol):
+    """A running node."""
+
+    @property
+    def containers(self) -> ContainerService: ...
+
+
 def add_container_routes(
-    add: Any, body: Any, json: Callable[[object], Response], service: ContainerService
+    add: Any, body: Any, json: Callable[[object], Response], node: HasContainers
 ) -> None:
     """Add them with the server's own means: how it adds, reads a body and answers."""
 
     async def create_container(request: Request) -> Response:
         """Get a container to work in; hanging up before it is there gives it back."""
-        return EventStream(service.create(await body(request, schema.CreateRequest)))
+        return EventStream(node.containers.create(await body(request, schema.CreateRequest)))
 
     async def containers(*, every: bool = False) -> Response:
         """The containers that this node holds, checked against their nodes."""
-        return json(await service.rows(is_all=every))
+        return json(await node.containers.rows(is_all=every))
 
     async def remove_containers(request: Request) -> Response:
         """End containers and forget them."""
-        return json(await service.remove((await body(request, schema.RemoveRequest)).leases))
+        return json(
+            await node.containers.remove((await body(request, schema.RemoveRequest)).leases)
+        )
 
     async def execute(lease: str) -> Response:
         """Run a command in a container: lines both ways, the first one is `exec`."""
 
         async def answering(content: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-            async for event in service.execute(lease, _lines(content)):
+            async for event in node.containers.execute(lease, _lines(content)):
                 yield msgspec.json.encode(event) + b"\n"
 
         return Duplex(answering, media_type=MEDIA_TYPE, keep_alive=b"\n")
 
     async def container_log(lease: str, *, follow: bool = False) -> Response:
         """What the main process printed, as far as its node keeps it."""
-        return EventStream(service.log(lease, follows=follow))
+        return EventStream(node.containers.log(lease, follows=follow))
 
     async def dial(lease: str, port: int) -> Response:
         """Reach a port in a container: raw bytes both ways."""
-        return Duplex(lambda content: service.dial(lease, port, content), media_type=OCTETS)
+        return Duplex(lambda content: node.containers.dial(lease, port, content), media_type=OCTETS)
 
     async def ssh(lease: str) -> Response:
         """Speak SSH with a container's node: raw bytes both ways."""
-        return Duplex(lambda content: service.ssh(lease, content), media_type=OCTETS)
+        return Duplex(lambda content: node.containers.ssh(lease, content), media_type=OCTETS)
 
     async def get_files(lease: str, path: str = "") -> Response:
         """A file or folder of a container's working folder, as a tar archive."""
-        return Duplex(lambda _: service.get_files(lease, path), media_type=OCTETS)
+        return Duplex(lambda _: node.containers.get_files(lease, path), media_type=OCTETS)
 
     async def put_files(lease: str, folder: str = "") -> Response:
         """Unpack a tar archive, the request's body, below a container's working folder."""
 
         async def answering(content: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-            await service.put_files(lease, folder, content)
+            await node.containers.put_files(lease, folder, content)
             yield b"{}"
 
         return Duplex(answering, media_type="application/json")
 
     async def groups() -> Response:
         """The groups of containers."""
-        return json(await service.groups())
+        return json(await node.containers.groups())
 
     async def change_group(request: Request) -> Response:
         """Make, change or drop a group."""
-        return json(await service.change_group(await body(request, schema.GroupRequest)))
+        return json(await node.containers.change_group(await body(request, schema.GroupRequest)))
 
     add(
         "POST",

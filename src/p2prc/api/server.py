@@ -52,7 +52,7 @@ class _Routes:
         self._add_admission()
         self._add_work()
         self._add_owner()
-        add_container_routes(self._add, _body, _json, self._service.containers)
+        add_container_routes(self._add, _body, _json, self._service)
         self._app.add_route("/openapi.json", self._describe)
 
     async def _describe(self, _: Request) -> Response:

@@ -56,7 +56,9 @@ def create_command(
     group: str,
     **options: Any,
 ) -> None:
-    """Get a container to work in, with CMD as its main process if given.
+    """Get a container on another node to work in.
+
+    CMD, if given, is its main process.
 
     NODE is a name, an id or the beginning of one; `any` is a node with room. It stays until its
     time is over, whether you are connected or not: `p2prc rm` gives it back.

@@ -25,8 +25,9 @@ _PIECE_BYTES = 256 * 1024
 @click.argument("target", metavar="DST")
 @click.pass_obj
 def cp_command(invocation: Invocation, /, *, source: str, target: str) -> None:
-    """Copy a file or folder: one of SRC and DST is LEASE:PATH, below its working folder.
+    """Copy files into a container, or out of it.
 
+    One of SRC and DST is LEASE:PATH, a file or folder below its working folder.
     A DST that is a folder, or ends with `/`, gets SRC under its own name.
     """
     there, here = _apart(source), _apart(target)

@@ -122,7 +122,7 @@ def _size() -> dict[str, int]:
         columns, rows = os.get_terminal_size(sys.stdout.fileno())
     except (OSError, ValueError):
         return {"rows": 24, "columns": 80}
-    return {"rows": max(1, rows), "columns": max(1, columns)}
+    return {"rows": rows or 24, "columns": columns or 80}
 
 
 @contextmanager

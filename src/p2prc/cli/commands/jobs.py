@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import closing
+
 import click
 
+from p2prc.api.schema import RunOutput
 from p2prc.cli.failures import note
 from p2prc.cli.following import follow
 from p2prc.cli.invocation import Command, Invocation, absolute, command, shared_options
 from p2prc.cli.render.job_text import job_text, jobs_table, logs_text
 from p2prc.cli.render.output import write, write_json
 from p2prc.cli.render.text import counted, plain, size
+from p2prc.errors import JobUnknown, LeaseUnknown
 
 
 @command("jobs")
@@ -54,27 +59,50 @@ def watch_command(invocation: Invocation, /, *, job: str) -> None:
 
 
 @command("logs")
-@click.argument("job", metavar="[JOB[/TASK]]", required=False)
+@click.argument("job", metavar="[LEASE|JOB[/TASK]]", required=False)
+@click.option("-f", "--follow", "follows", is_flag=True, help="Go on with a container's output.")
 @click.option(
     "--lines", type=click.IntRange(1, 10_000), default=200, metavar="N", help="Of the node's log."
 )
 @click.pass_obj
-def logs_command(invocation: Invocation, /, *, job: str | None, lines: int) -> None:
-    """Show how a job's tasks ended, or this node's own log.
+def logs_command(invocation: Invocation, /, *, job: str | None, follows: bool, lines: int) -> None:
+    """Show what a container or job printed, or this node's log.
 
-    JOB shows the tasks that failed, JOB/TASK any task. Nothing given: the node's own log.
+    LEASE shows what its main process printed, as far as its node keeps it; JOB shows the tasks that
+    failed, JOB/TASK any task. Nothing given: the node's own log.
     """
     if job is None:
         _show_node_log(invocation, lines)
         return
     name, _, task = job.partition("/")
-    logs = invocation.client.task_logs(name, task or None)
+    try:
+        logs = invocation.client.task_logs(name, task or None)
+    except JobUnknown:
+        if task or not _show_container_log(invocation, job, follows=follows):
+            raise
+        return
     if invocation.as_json:
         write_json(logs)
     elif logs:
         write(logs_text(logs))
     else:
         note(f"no task of this job has failed; for another: `p2prc logs {plain(name)}/TASK`")
+
+
+def _show_container_log(invocation: Invocation, lease: str, *, follows: bool) -> bool:
+    """Print a container's log; False when there is no such container."""
+    try:
+        with closing(invocation.client.container_log(lease, follows=follows)) as events:
+            for event in events:
+                if isinstance(event, RunOutput):
+                    stream = (sys.stdout if event.channel == 1 else sys.stderr).buffer
+                    stream.write(event.content)
+                    stream.flush()
+    except LeaseUnknown as error:
+        if not error.message.startswith("no lease"):
+            raise
+        return False
+    return True
 
 
 @command("results")

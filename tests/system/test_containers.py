@@ -1,0 +1,61 @@
+"""Containers between real nodes: made, worked in, kept over a restart, given back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.system.nodes import NodeUnderTest, join_all, stop_all, up_all, wait_until
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[tuple[NodeUnderTest, NodeUnderTest]]:
+    ada = NodeUnderTest(tmp_path / "ada", "ada")
+    grace = NodeUnderTest(tmp_path / "grace", "grace")
+    try:
+        up_all([ada, grace])
+        join_all([ada, grace])
+        yield ada, grace
+    finally:
+        stop_all([ada, grace])
+
+
+def test_a_container_from_create_to_rm(
+    pair: tuple[NodeUnderTest, NodeUnderTest], tmp_path: Path
+) -> None:
+    ada, grace = pair
+    made = ada.json(
+        "create", "grace", "--cpus", "0.3", "-e", "GREETING=hello", "--name", "box",
+        "--", "sh", "-c", "echo began; sleep 600",
+    )  # fmt: skip
+    assert (made["node"], made["state"]) == (grace.id, "active")
+
+    said = ada.p2prc("exec", "box", "--", "sh", "-c", "echo $GREETING; exit 3", status=3)
+    assert said.out == "hello\n"
+    assert ada.p2prc("exec", "-i", "box", "--", "cat", stdin="over\n").out == "over\n"
+    assert "does not exist" in ada.p2prc("exec", "box", "--", "nonesuch", status=125).err
+    wait_until(lambda: ada.p2prc("logs", "box").out == "began\n", "it came to be so")
+
+    (tmp_path / "sent" / "inner").mkdir(parents=True)
+    (tmp_path / "sent" / "inner" / "file").write_bytes(content := os.urandom(300_000))
+    ada.p2prc("cp", str(tmp_path / "sent"), "box:there")
+    ada.p2prc("cp", "box:there", str(tmp_path / "back"))
+    assert (tmp_path / "back" / "inner" / "file").read_bytes() == content
+    assert ada.p2prc("cp", "box:nothing", str(tmp_path / "x"), status=4).err
+
+    ada.kill_9()
+    ada.up()
+    wait_until(lambda: [row["state"] for row in ada.json("ps")] == ["active"], "it came to be so")
+    assert ada.p2prc("exec", "box", "--", "ls").out == "there\n"
+
+    other = ada.json("create", "grace", "--cpus", "0.3")
+    grace.p2prc("kill", other["id"])
+    [gone] = [row for row in ada.json("ps", "--all") if row["id"] == other["id"]]
+    assert (gone["state"], gone["ended_by"]) == ("ended", "owner")
+
+    ada.p2prc("rm", "box")
+    wait_until(lambda: grace.json("leases") == [], "it came to be so")
+    assert ada.json("ps") == []
