@@ -263,6 +263,9 @@ async def test_no_network_is_reached(bench: Bench, tmp_path: Path) -> None:
         port = server.getsockname()[1]
         program = NETWORK.format(port=port, own=own, abstract=abstract, path=path)
         found = await successes(bench, program)
+    if bench.variant == CONTAINED:
+        # Older engines let a socket to the hypervisor be made.
+        found.pop("virtual", None)
     if stops(bench, Attack.USE_NETWORK):
         assert found == {}
     else:
@@ -271,7 +274,10 @@ async def test_no_network_is_reached(bench: Bench, tmp_path: Path) -> None:
 
 async def test_odd_calls_are_refused(bench: Bench) -> None:
     found = await successes(bench, CALLS)
-    if stops(bench, Attack.ODD_CALLS):
+    if bench.variant == CONTAINED:
+        assert set(found) <= {"rings"}
+        assert not stops(bench, Attack.ODD_CALLS)
+    elif stops(bench, Attack.ODD_CALLS):
         assert found == {}
     else:
         assert "keys" in found
@@ -301,6 +307,10 @@ time.sleep(1000)
 async def test_words_and_variables_arrive_as_they_are(bench: Bench) -> None:
     sandbox = await bench.sandbox()
     nasty = "$(touch made) `touch made` ; touch made\n--setenv\nX=1 '\"\\ \t\x7f ä ☃ \udcff"
+    if bench.variant == CONTAINED:
+        with pytest.raises(JobInvalid):
+            await sandbox.execute(["printf", nasty], variables={})
+        nasty = nasty[:-1]
     execution = await sandbox.execute(["printenv", "NASTY"], variables={"NASTY": nasty})
     expected = nasty.encode("utf-8", "surrogateescape") + b"\n"
     assert (await finish(execution))[1] == expected

@@ -126,8 +126,7 @@ class DockerSandbox:
             raise PeerBusy("a command is running in this sandbox already")
         if self._spec.egress is not None:
             variables = {**PROXY_VARIABLES, **variables}
-        if any("\0" in word for word in (*argv, *variables, *variables.values())):
-            raise JobInvalid("an argument or variable holds a NUL character")
+        _check_words(argv, variables)
         self._is_starting = True
         try:
             return await self._start(argv, variables, timeout_s, takes_input, terminal)
@@ -464,6 +463,21 @@ class DockerSandbox:
                     await execution.abandon("lease-ended", "the container engine was restarted")
                 return
         self._begin_end("lease-ended", reason, is_gone=True)
+
+
+def _check_words(argv: Sequence[str], variables: Mapping[str, str]) -> None:
+    words = (*argv, *variables, *variables.values())
+    if any("\0" in word for word in words):
+        raise JobInvalid("an argument or variable holds a NUL character")
+    if any(not name or "=" in name for name in variables):
+        raise JobInvalid("a variable has no name, or one with `=`")
+    if not argv or not argv[0]:
+        raise JobInvalid("there is no command")
+    try:
+        "".join(words).encode()
+    except UnicodeEncodeError as error:
+        # The engine's API is JSON: it would arrive changed.
+        raise JobInvalid("in a container arguments and variables must be UTF-8") from error
 
 
 def _why_dead(facts: Mapping[str, object] | None) -> str:
