@@ -53,9 +53,10 @@ def test_a_container_from_create_to_rm(
 
     other = ada.json("create", "grace", "--cpus", "0.3")
     grace.p2prc("kill", other["id"])
-    [gone] = [row for row in ada.json("ps", "--all") if row["id"] == other["id"]]
+    [gone] = [row for row in ada.json("ps") if row["id"] == other["id"]]
     assert (gone["state"], gone["ended_by"]) == ("ended", "owner")
 
     ada.p2prc("rm", "box")
     wait_until(lambda: grace.json("leases") == [], "it came to be so")
-    assert ada.json("ps") == []
+    ada.p2prc("rm", other["id"])
+    assert ada.json("ps", "--all") == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Literal
@@ -23,6 +24,8 @@ from p2prc.runtime.port import Terminal
 
 NOTES_LIMIT = 64
 FIRST_PORT = 8000
+NEWS_S = 3600.0
+"""Who looks sees for so long that a container is gone, and why."""
 Find = Callable[[str], Awaitable[NodeId]]
 
 
@@ -82,7 +85,12 @@ class ContainerDesk:
 
     async def rows(self, *, is_all: bool) -> list[schema.ContainerRow]:
         held = await self._node.containers.check()
-        return [self._row(each) for each in held if is_all or each.state != "ended"]
+        news_since = time.time() - NEWS_S
+        return [
+            self._row(each)
+            for each in held
+            if is_all or each.state != "ended" or each.ended_at > news_since
+        ]
 
     async def remove(self, leases: list[str]) -> list[schema.ContainerRow]:
         found = [self._find_any(typed) for typed in leases]

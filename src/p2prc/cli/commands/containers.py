@@ -90,7 +90,7 @@ def _tell_created(row: ContainerRow, *, as_json: bool) -> None:
 
 
 @command("ps")
-@click.option("--all", "is_all", is_flag=True, help="Also those that are gone, and why.")
+@click.option("--all", "is_all", is_flag=True, help="Also those that went more than an hour ago.")
 @click.pass_obj
 def ps_command(invocation: Invocation, /, *, is_all: bool) -> None:
     """Show the containers that I hold on other nodes."""
