@@ -24,7 +24,15 @@ from p2prc.errors import NodeNotRunning, PathInvalid
 
 NETWORK_STATUS = 6
 MACHINE_STATUS = 8
-_OF_NETWORK = ("reachability", "nat", "relay", "network", "path", "port mapping")
+_OF_NETWORK = (
+    "reachability",
+    "nat",
+    "relay",
+    "outside relays",
+    "network",
+    "path",
+    "port mapping",
+)
 
 
 @command("doctor")
