@@ -49,6 +49,9 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "create": (f"{_COMMANDS}.containers", "Get a container on another node to work in."),
         "ps": (f"{_COMMANDS}.containers", "Show the containers that I hold on other nodes."),
         "exec": (f"{_COMMANDS}.exec", "Run a command in a container."),
+        "ssh": (f"{_COMMANDS}.ssh", "Work in a container with ssh."),
+        "ssh-config": (f"{_COMMANDS}.ssh", "Print what lets ssh, scp and rsync reach containers."),
+        "connect": (f"{_COMMANDS}.ssh", "Carry ssh to a container: for ssh's ProxyCommand."),
         "cp": (f"{_COMMANDS}.cp", "Copy files into a container, or out of it."),
         "rm": (f"{_COMMANDS}.containers", "Give containers back."),
         "group": (f"{_COMMANDS}.containers", "Handle containers together."),
@@ -115,7 +118,9 @@ class LazyGroup(click.Group):
 
 def _attribute(command_name: str) -> str:
     """Return the name of the command in its module: `map_`, where `map` means something."""
-    return command_name if command_name in ("demo",) else f"{command_name}_command"
+    return (
+        command_name if command_name in ("demo",) else f"{command_name.replace('-', '_')}_command"
+    )
 
 
 def _near(typed: str) -> str:

@@ -47,6 +47,7 @@ from p2prc.node.runs import Runs
 from p2prc.node.serving_containers import ServingContainers
 from p2prc.node.session import serve_session
 from p2prc.node.shelf import AttemptShelf
+from p2prc.node.ssh import SshDoor
 from p2prc.node.standing import Standing
 from p2prc.node.tasks import Tasks
 from p2prc.node.volumes import VolumeStore, answer_about
@@ -225,7 +226,7 @@ class Node:
         )
         self.owner_rules = OwnerRules()
         self.collector = Collector(self.provider, lambda: self.owner_rules)
-        self.serving_containers = ServingContainers(self.provider.place_of)
+        self.serving_containers = ServingContainers(self.provider.place_of, SshDoor(secret).serve)
         self.inside = Inside(self.id, self.links, self.session, tasks)
         self.runs = Runs(
             own=self.id,

@@ -1,0 +1,180 @@
+"""`ssh`, `ssh-config` and `connect`: the system's OpenSSH client, led to the node of a container.
+
+The provider is known by its id, which is its host key; so nobody is ever asked whether to trust
+it. `connect` writes that key where the client will look, before it hands on the first byte.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import click
+
+from p2prc.api.connection import quoted
+from p2prc.api.duplex_client import DuplexCall
+from p2prc.cli.commands.run import COULD_NOT_RUN_STATUS
+from p2prc.cli.failures import tell
+from p2prc.cli.invocation import CommandWithTail, Invocation, command
+from p2prc.errors import HomeUnusable, InvalidInput, LeaseUnknown, P2prcError, RuntimeMissing
+from p2prc.model.identity import NodeId
+from p2prc.ssh.keys import private_file, public_line
+from p2prc.storage.disk import write_private
+
+_PIECE_BYTES = 64 * 1024
+_DOMAIN = ".p2prc"
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+_SSH_FAILED_STATUS = 255
+
+
+class _SshLike(CommandWithTail):
+    positionals = 1
+    is_tail_optional = True
+
+
+@command("ssh", cls=_SshLike)
+@click.argument("lease", metavar="LEASE")
+@click.option("-t", "--tty", "on_terminal", is_flag=True, help="Run the command on a terminal.")
+@click.pass_obj
+def ssh_command(
+    invocation: Invocation, /, *, lease: str, argv: list[str], on_terminal: bool
+) -> None:
+    """Work in a container with the system's ssh: a shell, or one command.
+
+    Exits with the command's status; with 125 when it could not be run, or ssh was cut off.
+    """
+    try:
+        status = _ssh(invocation, lease, argv, on_terminal=on_terminal)
+    except P2prcError as error:
+        tell(error, as_json=invocation.as_json)
+        status = COULD_NOT_RUN_STATUS
+    raise click.exceptions.Exit(status)
+
+
+def _ssh(invocation: Invocation, lease: str, argv: list[str], *, on_terminal: bool) -> int:
+    program = shutil.which("ssh")
+    if program is None:
+        raise RuntimeMissing(
+            "there is no ssh client here", hint="install OpenSSH's; or use `p2prc exec`"
+        )
+    _node_of(invocation, lease)
+    config = _prepare(invocation)
+    words = [program, "-F", str(config), *(["-t"] if on_terminal else []), lease + _DOMAIN]
+    # The client joins words with spaces for a shell on the other side.
+    words += ["--", *map(shlex.quote, argv)] if argv else []
+    status = subprocess.run(words, check=False).returncode
+    return COULD_NOT_RUN_STATUS if status in (_SSH_FAILED_STATUS, -1) else status
+
+
+@command("ssh-config")
+@click.pass_obj
+def ssh_config_command(invocation: Invocation, /) -> None:
+    """Print lines for ~/.ssh/config: then ssh, scp, sftp and rsync reach LEASE.p2prc."""
+    config = _prepare(invocation)
+    click.echo(config.read_text(), nl=False)
+
+
+@command("connect")
+@click.argument("lease", metavar="LEASE")
+@click.pass_obj
+def connect_command(invocation: Invocation, /, *, lease: str) -> None:
+    """Carry the SSH of a container over standard input and output, for ssh's ProxyCommand."""
+    name = lease.removesuffix(_DOMAIN)
+    node = _node_of(invocation, name)
+    known = _folder(invocation) / "known"
+    known.mkdir(mode=0o700, exist_ok=True)
+    for typed in (name, name + _DOMAIN):
+        _write(known / typed, f"* {public_line(node)}\n".encode())
+    call = DuplexCall(invocation.home, f"/v1/containers/{quoted(name)}/ssh")
+    threading.Thread(target=_feed, args=(call,), daemon=True).start()
+    try:
+        for piece in call.answer():
+            sys.stdout.buffer.write(piece)
+            sys.stdout.buffer.flush()
+    finally:
+        call.close()
+
+
+def _feed(call: DuplexCall) -> None:
+    # The node may have hung up: the answer's end says so.
+    with suppress(OSError):
+        while content := os.read(0, _PIECE_BYTES):
+            call.send(content)
+        call.end()
+
+
+def _node_of(invocation: Invocation, typed: str) -> NodeId:
+    """Return the node of a container of ours. Raises LeaseUnknown, InvalidInput."""
+    if _NAME.fullmatch(typed) is None:
+        raise InvalidInput("a container's name for ssh has letters, digits, `.`, `_` and `-` alone")
+    rows = invocation.client.containers()
+    found = [row for row in rows if row.name == typed] or [
+        row for row in rows if row.id.startswith(typed)
+    ]
+    if len(found) != 1:
+        raise LeaseUnknown(f"no container is called `{typed}`", hint="see `p2prc ps`")
+    if found[0].state == "ended":
+        raise LeaseUnknown(f"this container is gone: {found[0].reason}", hint="see `p2prc ps`")
+    return NodeId(found[0].node)
+
+
+def _prepare(invocation: Invocation) -> Path:
+    """Write the key and the settings for the client; return the file with the settings."""
+    folder = _folder(invocation)
+    node = NodeId(invocation.client.status().id)
+    try:
+        secret = bytes.fromhex((Path(invocation.home) / "key").read_text().strip())
+    except (OSError, ValueError) as error:
+        raise HomeUnusable("the key of this home cannot be read") from error
+    _write(folder / "id_ed25519", private_file(secret, node))
+    connect = [sys.executable, "-m", "p2prc", "--home", invocation.home, "connect"]
+    proxy = " ".join(shlex.quote(word).replace("%", "%%") for word in connect)
+    lines = [
+        f"Host *{_DOMAIN}",
+        f"    ProxyCommand {proxy} %n",
+        f"    IdentityFile {_quoted(folder / 'id_ed25519')}",
+        f'    UserKnownHostsFile {_quoted(folder / "known")[:-1]}/%n"',
+        "    User p2prc",
+        "    IdentitiesOnly yes",
+        "    IdentityAgent none",
+        "    PreferredAuthentications publickey",
+        "    GlobalKnownHostsFile /dev/null",
+        "    StrictHostKeyChecking yes",
+        "    UpdateHostKeys no",
+        "    CheckHostIP no",
+        "    LogLevel ERROR",
+    ]
+    config = folder / "config"
+    _write(config, "\n".join([*lines, ""]).encode())
+    return config
+
+
+def _folder(invocation: Invocation) -> Path:
+    folder = Path(invocation.home) / "ssh"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise HomeUnusable(f"cannot use `{folder}`: {error.strerror}") from error
+    return folder
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write what is not so already: several clients may do so at once."""
+    with suppress(OSError):
+        if path.read_bytes() == content:
+            return
+    try:
+        write_private(path, content, sync=False)
+    except OSError as error:
+        raise HomeUnusable(f"cannot write `{path}`: {error.strerror}") from error
+
+
+def _quoted(path: Path) -> str:
+    return '"' + str(path).replace("%", "%%") + '"'

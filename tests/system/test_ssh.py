@@ -1,0 +1,198 @@
+"""The system's OpenSSH client into containers of real nodes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.system.nodes import NodeUnderTest, join_all, stop_all, up_all
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("ssh") is None, reason="there is no OpenSSH client here"
+)
+STEP_TIMEOUT_S = 60.0
+SERVER = """
+import socket
+door = socket.create_server(("127.0.0.1", 8765))
+print("listening", flush=True)
+while True:
+    peer, _ = door.accept()
+    peer.sendall(b"from inside")
+    peer.close()
+"""
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[NodeUnderTest, NodeUnderTest]]:
+    folder = tmp_path_factory.mktemp("ssh")
+    ada, grace = NodeUnderTest(folder / "ada", "ada"), NodeUnderTest(folder / "grace", "grace")
+    try:
+        up_all([ada, grace])
+        join_all([ada, grace])
+        ada.p2prc("create", "grace", "--cpus", "0.5", "--name", "box", "-e", "GREETING=hello")
+        yield ada, grace
+    finally:
+        stop_all([ada, grace])
+
+
+def client(
+    node: NodeUnderTest, tmp_path: Path, *words: str, status: int = 0, stdin: bytes = b""
+) -> subprocess.CompletedProcess[bytes]:
+    """Run `ssh`, `scp`, ... with what `ssh-config` prints."""
+    config = tmp_path / "config"
+    config.write_text(node.p2prc("ssh-config").out)
+    done = subprocess.run(
+        [words[0], "-F", str(config), *words[1:]],
+        input=stdin,
+        capture_output=True,
+        timeout=STEP_TIMEOUT_S,
+        env={**os.environ, "TERM": "xterm"},
+        check=False,
+    )
+    assert done.returncode == status, (words, done)
+    return done
+
+
+def test_a_command_with_its_status_its_input_and_its_variables(
+    pair: tuple[NodeUnderTest, NodeUnderTest],
+) -> None:
+    ada, _ = pair
+    said = ada.p2prc(
+        "ssh", "box", "--", "sh", "-c", "echo $GREETING; echo no >&2; exit 3", status=3
+    )
+    assert (said.out, said.err) == ("hello\n", "no\n")
+    assert ada.p2prc("ssh", "box", "--", "cat", stdin="over\n").out == "over\n"
+    assert ada.p2prc("ssh", "box", "--", "printf", "%s", "a b;$c").out == "a b;$c"
+    assert ada.p2prc("ssh", "box", stdin="echo from a shell\nexit 5\n", status=5).out == (
+        "from a shell\n"
+    )
+    assert "no container is called" in ada.p2prc("ssh", "nonesuch", status=125).err
+
+
+def test_a_shell_has_a_terminal(pair: tuple[NodeUnderTest, NodeUnderTest], tmp_path: Path) -> None:
+    ada, _ = pair
+    done = client(ada, tmp_path, "ssh", "-tt", "box.p2prc", "--", "test -t 0 && echo $TERM")
+    assert done.stdout == b"xterm\r\n"
+
+
+@pytest.mark.parametrize("old", [[], ["-O"]], ids=["sftp", "scp"])
+def test_files_both_ways(
+    pair: tuple[NodeUnderTest, NodeUnderTest], tmp_path: Path, old: list[str]
+) -> None:
+    ada, _ = pair
+    tree = tmp_path / "tree"
+    (tree / "inner").mkdir(parents=True)
+    (tree / "inner" / "big").write_bytes(content := os.urandom(3_000_000))
+    (tree / "run me").write_text("x")
+    (tree / "run me").chmod(0o755)
+    client(ada, tmp_path, "scp", *old, "-rp", str(tree), f"box.p2prc:up{len(old)}")
+    client(ada, tmp_path, "scp", *old, "-rp", f"box.p2prc:up{len(old)}", str(tmp_path / "back"))
+    assert (tmp_path / "back" / "inner" / "big").read_bytes() == content
+    assert (tmp_path / "back" / "run me").stat().st_mode & 0o777 == 0o755
+    client(ada, tmp_path, "scp", *old, "box.p2prc:none", str(tmp_path / "x"), status=1)
+
+
+def test_sftp_by_hand(pair: tuple[NodeUnderTest, NodeUnderTest], tmp_path: Path) -> None:
+    ada, _ = pair
+    (tmp_path / "one").write_text("1")
+    orders = (
+        f"mkdir d\nput {tmp_path / 'one'} d/one\nrename d/one d/two\nsymlink two d/three\n"
+        f"chmod 600 d/two\nls -l d\nget d/three {tmp_path / 'got'}\nrm d/two\nrm d/three\n"
+        "rmdir d\n"
+    )
+    done = client(ada, tmp_path, "sftp", "-b", "-", "box.p2prc", stdin=orders.encode())
+    assert b"-rw-------" in done.stdout
+    assert (tmp_path / "got").read_text() == "1"
+
+
+@pytest.mark.skipif(shutil.which("rsync") is None, reason="there is no rsync here")
+def test_rsync(pair: tuple[NodeUnderTest, NodeUnderTest], tmp_path: Path) -> None:
+    ada, _ = pair
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "file").write_text("through rsync")
+    config = tmp_path / "config"
+    config.write_text(ada.p2prc("ssh-config").out)
+    way = ["rsync", "-r", "-e", f"ssh -F {config}"]
+    for words in (
+        [f"{tmp_path}/tree/", "box.p2prc:synced"],
+        ["box.p2prc:synced/", f"{tmp_path}/again"],
+    ):
+        subprocess.run([*way, *words], check=True, timeout=STEP_TIMEOUT_S)
+    assert (tmp_path / "again" / "file").read_text() == "through rsync"
+
+
+def test_a_port_inside_is_forwarded(
+    pair: tuple[NodeUnderTest, NodeUnderTest], tmp_path: Path
+) -> None:
+    ada, _ = pair
+    config = tmp_path / "config"
+    config.write_text(ada.p2prc("ssh-config").out)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    going = subprocess.Popen(
+        ["ssh", "-F", str(config), "-L", f"{port}:127.0.0.1:8765", "box.p2prc", "--",
+         "exec python3 -u -"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert going.stdin is not None
+    assert going.stdout is not None
+    try:
+        going.stdin.write(SERVER.encode())
+        going.stdin.close()
+        assert going.stdout.readline() == b"listening\n"
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as link:
+            got = b""
+            while content := link.recv(100):
+                got += content
+            assert got == b"from inside"
+    finally:
+        going.kill()
+        going.wait()
+        going.stdout.close()
+    # Nothing leads out of the sandbox.
+    refused = client(
+        ada, tmp_path, "ssh", "-W", "192.0.2.1:80", "box.p2prc", status=255
+    )  # fmt: skip
+    assert refused.stdout == b""
+
+
+def test_a_wrong_key_and_a_wrong_host_are_refused(
+    pair: tuple[NodeUnderTest, NodeUnderTest], tmp_path: Path
+) -> None:
+    ada, grace = pair
+    subprocess.run(
+        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "own")], check=True
+    )
+    text = ada.p2prc("ssh-config").out
+    config = tmp_path / "wrong"
+    right = f'"{ada.home}/ssh/id_ed25519"'
+    assert right in text
+    config.write_text(text.replace(right, str(tmp_path / "own")))
+    done = subprocess.run(
+        ["ssh", "-F", str(config), "box.p2prc", "true"], capture_output=True, text=True,
+        check=False, timeout=STEP_TIMEOUT_S,
+    )  # fmt: skip
+    assert done.returncode == 255
+    assert "Permission denied (publickey)" in done.stderr
+    known = tmp_path / "known"
+    wrong = (tmp_path / "own.pub").read_text().split()
+    known.write_text(f"* {wrong[0]} {wrong[1]}\n")
+    config.write_text(text.replace(f'"{ada.home}/ssh/known/%n"', str(known)))
+    done = subprocess.run(
+        ["ssh", "-F", str(config), "box.p2prc", "true"], capture_output=True, text=True,
+        check=False, timeout=STEP_TIMEOUT_S,
+    )  # fmt: skip
+    assert (done.returncode, "Host key verification failed" in done.stderr) == (255, True)
+    # Another's lease is none at all.
+    [lease] = [row["id"] for row in ada.json("ps")]
+    for words in (["ssh", lease], ["ssh", "box"]):
+        assert "no container is called" in grace.p2prc(*words, status=125).err
+    assert (ada.home / "ssh" / "id_ed25519").stat().st_mode & 0o777 == 0o600
+    assert sys.executable in text
