@@ -26,7 +26,6 @@ from p2prc.cli.invocation import CommandWithTail, Invocation, command
 from p2prc.errors import HomeUnusable, InvalidInput, LeaseUnknown, P2prcError, RuntimeMissing
 from p2prc.model.identity import NodeId
 from p2prc.ssh.keys import private_file, public_line
-from p2prc.storage.disk import write_private
 
 _PIECE_BYTES = 64 * 1024
 _DOMAIN = ".p2prc"
@@ -46,8 +45,9 @@ class _SshLike(CommandWithTail):
 def ssh_command(
     invocation: Invocation, /, *, lease: str, argv: list[str], on_terminal: bool
 ) -> None:
-    """Work in a container with the system's ssh: a shell, or one command.
+    """Work in a container with ssh.
 
+    Opens a shell, or runs one command, with the system's OpenSSH client.
     Exits with the command's status; with 125 when it could not be run, or ssh was cut off.
     """
     try:
@@ -76,7 +76,10 @@ def _ssh(invocation: Invocation, lease: str, argv: list[str], *, on_terminal: bo
 @command("ssh-config")
 @click.pass_obj
 def ssh_config_command(invocation: Invocation, /) -> None:
-    """Print lines for ~/.ssh/config: then ssh, scp, sftp and rsync reach LEASE.p2prc."""
+    """Print what lets ssh, scp and rsync reach containers.
+
+    The lines are for ~/.ssh/config; a container is LEASE.p2prc then.
+    """
     config = _prepare(invocation)
     click.echo(config.read_text(), nl=False)
 
@@ -85,7 +88,10 @@ def ssh_config_command(invocation: Invocation, /) -> None:
 @click.argument("lease", metavar="LEASE")
 @click.pass_obj
 def connect_command(invocation: Invocation, /, *, lease: str) -> None:
-    """Carry the SSH of a container over standard input and output, for ssh's ProxyCommand."""
+    """Carry ssh to a container: for ssh's ProxyCommand.
+
+    Its bytes come from standard input and go to standard output.
+    """
     name = lease.removesuffix(_DOMAIN)
     node = _node_of(invocation, name)
     known = _folder(invocation) / "known"
@@ -170,6 +176,8 @@ def _write(path: Path, content: bytes) -> None:
     with suppress(OSError):
         if path.read_bytes() == content:
             return
+    from p2prc.storage.disk import write_private  # noqa: PLC0415 - not on every system
+
     try:
         write_private(path, content, sync=False)
     except OSError as error:
