@@ -141,7 +141,7 @@ def test_who_changes_its_mind_is_asked_for_no_more(make_nodes: MakeNodes) -> Non
     waiting.send_signal(signal.SIGINT)
     assert finished(waiting)[0] == 130
     wait_until(lambda: waits_at(founder), "nobody asks any more")
-    said = newcomer.p2prc("--json", "join", door_of(founder), "--timeout", "1s", status=6)
+    said = newcomer.p2prc("--json", "join", door_of(founder), "--timeout", "4s", status=6)
     assert said.error["code"] == "peer-busy"
     wait_until(lambda: waits_at(founder), "nobody asks any more")
     assert newcomer.json("status")["network"] == newcomer.id
