@@ -20,10 +20,11 @@ from p2prc.errors import SettingInvalid
 from p2prc.model.identity import NodeId
 from p2prc.model.quantities import parse_cpus, parse_duration, parse_size
 from p2prc.model.quiet_hours import QuietSpan, parse_quiet_hours
-from p2prc.protocol.lending import WHEN_NEEDED
+from p2prc.protocol.lending import END, WHEN_NEEDED
 from p2prc.protocol.owner_needs import AwayRule
 
 DEFAULT_PORT = 8088
+KEEP = "keep"
 ENVIRONMENT_PREFIX = "P2PRC_"
 CONFIG_FILE = "config.toml"
 NETWORKS = ("none", "proxy")
@@ -72,6 +73,7 @@ class LendSettings:
     bound what it moves for one lease; None is no bound.
     `images` are those that containers may be made of; `*` among them is any that is here.
     `images_from` are those who may send images: `members`, `none`, or the nodes.
+    `after_restart` is what becomes of containers that ran when the node died: `keep` or `end`.
     """
 
     to: str | tuple[NodeId, ...]
@@ -96,6 +98,7 @@ class LendSettings:
     ports: tuple[int, ...]
     traffic_bytes: int | None
     traffic_rate: int | None
+    after_restart: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,6 +330,15 @@ def _when_needed(text: str) -> str:
     return text
 
 
+def _after_restart(text: str) -> str:
+    if text not in (KEEP, END):
+        raise SettingInvalid(
+            f"`{text[:80]}` does not say what becomes of containers after a restart",
+            hint=f"`{KEEP}`, `{END}`",
+        )
+    return text
+
+
 def _ports(text: str) -> tuple[int, ...]:
     found = [part.strip() for part in text.split(",") if part.strip()]
     if not found or not all(re.fullmatch(r"[1-9][0-9]{0,4}", part) for part in found):
@@ -372,6 +384,7 @@ _KEYS: Mapping[str, Callable[[str], Any]] = {
     "lend.ports": _ports,
     "lend.traffic": _size_or_none,
     "lend.traffic_rate": _size_or_none,
+    "lend.after_restart": _after_restart,
     "cache.bytes": parse_size,
 }
 SETTING_KEYS = tuple(_KEYS)
@@ -402,6 +415,7 @@ def _settings(texts: Mapping[str, str], origins: Mapping[str, str]) -> Settings:
         ports=value["lend.ports"],
         traffic_bytes=value["lend.traffic"],
         traffic_rate=value["lend.traffic_rate"],
+        after_restart=value["lend.after_restart"],
     )
     return Settings(
         name=value["name"],
@@ -452,6 +466,7 @@ def _defaults(machine: Machine) -> dict[str, str]:
         "lend.ports": "80,443",
         "lend.traffic": "10G",
         "lend.traffic_rate": "none",
+        "lend.after_restart": KEEP,
         "cache.bytes": str(min(tenth_of_disk, _CACHE_LIMIT_BYTES)),
     }
 

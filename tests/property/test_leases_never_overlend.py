@@ -13,6 +13,7 @@ from p2prc.protocol.lease_events import (
     EndSandbox,
     Event,
     Granted,
+    LeaseAdopted,
     LeaseEndRequested,
     LeaseRequested,
     OwnerKilled,
@@ -36,14 +37,19 @@ PEERS = [NodeId(letter * 64) for letter in "ab"]
 LEASES = [LeaseId(digit * 20) for digit in "12345678"]
 
 
+USERNS = RuntimeOffer("process", "userns")
+
+
+def new_book() -> LeaseBook:
+    return LeaseBook(CAPACITY, LendingPolicy(leases_limit=6), (USERNS,))
+
+
 class LeaseBookNeverOverlends(RuleBasedStateMachine):
     """What exists is counted here from effects and answers alone, not from the book's words."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.book = LeaseBook(
-            CAPACITY, LendingPolicy(leases_limit=6), (RuntimeOffer("process", "userns"),)
-        )
+        self.book = new_book()
         self.now = 0.0
         self.sandboxes: dict[LeaseId, Limits] = {}
         self.owners: dict[LeaseId, NodeId] = {}
@@ -136,6 +142,24 @@ class LeaseBookNeverOverlends(RuleBasedStateMachine):
         self.now += seconds
         self.feed(Tick())
         assert self.book.deadline is None or self.book.deadline > self.now
+
+    @rule(away_s=st.sampled_from([0.5, 5.0, 61.0]), is_owner_back=st.booleans())
+    def die_and_start_anew(self, away_s: float, is_owner_back: bool) -> None:
+        before = [view for view in self.book.leases() if view.state is LeaseState.ACTIVE]
+        self.now += away_s
+        self.book = new_book()
+        self.unanswered.clear()
+        self.is_ending.clear()
+        self.suspended.clear()
+        self.is_owner_back = is_owner_back
+        self.sandboxes = {view.lease: view.workload.limits for view in before}
+        self.owners = {view.lease: view.peer for view in before}
+        for view in before:
+            request = RequestLease(view.lease, view.workload)
+            age_s, left_s = self.now - view.created_at, view.expires_at - self.now
+            self.feed(LeaseAdopted(view.peer, request, USERNS, age_s, left_s))
+            assert (view.lease in self.is_ending) == (left_s <= 0)
+        self.feed(OwnerNeedsMachine("the owner is back" if is_owner_back else ""))
 
     @invariant()
     def lends_only_what_it_has(self) -> None:

@@ -8,6 +8,7 @@ from p2prc.protocol.lease_events import (
     CreateSandbox,
     EndSandbox,
     Granted,
+    LeaseAdopted,
     LeaseEndRequested,
     LeaseRequested,
     OwnerKilled,
@@ -288,3 +289,27 @@ def test_lowered_ceilings_end_nothing_and_lend_nothing_more() -> None:
     [refusal] = lending.handle(LeaseRequested(BOB, wanting(OTHER)), 2)
     assert isinstance(refusal, Refuse)
     assert refusal.code == "peer-busy"
+
+
+def test_an_adopted_lease_goes_on_and_ends_by_its_time() -> None:
+    lending = book()
+    assert lending.handle(LeaseAdopted(ALICE, wanting(), USERNS, age_s=60, left_s=40), 1000) == []
+    assert lending.holder_of(NIGHTLY) == ALICE
+    assert (lending.deadline, lending.free.cpu_millis) == (1040, 3000)
+    assert lending.handle(LeaseAdopted(BOB, wanting(), USERNS, age_s=0, left_s=90), 1000) == []
+    assert lending.holder_of(NIGHTLY) == ALICE
+    [ending, told] = lending.handle(Tick(), 1040)
+    assert ending == EndSandbox(NIGHTLY, "time", "its time is over")
+    assert isinstance(told, TellEnded)
+
+
+def test_what_is_adopted_beyond_a_ceiling_that_was_lowered_ends() -> None:
+    lending = book()
+    first, second = wanting(cores=3), wanting(OTHER, cores=3)
+    assert lending.handle(LeaseAdopted(ALICE, first, USERNS, age_s=0, left_s=40), 0) == []
+    [ending, told] = lending.handle(LeaseAdopted(BOB, second, USERNS, age_s=0, left_s=40), 0)
+    assert isinstance(ending, EndSandbox)
+    assert (ending.lease, ending.ended_by) == (OTHER, "owner")
+    assert isinstance(told, TellEnded)
+    lending.handle(SandboxEnded(OTHER), 1)
+    assert [view.lease for view in lending.leases()] == [NIGHTLY]

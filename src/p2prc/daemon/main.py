@@ -44,7 +44,7 @@ from p2prc.node.relays import MAKERS
 from p2prc.protocol.diagnosis import diagnose_machine
 from p2prc.reachability.lan import open_lan
 from p2prc.runtime.environments import EnvironmentStore
-from p2prc.settings import DEFAULT_PORT, Address, Settings, read_settings, this_machine
+from p2prc.settings import DEFAULT_PORT, KEEP, Address, Settings, read_settings, this_machine
 from p2prc.storage.blobs import BlobStore
 from p2prc.storage.home import Home, node_secret, open_home
 from p2prc.storage.state import State, open_state
@@ -133,7 +133,7 @@ async def _run(options: Options) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
-        home = stack.enter_context(open_home(options.home))
+        home = stack.enter_context(open_home(options.home, keeps_leases=True))
         set_up_logging(home.log, is_verbose=options.is_verbose, on_terminal=options.on_terminal)
         settings = read_settings(
             home.folder,
@@ -177,7 +177,10 @@ async def _open(
         memory_bytes=settings.lend.memory_bytes,
         disk_bytes=settings.lend.disk_bytes,
     )
-    runtimes = await find_runtimes(home.folder, settings)
+    keeps_leases = settings.lend.after_restart == KEEP
+    runtimes = await find_runtimes(
+        home.folder, settings, spares_containers=keeps_leases and bool(state.kept_leases())
+    )
     stack.push_async_callback(runtimes.all.close)
     endpoint = await _endpoint(secret, settings, state)
     stack.push_async_callback(endpoint.close)
@@ -200,6 +203,7 @@ async def _open(
         blobs=blobs,
         state=state,
         leases_folder=home.leases,
+        keeps_leases=keeps_leases,
         rng=SystemRandom(),
         reach=ReachConfig(
             relay=settings.relay,

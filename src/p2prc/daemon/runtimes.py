@@ -37,13 +37,20 @@ class NodeRuntimes:
             self._docker.offer_images(settings.lend.images)
 
 
-async def find_runtimes(home: Path, settings: Settings) -> NodeRuntimes:
-    """Look for what the owner's setting allows."""
+async def find_runtimes(
+    home: Path, settings: Settings, *, spares_containers: bool = False
+) -> NodeRuntimes:
+    """Look for what the owner's setting allows.
+
+    With `spares_containers` those of the life before wait for `adopt` to choose among them.
+    """
     docker = process = None
     if settings.runtime in ("auto", "docker"):
         socket = await find_engine(candidates(os.environ, Path.home()))
         if socket is not None:
-            docker = LateDocker(home, socket, offered=settings.lend.images)
+            docker = LateDocker(
+                home, socket, offered=settings.lend.images, spares=spares_containers
+            )
     if settings.runtime != "docker":
         process = ProcessRuntime(home, core_count=cores_lent(settings))
     notice = ""

@@ -146,6 +146,17 @@ class History:
             log.warning("a lease's end was not kept", extra={"reason": error.message})
         self.save()
 
+    def ended_unseen(
+        self, lease: LeaseId, peer: NodeId, *, created_at: float, ended_by: str, reason: str
+    ) -> None:
+        """Keep that a lease of the life before is gone; what it used is in the sums."""
+        try:
+            self._state.add_ended_lease(
+                EndedLease(lease, peer, created_at, time.time(), ended_by, reason)
+            )
+        except MachineCannot as error:
+            log.warning("a lease's end was not kept", extra={"reason": error.message})
+
     def end_of(self, peer: NodeId, lease: LeaseId) -> tuple[str, str] | None:
         """Return who ended a lease of this peer and why; None for one that is not kept."""
         try:

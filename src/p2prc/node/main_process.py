@@ -28,10 +28,23 @@ class Main:
         self._variables = variables
         self._is_stopped = asyncio.Event()
 
-    async def run(self) -> None:
-        """Start it as often as its rule says."""
+    def ended_before(self, status: int | None) -> None:
+        """Know that it ended for good in the node's life before."""
+        self.state, self.status = "ended", status
+        self.log.close()
+
+    async def run(self, *, was_cut_off: bool = False) -> None:
+        """Start it as often as its rule says.
+
+        With `was_cut_off` it ended with the node's life before, by no fault of its own.
+        """
         restarts, clock = Restarts(self._wanted.restart), asyncio.get_running_loop().time
         try:
+            if was_cut_off:
+                self._say("it ended with its node, which was started anew")
+                restarts, pause_s = restarts.ended(None, ran_s=0)
+                if pause_s is None:
+                    return
             while not self._is_stopped.is_set():
                 self.state, began_at = "running", clock()
                 self.starts += 1
@@ -44,6 +57,11 @@ class Main:
         finally:
             self.state = "ended"
             self.log.close()
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether it was told to start no more."""
+        return self._is_stopped.is_set()
 
     def stop(self) -> None:
         """Start it no more: the lease ends. Whoever ends the sandbox kills the process."""

@@ -33,6 +33,7 @@ from p2prc.node.inside import Inside
 from p2prc.node.inviting import Inviting
 from p2prc.node.jobs import Jobs
 from p2prc.node.joining import Joining
+from p2prc.node.kept_leases import KeptLeases
 from p2prc.node.link import Answer
 from p2prc.node.links import Links
 from p2prc.node.machine import read_specs
@@ -114,6 +115,8 @@ class Adapters:
     leases_folder: Path
     rng: Random
     reach: ReachConfig = field(default_factory=ReachConfig)
+    keeps_leases: bool = True
+    """Whether leases with sessions of the life before go on."""
     images: ImageShelf | None = None
     """Images for containers; None where there is no engine."""
     internet: Internet | None = None
@@ -218,6 +221,7 @@ class Node:
             blobs=adapters.blobs,
             shelf=AttemptShelf(adapters.state),
             history=History(adapters.state),
+            kept=KeptLeases(adapters.state),
             grants=self.grants,
             post=self.post,
             tasks=tasks,
@@ -249,6 +253,10 @@ class Node:
             offers=self.offers,
             rng=adapters.rng,
         )
+
+    async def take_up(self) -> None:
+        """Go on with what still runs of the life before, before anything new is lent."""
+        await self.provider.take_up(keeps=self._adapters.keeps_leases)
 
     def start(self) -> None:
         """Take up what the last run left and begin to listen."""
@@ -583,6 +591,7 @@ async def open_node(
             tasks=Tasks(group),
             founds_open=founds_open,
         )
+        await node.take_up()
         node.start()
         try:
             yield node

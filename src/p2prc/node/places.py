@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,13 +28,14 @@ from p2prc.model.resources import Usage
 from p2prc.model.tree import Tree
 from p2prc.model.workload import Command, Outcome, Workload
 from p2prc.node.egress import WaysOut
+from p2prc.node.kept_leases import KeptLease
 from p2prc.node.main_process import Main
 from p2prc.node.volumes import VolumeStore
 from p2prc.protocol.lending import NO_ISOLATION
 from p2prc.runtime.environments import EnvironmentStore
 from p2prc.runtime.port import Execution, Exit, OutputChunk, Runtime, Sandbox, SandboxSpec
 from p2prc.storage.blobs import BlobStore
-from p2prc.storage.removal import remove_tree
+from p2prc.storage.removal import empty_folder, remove_tree
 
 LOG_TAIL_BYTES = 16 * 1024
 REASON_LIMIT = 2000
@@ -149,37 +150,20 @@ class Places:
         variables: Mapping[str, str] | None = None,
     ) -> Place:
         """Make the environment and the sandbox. Raises MachineCannot."""
-        environment: Path | None = None
-        user = f"{peer}/{lease}"
-        if workload.environment is not None:
-            environment = await self._environments.ensure(
-                workload.environment, progress=progress, user=user
-            )
-        folder = self._folder / f"{peer[:16]}-{lease}"
-        way_out: EgressProxy | None = None
+        spec, way_out = await self._prepare(
+            peer,
+            lease,
+            workload,
+            tier=tier,
+            is_isolated=is_isolated,
+            progress=progress,
+            has_sessions=has_sessions,
+        )
         try:
-            way_out = await self._ways_out.open(folder, workload)
-            volumes = await self._volumes.hold(peer, lease, workload.volumes)
-            spec = SandboxSpec(
-                lease=lease,
-                folder=folder,
-                limits=workload.limits,
-                tier=tier,
-                environment=environment,
-                is_isolated=is_isolated,
-                has_sessions=has_sessions,
-                image=workload.image,
-                egress=None if way_out is None else way_out.path,
-                volumes=volumes,
-            )
             with _machine_errors():
                 sandbox = await self._runtime.create(spec)
         except BaseException:
-            self._volumes.release(peer, lease)
-            if way_out is not None:
-                await way_out.close()
-            if workload.environment is not None:
-                self._environments.release(workload.environment, user=user)
+            await self._give_up(peer, lease, workload, way_out)
             raise
         return Place(
             peer,
@@ -190,6 +174,88 @@ class Places:
             way_out=way_out,
             variables=dict(variables or {}),
         )
+
+    async def take_up(self, kept: Sequence[KeptLease]) -> list[Place]:
+        """Take up the places of the life before that are kept and live; nothing else stays."""
+        ready: list[tuple[KeptLease, SandboxSpec, EgressProxy | None]] = []
+        for one in kept:
+            try:
+                spec, way_out = await self._prepare(
+                    one.peer,
+                    one.lease,
+                    one.request.workload,
+                    tier=one.tier,
+                    is_isolated=one.request.is_isolated,
+                    progress=_nothing,
+                    has_sessions=one.request.has_sessions,
+                )
+            except P2prcError as error:
+                log.warning("a lease cannot be taken up", extra={"reason": error.message})
+            else:
+                ready.append((one, spec, way_out))
+        living = await self._runtime.adopt([spec for _, spec, _ in ready])
+        found = {sandbox.spec.folder: sandbox for sandbox in living}
+        places, names = list[Place](), set[str]()
+        for one, spec, way_out in ready:
+            workload, sandbox = one.request.workload, found.get(spec.folder)
+            if sandbox is None:
+                await self._give_up(one.peer, one.lease, workload, way_out)
+                continue
+            names |= {spec.folder.name, *([] if way_out is None else [way_out.path.name])}
+            place = Place(one.peer, one.lease, workload, sandbox)
+            place.environment, place.way_out = workload.environment, way_out
+            place.variables = dict(one.request.variables)
+            places.append(place)
+        await asyncio.to_thread(_remove_all_but, self._folder, names)
+        return places
+
+    async def _prepare(
+        self,
+        peer: NodeId,
+        lease: LeaseId,
+        workload: Workload,
+        *,
+        tier: str,
+        is_isolated: bool,
+        progress: Progress,
+        has_sessions: bool,
+    ) -> tuple[SandboxSpec, EgressProxy | None]:
+        """Get what a sandbox needs. Raises MachineCannot, and then holds nothing."""
+        environment: Path | None = None
+        if workload.environment is not None:
+            environment = await self._environments.ensure(
+                workload.environment, progress=progress, user=f"{peer}/{lease}"
+            )
+        folder = self._folder / f"{peer[:16]}-{lease}"
+        way_out: EgressProxy | None = None
+        try:
+            way_out = await self._ways_out.open(folder, workload)
+            volumes = await self._volumes.hold(peer, lease, workload.volumes)
+        except BaseException:
+            await self._give_up(peer, lease, workload, way_out)
+            raise
+        spec = SandboxSpec(
+            lease=lease,
+            folder=folder,
+            limits=workload.limits,
+            tier=tier,
+            environment=environment,
+            is_isolated=is_isolated,
+            has_sessions=has_sessions,
+            image=workload.image,
+            egress=None if way_out is None else way_out.path,
+            volumes=volumes,
+        )
+        return spec, way_out
+
+    async def _give_up(
+        self, peer: NodeId, lease: LeaseId, workload: Workload, way_out: EgressProxy | None
+    ) -> None:
+        self._volumes.release(peer, lease)
+        if way_out is not None:
+            await way_out.close()
+        if workload.environment is not None:
+            self._environments.release(workload.environment, user=f"{peer}/{lease}")
 
     async def end(self, place: Place) -> None:
         """Kill what runs and forget the place."""
@@ -412,6 +478,21 @@ async def _make_ready(place: Place) -> None:
     except TimeoutError as error:
         raise MachineCannot("the command does not end although it was killed") from error
     await place.sandbox.reset()
+
+
+def _nothing(_: str) -> None:
+    """Tell nobody how it goes: nobody waits."""
+
+
+def _remove_all_but(folder: Path, names: Collection[str]) -> None:
+    if not folder.exists():
+        return
+    try:
+        problems = empty_folder(folder, kept=names)
+    except OSError as error:
+        problems = [str(error)]
+    for problem in problems:
+        log.warning("a leftover of an old lease stays", extra={"reason": problem})
 
 
 def _remove_leftovers(folder: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from p2prc.model.workload import Outcome
 from p2prc.node.drive import Driver
 from p2prc.node.grants import Grants
 from p2prc.node.history import History
+from p2prc.node.kept_leases import KeptLease, KeptLeases
 from p2prc.node.link import Answer
 from p2prc.node.main_process import Main, standing_of
 from p2prc.node.places import Place, Places, failure
@@ -82,6 +84,7 @@ class Provider:
         blobs: BlobStore,
         shelf: AttemptShelf,
         history: History,
+        kept: KeptLeases,
         grants: Grants,
         post: Post,
         tasks: Tasks,
@@ -95,6 +98,7 @@ class Provider:
         self._blobs = blobs
         self._shelf = shelf
         self._history = history
+        self._kept = kept
         self._grants = grants
         self._post = post
         self._tasks = tasks
@@ -104,6 +108,58 @@ class Provider:
         self._asked: dict[tuple[NodeId, LeaseId], list[Answer]] = {}
         self._running: dict[tuple[NodeId, AttemptId], Place] = {}
         self._endings: set[Work[None]] = set()
+
+    async def take_up(self, *, keeps: bool) -> None:
+        """Go on with the leases of the life before, where the owner keeps them; end the others."""
+        now_at = time.time()
+        left = self._kept.load()
+        wanted = [one for one in left if keeps and one.left_s(now_at) > 0]
+        places = {place.lease: place for place in await self._places.take_up(wanted)}
+        for one in left:
+            place = places.get(one.lease)
+            if place is not None:
+                await self._go_on(place, one)
+                continue
+            self._kept.forget(one.lease)
+            ended_by, reason = "lost", "it did not outlive the restart of its node"
+            if one.left_s(now_at) <= 0:
+                ended_by, reason = "time", "its time is over"
+            elif not keeps:
+                ended_by, reason = "owner", "its node was started anew and keeps no leases"
+            self._history.ended_unseen(
+                one.lease, one.peer, created_at=one.created_at, ended_by=ended_by, reason=reason
+            )
+
+    async def _go_on(self, place: Place, kept: KeptLease) -> None:
+        lease, now_at = kept.lease, time.time()
+        self._open[lease] = place
+        # What it used until now is in the sums of the life before.
+        self._history.take_up(lease, await _usage_of(place), asyncio.get_running_loop().time())
+        if (wanted := kept.request.main) is not None:
+            place.main = Main(place.sandbox, wanted, place.variables)
+            place.argv = wanted.argv
+            if kept.is_main_ended:
+                place.main.ended_before(kept.main_status)
+            else:
+                self._start_main(place, place.main, was_cut_off=True)
+        self._tasks.start(self._watch(place), f"watch {lease}")
+        self._driver.feed(
+            lending.LeaseAdopted(
+                kept.peer,
+                kept.request,
+                RuntimeOffer(kept.runtime, kept.tier),
+                age_s=max(0.0, now_at - kept.created_at),
+                left_s=kept.left_s(now_at),
+            )
+        )
+
+    def _start_main(self, place: Place, main: Main, *, was_cut_off: bool = False) -> None:
+        async def run() -> None:
+            await main.run(was_cut_off=was_cut_off)
+            if not main.is_stopped:
+                self._kept.main_ended(place.lease, main.status)
+
+        self._tasks.start(run(), f"main process of {place.lease}")
 
     def start(self) -> None:
         """Take up the outcomes that the last run left: their trees stay and may be fetched."""
@@ -406,6 +462,8 @@ class Provider:
             case lending.ConfirmEnd():
                 pass  # Said at once: ending twice is ending once.
             case lending.EndSandbox():
+                # Whatever happens from now on, the next life must not take it up.
+                self._kept.forget(effect.lease)
                 ending = self._tasks.start(self._end(effect), f"end {effect.lease}")
                 self._endings.add(ending)
                 ending.add_done_callback(self._endings.discard)
@@ -439,12 +497,31 @@ class Provider:
         finally:
             self._making.pop(lease, None)
         self._open[lease] = place
+        if wanted.has_sessions:
+            self._keep_lease(wanted)
         if wanted.main is not None:
             place.main = Main(place.sandbox, wanted.main, place.variables)
             place.argv = wanted.main.argv
-            self._tasks.start(place.main.run(), f"main process of {lease}")
+            self._start_main(place, place.main)
         self._tasks.start(self._watch(place), f"watch {lease}")
         self._driver.feed(lending.SandboxReady(lease))
+
+    def _keep_lease(self, wanted: lending.CreateSandbox) -> None:
+        for view in self._book.leases():
+            if view.lease == wanted.lease:
+                request = RequestLease(
+                    view.lease,
+                    view.workload,
+                    view.job,
+                    is_isolated=wanted.is_isolated,
+                    has_sessions=wanted.has_sessions,
+                    variables=dict(wanted.variables),
+                    main=wanted.main,
+                )
+                lifetime_s = view.workload.limits.lifetime_s
+                self._kept.keep(
+                    view.peer, request, runtime=view.runtime, tier=view.tier, lifetime_s=lifetime_s
+                )
 
     def _progress(self, peer: NodeId, lease: LeaseId, text: str) -> None:
         self._post.tell(peer, LeaseProgress(lease, text[:200]))
@@ -453,6 +530,7 @@ class Provider:
         ended = await place.sandbox.wait_ended()
         if self._open.get(place.lease) is place:
             del self._open[place.lease]
+            self._kept.forget(place.lease)
             ended_by = "limit" if ended.code in _LIMITS else "lost"
             await self._clean(place, ended_by=ended_by, reason=ended.reason)
             self._free_again(lending.SandboxEnded(place.lease, ended.code, ended.reason))

@@ -38,6 +38,17 @@ class SandboxReady:
 
 
 @dataclass(frozen=True, slots=True)
+class LeaseAdopted:
+    """A lease of the node's life before whose sandbox lives: it goes on for `left_s`."""
+
+    peer: NodeId
+    request: RequestLease
+    runtime: RuntimeOffer
+    age_s: float
+    left_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class SandboxFailed:
     """The sandbox could not be made; nothing of it is left."""
 
@@ -114,6 +125,7 @@ Event = (
     LeaseRequested
     | LeaseEndRequested
     | SandboxReady
+    | LeaseAdopted
     | SandboxFailed
     | SandboxEnded
     | OwnerKilled

@@ -29,6 +29,7 @@ from p2prc.protocol.lease_events import (
     EndSandbox,
     Event,
     Granted,
+    LeaseAdopted,
     LeaseEndRequested,
     LeaseRequested,
     OwnerKilled,
@@ -166,6 +167,8 @@ class LeaseBook:
                 effects += self._end_for_requester(event)
             case SandboxReady():
                 effects += self._ready(event.lease, now)
+            case LeaseAdopted():
+                effects += self._adopt(event, now)
             case SandboxFailed():
                 effects += self._failed(event)
             case SandboxEnded():
@@ -286,6 +289,26 @@ class LeaseBook:
         granted = Granted(loan.peer, lease, loan.limits.lifetime_s, loan.runtime.tier)
         # It was promised before the owner came back.
         return [granted, *self._make_way(self._owner_needs)]
+
+    def _adopt(self, event: LeaseAdopted, now: float) -> list[Effect]:
+        lease = event.request.lease
+        if lease in self._loans:
+            return []
+        has_room = self.free.fits(event.request.workload.limits)
+        self._loans[lease] = _Loan(
+            peer=event.peer,
+            request=event.request,
+            runtime=event.runtime,
+            created_at=now - event.age_s,
+            expires_at=now + event.left_s,
+            state=LeaseState.ACTIVE,
+        )
+        if event.left_s <= 0:
+            return self._end(lease, "time", "its time is over")
+        if not has_room:
+            # The ceilings may have been lowered while nobody was there to keep them.
+            return self._end(lease, "owner", "this node lends less since it was started anew")
+        return self._make_way(self._owner_needs)
 
     def _failed(self, event: SandboxFailed) -> list[Effect]:
         loan = self._forget(event.lease)

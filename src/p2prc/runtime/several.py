@@ -7,14 +7,17 @@ isolates nothing comes last.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 
-from p2prc.errors import RuntimeMissing
+from p2prc.errors import P2prcError, RuntimeMissing
 from p2prc.model.resources import RuntimeOffer
 from p2prc.model.tiers import Attack, unstopped
 from p2prc.runtime.port import Feature, Runtime, Sandbox, SandboxSpec
 
 _NO_ISOLATION = "none"
+
+log = logging.getLogger(__name__)
 
 
 class SeveralRuntimes:
@@ -50,7 +53,7 @@ class SeveralRuntimes:
 
     async def adopt(self, kept: Sequence[SandboxSpec]) -> list[Sandbox]:
         async with asyncio.TaskGroup() as group:
-            adoptions = [group.create_task(runtime.adopt(kept)) for runtime in self._runtimes]
+            adoptions = [group.create_task(_adopt(each, kept)) for each in self._runtimes]
         return [sandbox for adoption in adoptions for sandbox in adoption.result()]
 
     async def let_go(self) -> None:
@@ -62,3 +65,14 @@ class SeveralRuntimes:
         async with asyncio.TaskGroup() as group:
             for runtime in self._runtimes:
                 group.create_task(runtime.close())
+
+
+async def _adopt(runtime: Runtime, kept: Sequence[SandboxSpec]) -> list[Sandbox]:
+    """Take up what one runtime can; one that fails must not cost the others theirs."""
+    try:
+        return await runtime.adopt(kept)
+    except (P2prcError, OSError, TimeoutError) as error:
+        log.warning(
+            "a runtime takes up nothing", extra={"runtime": runtime.name, "reason": str(error)}
+        )
+        return []

@@ -67,7 +67,7 @@ class Home:
 
     @property
     def leases(self) -> Path:
-        """One folder a lease; emptied at every start."""
+        """One folder a lease; emptied at every start, but for leases that are taken up."""
         return self.folder / "leases"
 
     @property
@@ -92,9 +92,10 @@ class Home:
 
 
 @contextmanager
-def open_home(folder: Path) -> Iterator[Home]:
+def open_home(folder: Path, *, keeps_leases: bool = False) -> Iterator[Home]:
     """Make the home if needed and hold it alone until the block ends.
 
+    With `keeps_leases` the folders of leases stay, for whoever takes them up to judge.
     Raises `HomeUnusable` with the reason, or `HomeBusy` with the process that holds it.
     """
     home = Home(folder.expanduser().absolute())
@@ -105,7 +106,8 @@ def open_home(folder: Path) -> Iterator[Home]:
         with _telling_why(home):
             for inner in (home.blobs, home.leases, home.environments, home.socket.parent):
                 make_private_folder(inner)
-            _empty_leases(home)
+            if not keeps_leases:
+                _empty_leases(home)
         yield home
     finally:
         # The file stays: deleting it would let a third process lock a file of the same name.

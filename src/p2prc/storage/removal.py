@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,11 +19,12 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC if hasattr(os, "O_PATH") else os.O_RDONLY
 
 
-def empty_folder(folder: Path) -> list[str]:
-    """Delete everything in the folder; return what could not be, as sentences."""
+def empty_folder(folder: Path, *, kept: Collection[str] = ()) -> list[str]:
+    """Delete everything in the folder but the names to keep; return what could not be."""
     problems: list[str] = []
     with _opened(folder) as top:
-        waiting = [name for name in _names(top) if not _unlink(name, top, problems)]
+        going = [name for name in _names(top) if name not in kept]
+        waiting = [name for name in going if not _unlink(name, top, problems)]
         number = 0
         while waiting:
             name = waiting.pop()

@@ -60,6 +60,9 @@ MIGRATIONS = (
     alter table usage add column net_tx_bytes integer not null default 0;
     alter table usage add column leases integer not null default 0;
     """,
+    """
+    create table kept_lease (lease text primary key, content blob not null) without rowid;
+    """,
 )
 """Statements that lead from one version of the schema to the next; only ever appended to."""
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from p2prc.errors import DiskFull, HomeUnusable, JobUnknown
-from p2prc.model.identity import AttemptId, JobId, NodeId
+from p2prc.model.identity import AttemptId, JobId, LeaseId, NodeId
 from p2prc.storage.schema import (
     MIGRATIONS,
     EndedLease,
@@ -201,6 +201,19 @@ class State:
                 " order by day desc, peer limit -1 offset ?)",
                 (beyond,),
             )
+
+    def keep_lease(self, lease: LeaseId, content: bytes) -> None:
+        """Keep what the node's next life needs of a lease; a second time replaces it."""
+        with self._transaction() as write:
+            write.execute("insert or replace into kept_lease values (?, ?)", (lease, content))
+
+    def kept_leases(self) -> list[tuple[LeaseId, bytes]]:
+        rows = self._read("select lease, content from kept_lease order by lease")
+        return [(LeaseId(lease), content) for lease, content in rows]
+
+    def forget_kept_lease(self, lease: LeaseId) -> None:
+        with self._transaction() as write:
+            write.execute("delete from kept_lease where lease = ?", (lease,))
 
     def add_ended_lease(self, ended: EndedLease) -> None:
         row = (ended.lease, ended.peer, ended.created_at, ended.ended_at)

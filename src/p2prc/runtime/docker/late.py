@@ -22,15 +22,22 @@ if TYPE_CHECKING:
 
 NAME = "docker"
 CONTAINER = "container"
+SPARE = "--spare"
 _TRIAL_S = 60.0
 
 log = logging.getLogger(__name__)
 
 
 class LateDocker:
-    """The runtime of `adapter`, made when it is first needed."""
+    """The runtime of `adapter`, made when it is first needed.
 
-    def __init__(self, home: Path, socket: Path, *, offered: Collection[str]) -> None:
+    With `spares` the trial leaves the containers of the life before to `adopt`.
+    """
+
+    def __init__(
+        self, home: Path, socket: Path, *, offered: Collection[str], spares: bool = False
+    ) -> None:
+        self._spares = spares
         self._home = home
         self._socket = socket
         self._offered = tuple(offered)
@@ -81,6 +88,9 @@ class LateDocker:
         return await self._loaded().create(spec)
 
     async def adopt(self, kept: Sequence[SandboxSpec]) -> list[Sandbox]:
+        if self._runtime is None and not self._spares:
+            # The trial has ended them all.
+            return []
         return await self._loaded().adopt(kept)
 
     async def let_go(self) -> None:
@@ -100,6 +110,7 @@ class LateDocker:
 
     async def _try_out(self) -> tuple[RuntimeOffer, ...]:
         words = ["-P", "-m", "p2prc.runtime.docker.trial", str(self._home), str(self._socket)]
+        words += [SPARE] if self._spares else []
         trial = await asyncio.create_subprocess_exec(
             sys.executable,
             *words,

@@ -1,7 +1,8 @@
 """Try what the container engine can do, in a process of its own, and end what is left of old.
 
-Run as `python -m p2prc.runtime.docker.trial HOME SOCKET`; prints the offers as JSON. What it loads
-to do so is gone with it: a node that lends no container stays as small as without an engine.
+Run as `python -m p2prc.runtime.docker.trial HOME SOCKET [--spare]`; prints the offers as JSON.
+What it loads to do so is gone with it: a node that lends no container stays as small as without
+an engine.
 """
 
 from __future__ import annotations
@@ -15,13 +16,17 @@ import msgspec
 from p2prc.errors import P2prcError
 from p2prc.model.resources import RuntimeOffer
 from p2prc.runtime.docker.adapter import DockerRuntime
+from p2prc.runtime.docker.late import SPARE
 
 
-async def try_out(home: Path, socket: Path) -> tuple[RuntimeOffer, ...]:
-    """Return what works, after every container of an earlier life of this home has ended."""
+async def try_out(home: Path, socket: Path, *, spares: bool = False) -> tuple[RuntimeOffer, ...]:
+    """Return what works, after every container of an earlier life of this home has ended,
+    unless they are spared.
+    """
     runtime = DockerRuntime(home, socket)
     try:
-        await runtime.adopt(())
+        if not spares:
+            await runtime.adopt(())
         return await runtime.probe()
     except P2prcError as error:
         print(error.message, file=sys.stderr)
@@ -31,4 +36,5 @@ async def try_out(home: Path, socket: Path) -> tuple[RuntimeOffer, ...]:
 
 
 if __name__ == "__main__":
-    print(msgspec.json.encode(asyncio.run(try_out(Path(sys.argv[1]), Path(sys.argv[2])))).decode())
+    found = try_out(Path(sys.argv[1]), Path(sys.argv[2]), spares=SPARE in sys.argv[3:])
+    print(msgspec.json.encode(asyncio.run(found)).decode())

@@ -1,0 +1,89 @@
+"""Leases with sessions, on disk: what the node's next life needs to take them up."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import msgspec
+
+from p2prc.errors import MachineCannot, WireError
+from p2prc.model.identity import LeaseId, NodeId
+from p2prc.protocol.messages import RequestLease
+from p2prc.storage.state import State
+from p2prc.wire.codec import Codec, encode
+
+log = logging.getLogger(__name__)
+
+
+class KeptLease(msgspec.Struct, frozen=True):
+    """A lease that runs; instants are UTC seconds. `main_status` counts once the main process
+    has ended for good.
+    """
+
+    peer: NodeId
+    request: RequestLease
+    runtime: str
+    tier: str
+    created_at: float
+    expires_at: float
+    is_main_ended: bool = False
+    main_status: int | None = None
+
+    @property
+    def lease(self) -> LeaseId:
+        return self.request.lease
+
+    def left_s(self, now_at: float) -> float:
+        """Return the seconds it has left; a clock that was set back gives it no more than all."""
+        return min(self.expires_at - now_at, self.request.workload.limits.lifetime_s)
+
+
+_codec: Codec[KeptLease] = Codec(KeptLease, limit_bytes=8 << 20)
+
+
+class KeptLeases:
+    """Speaks leases where the storage speaks bytes. What cannot be written is only not kept."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._kept: dict[LeaseId, KeptLease] = {}
+
+    def load(self) -> list[KeptLease]:
+        """Return what the life before left; a row that cannot be read is forgotten."""
+        for lease, content in self._state.kept_leases():
+            try:
+                kept = _codec.decode(content)
+            except WireError as error:
+                log.warning("a kept lease cannot be read", extra={"reason": error.message})
+                self.forget(lease)
+            else:
+                self._kept[kept.lease] = kept
+        return list(self._kept.values())
+
+    def keep(
+        self, peer: NodeId, request: RequestLease, *, runtime: str, tier: str, lifetime_s: float
+    ) -> None:
+        """Keep a lease that begins to run now."""
+        now_at = time.time()
+        self._write(KeptLease(peer, request, runtime, tier, now_at, now_at + lifetime_s))
+
+    def main_ended(self, lease: LeaseId, status: int | None) -> None:
+        """Know that the main process of a lease does not begin again."""
+        if (kept := self._kept.get(lease)) is not None:
+            self._write(msgspec.structs.replace(kept, is_main_ended=True, main_status=status))
+
+    def forget(self, lease: LeaseId) -> None:
+        """Keep it no more: it ends."""
+        self._kept.pop(lease, None)
+        try:
+            self._state.forget_kept_lease(lease)
+        except MachineCannot as error:
+            log.warning("a lease that ends was not forgotten", extra={"reason": error.message})
+
+    def _write(self, kept: KeptLease) -> None:
+        self._kept[kept.lease] = kept
+        try:
+            self._state.keep_lease(kept.lease, encode(kept))
+        except MachineCannot as error:
+            log.warning("a lease is not kept over a restart", extra={"reason": error.message})
