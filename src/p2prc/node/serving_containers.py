@@ -73,6 +73,7 @@ class ServingContainers:
                 place = self._place_of(peer, request.lease)
                 if self._serve_ssh is None:
                     raise RuntimeMissing("this node serves no SSH")
+                _refuse_suspended(place)
                 await framed.send(Done())
                 await self._serve_ssh(peer, place, StreamBytes(framed))
             case _:
@@ -80,8 +81,7 @@ class ServingContainers:
 
 
 async def _execute(place: Place, framed: FramedStream[Session], request: Exec) -> None:
-    if place.is_suspended:
-        raise PeerBusy("the owner needs the machine at present: the lease is suspended")
+    _refuse_suspended(place)
     execution = await place.sandbox.execute(
         request.argv,
         variables={**place.variables, **request.variables},
@@ -119,6 +119,11 @@ async def _execute(place: Place, framed: FramedStream[Session], request: Exec) -
             task.cancel()
         await asyncio.gather(listening, telling, return_exceptions=True)
         await asyncio.shield(execution.cancel())
+
+
+def _refuse_suspended(place: Place) -> None:
+    if place.is_suspended:
+        raise PeerBusy("the owner needs the machine at present: the lease is suspended")
 
 
 async def _listen(execution: Execution, framed: FramedStream[Session]) -> bool:

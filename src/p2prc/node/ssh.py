@@ -6,6 +6,7 @@ import asyncio
 from importlib import import_module
 
 from p2prc.model.identity import NodeId
+from p2prc.model.workload import Outcome
 from p2prc.node.places import Place
 from p2prc.node.splicing import StreamBytes
 
@@ -35,4 +36,13 @@ class SshDoor:
             authorized=peer,
             banner=_NO_NETWORK if place.workload.network == "none" else "",
             variables=place.variables,
+            count=lambda ended, duration_s: place.used.add(
+                Outcome(
+                    ended.status,
+                    code=ended.code,
+                    reason=ended.reason[:2000],
+                    usage=ended.usage,
+                    duration_s=duration_s,
+                )
+            ),
         )

@@ -20,7 +20,7 @@ from p2prc.model.identity import NodeId
 from p2prc.runtime.port import Link, Sandbox
 from p2prc.ssh.inflow import Inflow
 from p2prc.ssh.keys import public_blob
-from p2prc.ssh.session import Session
+from p2prc.ssh.session import Count, Session
 
 LOGIN_TIMEOUT_S = 30.0
 CHANNELS_LIMIT = 64
@@ -41,17 +41,18 @@ async def serve_ssh(
     authorized: NodeId,
     banner: str = "",
     variables: Mapping[str, str] | None = None,
+    count: Count = lambda *_: None,
 ) -> None:
     """Serve until the client leaves or the sandbox ends; the link is closed then.
 
     `host_key` is the 32-byte secret of the node, `authorized` the only peer that may enter.
-    Shells on a terminal begin with the `banner`.
+    Shells on a terminal begin with the `banner`; `count` is told of every command's end.
     """
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     theirs.setblocking(False)
     reader, writer = await asyncio.open_unix_connection(sock=ours)
-    owner = _Server(sandbox, authorized, banner=banner, variables=variables or {})
+    owner = _Server(sandbox, authorized, banner=banner, variables=variables or {}, count=count)
     tasks = [
         asyncio.create_task(_speak(theirs, host_key, owner), name="ssh"),
         asyncio.create_task(_carry_in(link, writer), name="bytes to ssh"),
@@ -134,13 +135,20 @@ class _Server(asyncssh.SSHServer):
     """Decides who may enter and what may be opened."""
 
     def __init__(
-        self, sandbox: Sandbox, authorized: NodeId, *, banner: str, variables: Mapping[str, str]
+        self,
+        sandbox: Sandbox,
+        authorized: NodeId,
+        *,
+        banner: str,
+        variables: Mapping[str, str],
+        count: Count,
     ) -> None:
         self._sandbox = sandbox
         self._authorized = public_blob(authorized)
         self._banner = banner
         self._variables = variables
         self._channels = 0
+        self._count = count
 
     def begin_auth(self, username: str) -> bool:
         return True
@@ -154,7 +162,11 @@ class _Server(asyncssh.SSHServer):
     def session_requested(self) -> Session:
         self._take_channel()
         return Session(
-            self._sandbox, self._variables, banner=self._banner, ended=self._channel_ended
+            self._sandbox,
+            self._variables,
+            banner=self._banner,
+            ended=self._channel_ended,
+            count=self._count,
         )
 
     def connection_requested(

@@ -12,7 +12,7 @@ from pathlib import Path
 import asyncssh
 
 from p2prc.errors import P2prcError
-from p2prc.runtime.port import Execution, Sandbox, Terminal
+from p2prc.runtime.port import Execution, Exit, Sandbox, Terminal
 from p2prc.ssh.inflow import Inflow
 
 COULD_NOT_RUN_STATUS = 125
@@ -35,6 +35,10 @@ exit 127
 log = logging.getLogger(__name__)
 
 
+Count = Callable[[Exit, float], None]
+"""Told how each command ended, and how many seconds it took."""
+
+
 class Session(asyncssh.SSHServerSession[bytes]):
     """Runs one command of the sandbox for one channel."""
 
@@ -45,11 +49,13 @@ class Session(asyncssh.SSHServerSession[bytes]):
         *,
         banner: str,
         ended: Callable[[], None],
+        count: Count,
     ) -> None:
         self._sandbox = sandbox
         self._variables = variables
         self._banner = banner
         self._ended = ended
+        self._count = count
         self._channel: asyncssh.SSHServerChannel[bytes] | None = None
         self._argv: list[str] = []
         self._is_shell = False
@@ -148,6 +154,7 @@ class Session(asyncssh.SSHServerSession[bytes]):
             self._complain(error.message)
             self._exit(COULD_NOT_RUN_STATUS)
             return
+        started = asyncio.get_running_loop().time()
         feeding = asyncio.create_task(self._feed(execution), name="input of ssh")
         try:
             if self._terminal is not None and self._is_shell and self._banner:
@@ -162,7 +169,12 @@ class Session(asyncssh.SSHServerSession[bytes]):
         finally:
             feeding.cancel()
             await asyncio.gather(feeding, return_exceptions=True)
-            await asyncio.shield(execution.cancel())
+            await asyncio.shield(self._settle(execution, started))
+
+    async def _settle(self, execution: Execution, started: float) -> None:
+        # Whoever hangs up has used what it has used.
+        await execution.cancel()
+        self._count(await execution.wait(), asyncio.get_running_loop().time() - started)
 
     async def _feed(self, execution: Execution) -> None:
         while content := await self._inflow.read():

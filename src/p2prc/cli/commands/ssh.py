@@ -144,7 +144,7 @@ def _prepare(invocation: Invocation) -> Path:
     proxy = " ".join(shlex.quote(word).replace("%", "%%") for word in connect)
     lines = [
         f"Host *{_DOMAIN}",
-        f"    ProxyCommand {proxy} %n",
+        f"    ProxyCommand {proxy} '%n'",
         f"    IdentityFile {_quoted(folder / 'id_ed25519')}",
         f'    UserKnownHostsFile {_quoted(folder / "known")[:-1]}/%n"',
         "    User p2prc",
@@ -176,10 +176,13 @@ def _write(path: Path, content: bytes) -> None:
     with suppress(OSError):
         if path.read_bytes() == content:
             return
-    from p2prc.storage.disk import write_private  # noqa: PLC0415 - not on every system
-
+    # Under a name of this process: nobody reads half a file, and nobody's file is taken away.
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
     try:
-        write_private(path, content, sync=False)
+        with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:
+            file.write(content)
+        temporary.replace(path)
     except OSError as error:
         raise HomeUnusable(f"cannot write `{path}`: {error.strerror}") from error
 
