@@ -14,7 +14,7 @@ demo: setup ## three nodes render an animation into demo-output/
 	@$(PYTHON) -m p2prc demo
 
 test: setup ## every test, at most 12 minutes
-	@PYTHON=$(PYTHON) scripts/test.sh
+	@$(PYTHON) scripts/test.py
 
 check: setup ## style, types and import contracts
 	.venv/bin/ruff check .

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
+import runpy
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_every_folder_of_tests_is_in_one_lane() -> None:
-    script = (ROOT / "scripts" / "test.sh").read_text()
-    lanes = re.findall(r'^(?:waiting|working)="([^"]+)"$', script, re.MULTILINE)
-    assert len(lanes) == 2
-    listed = [Path(word) for lane in lanes for word in lane.split()]
+    lanes = runpy.run_path(str(ROOT / "scripts" / "test.py"))
+    listed = [Path(folder) for folder in (*lanes["WAITING"], *lanes["WORKING"])]
     there = {path.parent.relative_to(ROOT) for path in (ROOT / "tests").glob("**/test_*.py")}
     assert sorted(listed) == sorted(there)
