@@ -73,7 +73,7 @@ def test_a_command_with_its_status_its_input_and_its_variables(
     assert ada.p2prc("ssh", "box", stdin="echo from a shell\nexit 5\n", status=5).out == (
         "from a shell\n"
     )
-    assert "no container is called" in ada.p2prc("ssh", "nonesuch", status=125).err
+    assert ada.p2prc("--json", "ssh", "nonesuch", status=125).error["code"] == "lease-unknown"
 
 
 def test_a_shell_has_a_terminal(pair: tuple[NodeUnderTest, NodeUnderTest], tmp_path: Path) -> None:
@@ -193,6 +193,6 @@ def test_a_wrong_key_and_a_wrong_host_are_refused(
     # Another's lease is none at all.
     [lease] = [row["id"] for row in ada.json("ps")]
     for words in (["ssh", lease], ["ssh", "box"]):
-        assert "no container is called" in grace.p2prc(*words, status=125).err
+        assert grace.p2prc("--json", *words, status=125).error["code"] == "lease-unknown"
     assert (ada.home / "ssh" / "id_ed25519").stat().st_mode & 0o777 == 0o600
     assert sys.executable in text

@@ -40,6 +40,8 @@ class ContainerService(Protocol):
 
     def ssh(self, lease: str, body: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]: ...
 
+    async def ssh_facts(self, lease: str) -> schema.SshFacts: ...
+
     def get_files(self, lease: str, path: str) -> AsyncGenerator[bytes, None]: ...
 
     async def put_files(self, lease: str, folder: str, body: AsyncIterator[bytes]) -> None: ...
@@ -96,6 +98,10 @@ def add_container_routes(
         """Speak SSH with a container's node: raw bytes both ways."""
         return Duplex(lambda content: node.containers.ssh(lease, content), media_type=OCTETS)
 
+    async def ssh_facts(lease: str) -> Response:
+        """The nodes at both ends of a container's SSH: their ids are its keys."""
+        return json(await node.containers.ssh_facts(lease))
+
     async def get_files(lease: str, path: str = "") -> Response:
         """A file or folder of a container's working folder, as a tar archive."""
         return Duplex(lambda _: node.containers.get_files(lease, path), media_type=OCTETS)
@@ -138,6 +144,7 @@ def add_container_routes(
     add("GET", f"{here}/log", container_log, answer=RunEvent, is_stream=True)
     add("POST", f"{here}/dial", dial)
     add("POST", f"{here}/ssh", ssh)
+    add("GET", f"{here}/ssh", ssh_facts, answer=schema.SshFacts)
     add("GET", f"{here}/files", get_files)
     add("POST", f"{here}/files", put_files)
     add("GET", "/v1/groups", groups, answer=list[schema.GroupRow])

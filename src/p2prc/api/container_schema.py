@@ -155,3 +155,10 @@ class GroupRow(Answer, frozen=True):
 
     name: str
     containers: list[str]
+
+
+class SshFacts(Answer, frozen=True):
+    """Who is at both ends of an SSH connection into a container; a node's id is its key."""
+
+    host: str
+    own: str

@@ -162,6 +162,10 @@ class ContainerDesk:
             async for content in answer:
                 yield content
 
+    async def ssh_facts(self, lease: str) -> schema.SshFacts:
+        """Whose keys an SSH connection has."""
+        return schema.SshFacts(host=self._find(lease).node, own=self._node.id)
+
     async def get_files(self, lease: str, path: str) -> AsyncGenerator[bytes, None]:
         """A tar archive."""
         held = self._find(lease)

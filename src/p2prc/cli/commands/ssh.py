@@ -6,6 +6,7 @@ it. `connect` writes that key where the client will look, before it hands on the
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -18,12 +19,12 @@ from pathlib import Path
 
 import click
 
-from p2prc.api.connection import quoted
+from p2prc.api.connection import JsonObject, call, quoted
 from p2prc.api.duplex_client import DuplexCall
 from p2prc.cli.commands.run import COULD_NOT_RUN_STATUS
 from p2prc.cli.failures import tell
 from p2prc.cli.invocation import CommandWithTail, Invocation, command
-from p2prc.errors import HomeUnusable, InvalidInput, LeaseUnknown, P2prcError, RuntimeMissing
+from p2prc.errors import HomeUnusable, InvalidInput, P2prcError, RuntimeMissing
 from p2prc.model.identity import NodeId
 from p2prc.ssh.keys import private_file, public_line
 
@@ -31,6 +32,7 @@ _PIECE_BYTES = 64 * 1024
 _DOMAIN = ".p2prc"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 _SSH_FAILED_STATUS = 255
+_CALL_TIMEOUT_S = 30.0
 
 
 class _SshLike(CommandWithTail):
@@ -64,8 +66,7 @@ def _ssh(invocation: Invocation, lease: str, argv: list[str], *, on_terminal: bo
         raise RuntimeMissing(
             "there is no ssh client here", hint="install OpenSSH's; or use `p2prc exec`"
         )
-    _node_of(invocation, lease)
-    config = _prepare(invocation)
+    config = _prepare(invocation, NodeId(_facts(invocation, lease)["own"]))
     words = [program, "-F", str(config), *(["-t"] if on_terminal else []), lease + _DOMAIN]
     # The client joins words with spaces for a shell on the other side.
     words += ["--", *map(shlex.quote, argv)] if argv else []
@@ -80,7 +81,7 @@ def ssh_config_command(invocation: Invocation, /) -> None:
 
     The lines are for ~/.ssh/config; a container is LEASE.p2prc then.
     """
-    config = _prepare(invocation)
+    config = _prepare(invocation, NodeId(invocation.client.status().id))
     click.echo(config.read_text(), nl=False)
 
 
@@ -93,48 +94,41 @@ def connect_command(invocation: Invocation, /, *, lease: str) -> None:
     Its bytes come from standard input and go to standard output.
     """
     name = lease.removesuffix(_DOMAIN)
-    node = _node_of(invocation, name)
+    node = NodeId(_facts(invocation, name)["host"])
     known = _folder(invocation) / "known"
     known.mkdir(mode=0o700, exist_ok=True)
     for typed in (name, name + _DOMAIN):
         _write(known / typed, f"* {public_line(node)}\n".encode())
-    call = DuplexCall(invocation.home, f"/v1/containers/{quoted(name)}/ssh")
-    threading.Thread(target=_feed, args=(call,), daemon=True).start()
+    duplex = DuplexCall(invocation.home, f"/v1/containers/{quoted(name)}/ssh")
+    threading.Thread(target=_feed, args=(duplex,), daemon=True).start()
     try:
-        for piece in call.answer():
+        for piece in duplex.answer():
             sys.stdout.buffer.write(piece)
             sys.stdout.buffer.flush()
     finally:
-        call.close()
+        duplex.close()
 
 
-def _feed(call: DuplexCall) -> None:
+def _feed(duplex: DuplexCall) -> None:
     # The node may have hung up: the answer's end says so.
     with suppress(OSError):
         while content := os.read(0, _PIECE_BYTES):
-            call.send(content)
-        call.end()
+            duplex.send(content)
+        duplex.end()
 
 
-def _node_of(invocation: Invocation, typed: str) -> NodeId:
-    """Return the node of a container of ours. Raises LeaseUnknown, InvalidInput."""
+def _facts(invocation: Invocation, typed: str) -> JsonObject:
+    """Return the `host` and `own` node of a container. Raises LeaseUnknown, InvalidInput."""
     if _NAME.fullmatch(typed) is None:
         raise InvalidInput("a container's name for ssh has letters, digits, `.`, `_` and `-` alone")
-    rows = invocation.client.containers()
-    found = [row for row in rows if row.name == typed] or [
-        row for row in rows if row.id.startswith(typed)
-    ]
-    if len(found) != 1:
-        raise LeaseUnknown(f"no container is called `{typed}`", hint="see `p2prc ps`")
-    if found[0].state == "ended":
-        raise LeaseUnknown(f"this container is gone: {found[0].reason}", hint="see `p2prc ps`")
-    return NodeId(found[0].node)
+    path = f"/v1/containers/{quoted(typed)}/ssh"
+    facts: JsonObject = json.loads(call(invocation.home, "GET", path, timeout_s=_CALL_TIMEOUT_S))
+    return facts
 
 
-def _prepare(invocation: Invocation) -> Path:
+def _prepare(invocation: Invocation, node: NodeId) -> Path:
     """Write the key and the settings for the client; return the file with the settings."""
     folder = _folder(invocation)
-    node = NodeId(invocation.client.status().id)
     try:
         secret = bytes.fromhex((Path(invocation.home) / "key").read_text().strip())
     except (OSError, ValueError) as error:
