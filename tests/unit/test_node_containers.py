@@ -6,6 +6,7 @@ import asyncio
 import io
 import tarfile
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -123,11 +124,24 @@ async def test_a_port_is_reached_and_a_closed_one_is_said(tmp_path: Path) -> Non
             await ada.inside.dial(grace.id, LEASE, 8)
 
 
+async def test_ssh_answers_the_holder_and_closes_with_the_lease(tmp_path: Path) -> None:
+    async with asyncio.timeout(20), two_nodes(tmp_path) as (ada, grace):
+        await lend(ada, grace.id)
+        link = await ada.inside.open_ssh(grace.id, LEASE)
+        assert (await link.read()).startswith(b"SSH-2.0-p2prc")
+        await ada.post.ask(grace.id, EndLease(LEASE), Done)
+        with suppress(ConnectionResetError):
+            assert await link.read() == b""
+        await link.close()
+
+
 async def test_nobody_works_in_anothers_lease_nor_learns_of_it(tmp_path: Path) -> None:
     async with asyncio.timeout(20), two_nodes(tmp_path) as (ada, grace):
         await lend(grace, grace.id)
         with pytest.raises(LeaseUnknown):
             await ada.inside.dial(grace.id, LEASE, 7)
+        with pytest.raises(LeaseUnknown):
+            await ada.inside.open_ssh(grace.id, LEASE)
         with pytest.raises(LeaseUnknown):
             await finish(await ada.inside.execute(grace.id, LEASE, ["true"], variables={}))
         with pytest.raises(LeaseUnknown):
