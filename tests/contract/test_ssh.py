@@ -14,9 +14,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from p2prc.model.identity import NodeId
-from p2prc.runtime.port import Sandbox
+from p2prc.runtime.port import Exit, Sandbox
 from p2prc.ssh import server
 from p2prc.ssh.keys import private_file, public_line
+from p2prc.ssh.session import Count
 from tests.contract.runtime_bench import CONTAINED, PATIENCE_S, open_bench
 
 KINDS = ("shared", "fenced", CONTAINED)
@@ -56,7 +57,9 @@ async def sandbox(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
 
 
 @asynccontextmanager
-async def serving(sandbox: Sandbox) -> AsyncIterator[tuple[socket.socket, asyncio.Task[None]]]:
+async def serving(
+    sandbox: Sandbox, count: Count = lambda *_: None
+) -> AsyncIterator[tuple[socket.socket, asyncio.Task[None]]]:
     ours, theirs = socket.socketpair()
     reader, writer = await asyncio.open_unix_connection(sock=theirs)
     task = asyncio.create_task(
@@ -67,6 +70,7 @@ async def serving(sandbox: Sandbox) -> AsyncIterator[tuple[socket.socket, asynci
             authorized=node_of(GUEST),
             banner="welcome\n",
             variables={"GREETING": "hello"},
+            count=count,
         )
     )
     ours.setblocking(False)
@@ -80,9 +84,9 @@ async def serving(sandbox: Sandbox) -> AsyncIterator[tuple[socket.socket, asynci
 
 @asynccontextmanager
 async def connected(
-    sandbox: Sandbox, key: bytes = GUEST
+    sandbox: Sandbox, key: bytes = GUEST, count: Count = lambda *_: None
 ) -> AsyncIterator[asyncssh.SSHClientConnection]:
-    async with serving(sandbox) as (sock, _):
+    async with serving(sandbox, count) as (sock, _):
         connection = await asyncssh.connect(
             "host",
             sock=sock,
@@ -108,12 +112,7 @@ async def test_commands_shells_and_files(sandbox: Sandbox, tmp_path: Path) -> No
         done = await connection.run("kill -9 $$")
         assert done.exit_status == 137
         (tmp_path / "sent").write_bytes(content := secrets.token_bytes(1_000_000))
-        try:
-            files = await connection.start_sftp_client()
-        except asyncssh.SFTPError:
-            has_python = await connection.run("command -v python3")
-            assert has_python.exit_status != 0
-            return
+        files = await connection.start_sftp_client()
         await files.put(str(tmp_path / "sent"), "there")
         await files.get("there", str(tmp_path / "got"))
         assert (tmp_path / "got").read_bytes() == content
@@ -157,6 +156,20 @@ async def test_the_end_of_a_sandbox_ends_its_connections(sandbox: Sandbox) -> No
         await sandbox.end()
         await connection.wait_closed()
         assert process.exit_status != 0
+
+
+async def test_a_client_that_is_lost_takes_its_command_along(sandbox: Sandbox) -> None:
+    counted: asyncio.Queue[Exit] = asyncio.Queue()
+
+    def count(ended: Exit, _: float) -> None:
+        counted.put_nowait(ended)
+
+    async with asyncio.timeout(PATIENCE_S), connected(sandbox, count=count) as connection:
+        process = await connection.create_process("echo ready; exec sleep 600")
+        await process.stdout.readuntil("ready")
+        process.channel.abort()
+        assert (await counted.get()).code == "lease-ended"
+        assert (await connection.run("true")).exit_status == 0
 
 
 @pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\n\r\n", secrets.token_bytes(5000)])
