@@ -32,6 +32,10 @@ def pair(tmp_path: Path) -> Iterator[tuple[NodeUnderTest, NodeUnderTest]]:
         stop_all([ada, grace])
 
 
+def used_s(node: NodeUnderTest) -> float:
+    return sum(float(peer["cpu_s"]) for peer in node.json("usage"))
+
+
 def row(node: NodeUnderTest, lease: str) -> dict[str, object]:
     [found] = [each for each in node.json("ps", "--all") if each["id"] == lease]
     return dict(found)
@@ -51,6 +55,10 @@ def test_a_container_outlives_the_death_of_its_node(
     ada.p2prc("rm", given_back)
     wait_until(lambda: len(grace.json("leases")) == 2, "one is given back")
 
+    ada.p2prc("exec", "box", "--", "sh", "-c", "n=0; while [ $n -lt 150000 ]; do n=$((n+1)); done")
+    wait_until(lambda: used_s(grace) > 0, "it is counted")
+    time.sleep(1.5)
+    counted_s = used_s(grace)
     expires_at = time.time() + 8
     grace.kill_9()
     time.sleep(max(0.0, expires_at - time.time()))
@@ -67,6 +75,8 @@ def test_a_container_outlives_the_death_of_its_node(
     wait_until(lambda: row(ada, short)["state"] == "ended", "its time is over")
     assert row(ada, short)["ended_by"] == "time"
     assert [each["id"] for each in grace.json("leases")] == [kept]
+    time.sleep(1.5)
+    assert counted_s <= used_s(grace) < 1.8 * counted_s
     folders = list((grace.home / "leases").iterdir())
     assert [folder.name.rpartition("-")[2] for folder in folders] == [kept]
 

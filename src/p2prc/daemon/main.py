@@ -34,6 +34,7 @@ from p2prc.daemon.service import DaemonService
 from p2prc.errors import P2prcError, PortTaken
 from p2prc.model.identity import NodeId
 from p2prc.model.resources import Capacity
+from p2prc.node.kept_leases import KeptLeases
 from p2prc.node.machine import core_count, memory_bytes
 from p2prc.node.mapping import mapping_nonce
 from p2prc.node.node import Adapters, Node, open_node
@@ -43,6 +44,7 @@ from p2prc.node.relaying import Relaying, open_relaying
 from p2prc.node.relays import MAKERS
 from p2prc.protocol.diagnosis import diagnose_machine
 from p2prc.reachability.lan import open_lan
+from p2prc.runtime.docker.late import NAME as DOCKER
 from p2prc.runtime.environments import EnvironmentStore
 from p2prc.settings import DEFAULT_PORT, KEEP, Address, Settings, read_settings, this_machine
 from p2prc.storage.blobs import BlobStore
@@ -178,8 +180,10 @@ async def _open(
         disk_bytes=settings.lend.disk_bytes,
     )
     keeps_leases = settings.lend.after_restart == KEEP
+    # Without any of these the engine's library need not be loaded.
+    has_containers = any(kept.runtime == DOCKER for kept in KeptLeases(state).load())
     runtimes = await find_runtimes(
-        home.folder, settings, spares_containers=keeps_leases and bool(state.kept_leases())
+        home.folder, settings, spares_containers=keeps_leases and has_containers
     )
     stack.push_async_callback(runtimes.all.close)
     endpoint = await _endpoint(secret, settings, state)
