@@ -77,7 +77,7 @@ async def target(pair: list[NodeUnderTest]) -> AsyncIterator[NodeUnderTest]:
     assert process.is_running()
     assert node.p2prc("run", "target", "--", "echo", "well").out == "well\n"
     assert victim.p2prc("run", "target", "--", "echo", "well").out == "well\n"
-    assert node.json("leases") == []
+    wait_until(lambda: node.json("leases") == [], "nothing of it is left", timeout_s=2)
     wait_until(
         lambda: process.memory_info().rss - before < GROWTH_LIMIT_BYTES,
         "what the attack took is given back",

@@ -54,6 +54,8 @@ class IsolatedPlace:
 
     def poll(self) -> list[Finished]:
         if self._sandbox is None or self._request is None:
+            # Of a sandbox that is gone an orphan may come to us later.
+            reaped()
             return []
         for pid, code, usage in reaped():
             self._used += usage.ru_utime + usage.ru_stime
