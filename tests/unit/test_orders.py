@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from p2prc.api.schema import JobRequest
-from p2prc.daemon.orders import folder_of
-from p2prc.errors import MachineCannot
+from p2prc.daemon.orders import folder_of, volumes_of
+from p2prc.errors import JobInvalid, MachineCannot
 
 
 def asked(to: Path | str, *, outputs: tuple[str, ...] = ("*.png",)) -> JobRequest:
@@ -58,3 +58,20 @@ def _ask_as_nobody(to: Path) -> int:
     except MachineCannot as error:
         return REFUSED if "permission denied" in error.message else 1
     return ACCEPTED
+
+
+def test_volumes_are_written_name_and_path() -> None:
+    (volume,) = volumes_of(["data:/srv/data"])
+    assert (volume.name, volume.path) == ("data", "/srv/data")
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["data"], [":/data"], ["data:"], ["data:relative"], ["../up:/data"], ["data:/a/../b"],
+        ["data:/"], ["da ta:/data"], ["data:/da\nta"], ["data:/a", "data:/b"], ["a:/x", "b:/x"],
+    ],
+)  # fmt: skip
+def test_other_volumes_are_refused(typed: list[str]) -> None:
+    with pytest.raises(JobInvalid):
+        volumes_of(typed)

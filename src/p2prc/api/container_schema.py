@@ -18,7 +18,7 @@ class CreateRequest(Request, frozen=True):
     """A container to work in, on `target`: a node's name, id or prefix, or `any`.
 
     `argv` is its main process, if it has one. `ports` is how many named ports it wants to be
-    reached at.
+    reached at. `volumes` are `NAME:/path` as typed.
     """
 
     target: _Name = "any"
@@ -37,6 +37,7 @@ class CreateRequest(Request, frozen=True):
     name: Annotated[str, Meta(max_length=200)] = ""
     group: Annotated[str, Meta(max_length=200)] = ""
     network: Literal["none", "proxy"] = "none"
+    volumes: Annotated[list[Annotated[str, Meta(max_length=1000)]], Meta(max_length=8)] = []
     tiers: Annotated[
         list[Annotated[str, Meta(min_length=1, max_length=200)]], Meta(max_length=8)
     ] = []

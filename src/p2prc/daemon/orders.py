@@ -16,7 +16,7 @@ from p2prc.files.patterns import Patterns
 from p2prc.model.environment import EnvironmentLock
 from p2prc.model.identity import BlobId
 from p2prc.model.resources import Limits
-from p2prc.model.workload import Command, Workload
+from p2prc.model.workload import Command, Volume, Workload, parse_volume
 from p2prc.node.machine import python_version
 from p2prc.runtime.environments import parse_requirements, resolve
 from p2prc.storage.blobs import BlobStore
@@ -60,7 +60,17 @@ def workload_of(
         image=request.image,
         name=request.name[:200],
         network=request.network,
+        volumes=volumes_of(request.volumes) if isinstance(request, CreateRequest) else (),
     )
+
+
+def volumes_of(typed: Sequence[str]) -> tuple[Volume, ...]:
+    """Return the volumes of `NAME:/path` each. Raises JobInvalid."""
+    found = tuple(map(parse_volume, typed))
+    for what in ([each.name for each in found], [each.path for each in found]):
+        if len(set(what)) < len(what):
+            raise JobInvalid("two volumes have one name or one path")
+    return found
 
 
 async def command_of(request: RunRequest | JobRequest, blobs: BlobStore, *, owner: str) -> Command:

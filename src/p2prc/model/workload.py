@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from p2prc.errors import JobInvalid
 from p2prc.model.environment import EnvironmentLock
 from p2prc.model.identity import BlobIdField, ShortText
 from p2prc.model.resources import Limits, Usage
@@ -29,6 +30,17 @@ class Volume(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     name: VolumeName
     path: VolumePath
+
+
+def parse_volume(text: str) -> Volume:
+    """Return the volume of `NAME:/path`. Raises JobInvalid."""
+    name, _, path = text.partition(":")
+    try:
+        return msgspec.convert({"name": name, "path": path}, Volume)
+    except msgspec.ValidationError as error:
+        raise JobInvalid(
+            f"`{text[:200]}` is no volume", hint="like `--volume data:/data`"
+        ) from error
 
 
 class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

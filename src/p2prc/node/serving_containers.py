@@ -53,6 +53,8 @@ class ServingContainers:
 
     async def serve(self, peer: NodeId, framed: FramedStream[Session], request: Session) -> None:
         """Do what a stream was opened for. Raises P2prcError, PeerMisbehaved for another kind."""
+        if isinstance(request, Exec | PutFiles | GetFiles | DialPort | OpenSsh):
+            _refuse_suspended(self._place_of(peer, request.lease))
         match request:
             case Exec():
                 await _execute(self._place_of(peer, request.lease), framed, request)
@@ -73,7 +75,6 @@ class ServingContainers:
                 place = self._place_of(peer, request.lease)
                 if self._serve_ssh is None:
                     raise RuntimeMissing("this node serves no SSH")
-                _refuse_suspended(place)
                 await framed.send(Done())
                 await self._serve_ssh(peer, place, StreamBytes(framed))
             case _:
@@ -81,7 +82,6 @@ class ServingContainers:
 
 
 async def _execute(place: Place, framed: FramedStream[Session], request: Exec) -> None:
-    _refuse_suspended(place)
     execution = await place.sandbox.execute(
         request.argv,
         variables={**place.variables, **request.variables},

@@ -43,6 +43,13 @@ class CreateLike(RunLike):
     default="no",
     help="Whether the main process starts again after its end.",
 )
+@click.option(
+    "--volume",
+    "volumes",
+    multiple=True,
+    metavar="NAME:/path",
+    help="A folder that stays on that node when the container goes; see `p2prc volumes`.",
+)
 @click.option("--group", default="", metavar="G", help="Put it into this group.")
 @click.pass_obj
 def create_command(
@@ -53,6 +60,7 @@ def create_command(
     argv: list[str],
     ports: int,
     restart: Any,
+    volumes: tuple[str, ...],
     group: str,
     **options: Any,
 ) -> None:
@@ -69,7 +77,9 @@ def create_command(
     fields: dict[str, Any] = work.request(argv)
     for name in _TASK_ONLY:
         fields.pop(name, None)
-    request = CreateRequest(target=target, ports=ports, restart=restart, group=group, **fields)
+    request = CreateRequest(
+        target=target, ports=ports, restart=restart, volumes=list(volumes), group=group, **fields
+    )
     with closing(invocation.client.create(request)) as events:
         for event in events:
             if isinstance(event, CreateNote):
