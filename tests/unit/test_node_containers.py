@@ -14,6 +14,7 @@ import pytest
 from p2prc.errors import FileUnknown, LeaseUnknown, PathInvalid, PortClosed
 from p2prc.model.identity import LeaseId, NodeId
 from p2prc.model.workload import MainProcess, Outcome, Workload
+from p2prc.node import serving_containers
 from p2prc.node.inside import RemoteCommand
 from p2prc.node.node import Node
 from p2prc.protocol.messages import (
@@ -90,6 +91,25 @@ async def test_a_command_whose_requester_lets_go_is_killed(tmp_path: Path) -> No
         )
         await sleeper.resize(Terminal(40, 120))
         await until(lambda: processes(grace), 1)
+        await sleeper.close()
+        await until(lambda: processes(grace), 0)
+
+
+async def test_a_command_that_reads_nothing_ends_when_its_requester_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving_containers, "LOOK_S", 0.01)
+    async with asyncio.timeout(20), two_nodes(tmp_path) as (ada, grace):
+        await lend(ada, grace.id)
+        sleeper = await ada.inside.execute(
+            grace.id, LEASE, ["sleep", "600"], variables={}, takes_input=True
+        )
+        await until(lambda: processes(grace), 1)
+        # More than the command's input and the way to it hold.
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                while True:
+                    await sleeper.write(bytes(1 << 16))
         await sleeper.close()
         await until(lambda: processes(grace), 0)
 

@@ -37,6 +37,8 @@ from p2prc.runtime.port import Execution, Terminal
 
 PIECE_TIMEOUT_S = 60.0
 """Whoever sends files and falls silent for so long is gone."""
+LOOK_S = 5.0
+"""How often it is looked whether the requester of a silent command that reads nothing is there."""
 ServeSsh = Callable[[NodeId, Place, StreamBytes], Awaitable[None]]
 
 
@@ -90,11 +92,14 @@ async def _execute(place: Place, framed: FramedStream[Session], request: Exec) -
     )
     place.argv = place.argv or request.argv
     started = asyncio.get_running_loop().time()
+    turns = asyncio.Lock()
     listening = asyncio.create_task(_listen(execution, framed), name="input of a command")
-    telling = asyncio.create_task(_print(execution, framed), name="output of a command")
+    telling = asyncio.create_task(_print(execution, framed, turns), name="output of a command")
+    looking = asyncio.create_task(_look(framed, turns), name="requester of a command")
+    tasks = (listening, telling, looking)
     try:
-        await asyncio.wait({listening, telling}, return_when=asyncio.FIRST_COMPLETED)
-        if not telling.done() and listening.result():
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if not telling.done():
             # The requester hung up, or broke a rule: nobody is left to read the output.
             return
         await telling
@@ -113,11 +118,14 @@ async def _execute(place: Place, framed: FramedStream[Session], request: Exec) -
             duration_s=asyncio.get_running_loop().time() - started,
         )
         place.used.add(outcome)
-        await framed.send(CommandEnded(outcome))
+        async with turns:
+            # Not in the middle of a message: the stream ends in order.
+            looking.cancel()
+            await framed.send(CommandEnded(outcome))
     finally:
-        for task in (listening, telling):
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(listening, telling, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.shield(execution.cancel())
 
 
@@ -145,10 +153,25 @@ async def _listen(execution: Execution, framed: FramedStream[Session]) -> bool:
     return True
 
 
-async def _print(execution: Execution, framed: FramedStream[Session]) -> None:
+async def _print(execution: Execution, framed: FramedStream[Session], turns: asyncio.Lock) -> None:
     async for chunk in execution.output():
         for piece in pieces(chunk.content):
-            await framed.send(Output(chunk.channel, piece))
+            async with turns:
+                await framed.send(Output(chunk.channel, piece))
+
+
+async def _look(framed: FramedStream[Session], turns: asyncio.Lock) -> None:
+    """Return once the requester is gone.
+
+    Its hanging up is behind its input: while the command does not take that, only writing tells.
+    """
+    try:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            async with turns:
+                await framed.send(Output(1, b""))
+    except P2prcError:
+        return
 
 
 async def _tell_log(place: Place, framed: FramedStream[Session], request: FollowLog) -> None:

@@ -57,7 +57,7 @@ class FakeExecution:
 
     def __init__(self) -> None:
         self._chunks: asyncio.Queue[OutputChunk | None] = asyncio.Queue(_QUEUED_CHUNKS)
-        self._input: asyncio.Queue[bytes] = asyncio.Queue()
+        self._input: asyncio.Queue[bytes] = asyncio.Queue(_QUEUED_CHUNKS)
         self._exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self._task: asyncio.Task[None] | None = None
         self._cause = ("", "")
