@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from p2prc.daemon.names import find_asking, find_node
-from p2prc.errors import NameAmbiguous, NodeUnknown
-from p2prc.model.identity import NodeId, short
+from p2prc.daemon.names import find_asking, find_container, find_node
+from p2prc.errors import LeaseUnknown, NameAmbiguous, NodeUnknown
+from p2prc.model.identity import LeaseId, NodeId, short
 from p2prc.protocol.asking import fingerprint
 
 FRIEND = NodeId("0123456789abcdef" * 4)
@@ -41,3 +41,20 @@ def test_fingerprints_and_names_are_understood() -> None:
     assert find_asking("my-desktop", names("my-desktop")) == STRANGER
     with pytest.raises(NodeUnknown):
         find_asking("some-body", names("my-desktop"))
+
+
+def test_a_containers_name_is_free_again_once_the_container_is_gone() -> None:
+    old, older, new = LeaseId("1a" * 10), LeaseId("2b" * 10), LeaseId("3c" * 10)
+    names = {older: "box", old: "box", new: "box"}
+    assert find_container("box", names, {older, old}) == new
+    assert find_container("box", {older: "box", old: "box"}, {older, old}) == old
+    assert find_container(older[:8], names, {older, old}) == older
+    with pytest.raises(NameAmbiguous, match=f"{old}, {new}"):
+        find_container("box", names, {older})
+
+
+@pytest.mark.parametrize("typed", ["", "boxx", "aaaaaaaa"])
+def test_who_means_no_container_is_sent_to_the_list_of_containers(typed: str) -> None:
+    with pytest.raises(LeaseUnknown) as refusal:
+        find_container(typed, {LeaseId("1a" * 10): ""}, ())
+    assert refusal.value.hint == "see `p2prc ps`"

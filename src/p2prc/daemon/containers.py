@@ -10,7 +10,7 @@ from typing import Literal
 
 from p2prc.api import container_schema as schema
 from p2prc.api.schema import RunEnded, RunEvent, RunOutput, RunStarted
-from p2prc.daemon.names import find_lease
+from p2prc.daemon.names import find_container
 from p2prc.daemon.orders import environment_of, workload_of
 from p2prc.daemon.rows import instant
 from p2prc.errors import InvalidInput, LeaseUnknown, P2prcError
@@ -26,6 +26,7 @@ NOTES_LIMIT = 64
 FIRST_PORT = 8000
 NEWS_S = 3600.0
 """Who looks sees for so long that a container is gone, and why."""
+_GONE = ("ended", "removing")
 Find = Callable[[str], Awaitable[NodeId]]
 
 
@@ -197,17 +198,16 @@ class ContainerDesk:
 
     def _find_any(self, typed: str) -> LeaseId:
         all_held = self._node.containers.all()
-        named = [held.lease for held in all_held if held.workload.name == typed != ""]
-        if len(named) == 1:
-            return named[0]
-        return find_lease(typed, [held.lease for held in all_held])
+        names = {held.lease: held.workload.name for held in all_held}
+        return find_container(typed, names, {h.lease for h in all_held if h.state in _GONE})
 
     def _find(self, typed: str) -> Held:
         """Return a container that may be worked in. Raises LeaseUnknown with why it is gone."""
         lease = self._find_any(typed)
         [held] = [each for each in self._node.containers.all() if each.lease == lease]
-        if held.state in ("ended", "removing"):
-            raise LeaseUnknown(f"this container is gone: {held.reason or 'it was removed'}")
+        if held.state in _GONE:
+            reason = held.reason or "it was removed"
+            raise LeaseUnknown(f"this container is gone: {reason}", hint="see `p2prc ps`")
         return held
 
     def _row(self, held: Held) -> schema.ContainerRow:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from p2prc.errors import JobUnknown, LeaseUnknown, NameAmbiguous, NodeUnknown, NotFound, PeerError
@@ -62,6 +62,27 @@ def is_node_id(typed: str) -> bool:
 def find_lease(typed: str, leases: Iterable[LeaseId]) -> LeaseId:
     """Return the lease that is meant. Raises LeaseUnknown, NameAmbiguous."""
     return LeaseId(_find(typed, list(leases), LeaseUnknown(f"no lease here is `{typed[:80]}`")))
+
+
+def find_container(typed: str, names: Mapping[LeaseId, str], gone: Collection[LeaseId]) -> LeaseId:
+    """Return the container of mine that is meant, by its name or as `find_lease` does.
+
+    `names` are in the order in which they were made. A name goes to what is there before what
+    is gone, and then to the latest. Raises LeaseUnknown, NameAmbiguous.
+    """
+    named = [lease for lease, name in names.items() if typed and name == typed]
+    there = [lease for lease in named if lease not in gone]
+    if len(there) > 1:
+        raise NameAmbiguous(
+            f"`{typed[:80]}` may be any of: {', '.join(there[:_SHOWN])}",
+            hint="type an id: `p2prc ps`",
+        )
+    if named:
+        return (there or named)[-1]
+    try:
+        return find_lease(typed, names)
+    except LeaseUnknown as error:
+        raise LeaseUnknown(error.message, hint="see `p2prc ps`") from None
 
 
 def find_job(typed: str, keys: Mapping[JobId, str]) -> JobId:
