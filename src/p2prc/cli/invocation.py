@@ -25,6 +25,11 @@ class Invocation:
     is_home_typed: bool = False
 
     @property
+    def typed_home(self) -> str:
+        """The home where it was typed: the commands that hints name then need it too."""
+        return self.home if self.is_home_typed else ""
+
+    @property
     def client(self) -> ControlClient:
         """The running node of this home; importing it late keeps `--help` and `run` quick."""
         from p2prc.api.client import ControlClient  # noqa: PLC0415

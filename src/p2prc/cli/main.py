@@ -170,8 +170,7 @@ def run_command_line(arguments: Sequence[str], invocation: Invocation) -> int:
     except click.ClickException as error:
         return tell_usage(error, as_json=invocation.as_json or _asks_json(arguments))
     except P2prcError as error:
-        home = invocation.home if invocation.is_home_typed else ""
-        return tell(error, as_json=invocation.as_json, home=home)
+        return tell(error, as_json=invocation.as_json, home=invocation.typed_home)
     except (click.Abort, KeyboardInterrupt):
         note("interrupted")
         return INTERRUPTED_STATUS

@@ -9,7 +9,7 @@ import sys
 import threading
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import click
@@ -58,7 +58,7 @@ def exec_command(
             raise InvalidInput("my input is no terminal", hint="leave out `-t`")
         status = _run(invocation, lease, request)
     except P2prcError as error:
-        tell(error, as_json=invocation.as_json)
+        tell(error, as_json=invocation.as_json, home=invocation.typed_home)
         status = COULD_NOT_RUN_STATUS
     raise click.exceptions.Exit(status)
 
@@ -67,7 +67,9 @@ def _run(invocation: Invocation, lease: str, request: JsonObject) -> int:
     call = DuplexCall(invocation.home, f"/v1/containers/{quoted(lease)}/exec")
     is_raw = bool(request["terminal"] and request["input"])
     try:
-        _send(call, request)
+        with suppress(ConnectionError):
+            # Refused before it was said: the answer tells why.
+            _send(call, request)
         with _terminal(call, is_raw=is_raw, has_size=bool(request["terminal"])):
             if request["input"]:
                 threading.Thread(target=_feed, args=(call,), daemon=True).start()
@@ -78,7 +80,7 @@ def _run(invocation: Invocation, lease: str, request: JsonObject) -> int:
     if status is not None:
         return status
     error = from_fields(ended["code"] or "work-failed", ended["message"], hint=ended["hint"])
-    tell(error, as_json=invocation.as_json)
+    tell(error, as_json=invocation.as_json, home=invocation.typed_home)
     return COULD_NOT_RUN_STATUS
 
 

@@ -40,7 +40,7 @@ def run_command(invocation: Invocation, /, *, target: str, argv: list[str], **op
         request["has_reader"] = sys.stderr.isatty() and not invocation.as_json
         status = _run(invocation, request)
     except P2prcError as error:
-        tell(error, as_json=invocation.as_json)
+        tell(error, as_json=invocation.as_json, home=invocation.typed_home)
         status = COULD_NOT_RUN_STATUS
     raise click.exceptions.Exit(status)
 
@@ -59,7 +59,7 @@ def _run(invocation: Invocation, request: dict[str, object]) -> int:
                     ended = event
     if kept is not None:
         _print_result(ended, kept)
-    return _status_of(ended, as_json=invocation.as_json)
+    return _status_of(invocation, ended)
 
 
 def _show(channel: int, content: bytes, kept: dict[int, bytearray] | None) -> None:
@@ -79,7 +79,7 @@ def _print_result(ended: JsonObject, kept: dict[int, bytearray]) -> None:
     print(json.dumps(result, indent=2), flush=True)
 
 
-def _status_of(ended: JsonObject, *, as_json: bool) -> int:
+def _status_of(invocation: Invocation, ended: JsonObject) -> int:
     """Return the status to exit with; say why when it is not the command's own."""
     status: int | None = ended["exit"]
     if status is not None and (status != 0 or not ended["code"]):
@@ -87,5 +87,5 @@ def _status_of(ended: JsonObject, *, as_json: bool) -> int:
             note(f"hint: {ended['hint']}")
         return status
     error = from_fields(ended["code"] or "work-failed", ended["message"], hint=ended["hint"])
-    tell(error, as_json=as_json)
+    tell(error, as_json=invocation.as_json, home=invocation.typed_home)
     return COULD_NOT_RUN_STATUS if status is None else error.exit_status

@@ -55,7 +55,7 @@ def ssh_command(
     try:
         status = _ssh(invocation, lease, argv, on_terminal=on_terminal)
     except P2prcError as error:
-        tell(error, as_json=invocation.as_json)
+        tell(error, as_json=invocation.as_json, home=invocation.typed_home)
         status = COULD_NOT_RUN_STATUS
     raise click.exceptions.Exit(status)
 
