@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import io
 import tarfile
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,7 +17,9 @@ from p2prc.model.identity import LeaseId, NodeId
 from p2prc.model.workload import MainProcess, Outcome, Workload
 from p2prc.node import serving_containers
 from p2prc.node.inside import RemoteCommand
+from p2prc.node.main_process import standing_of
 from p2prc.node.node import Node
+from p2prc.protocol.leases import LeaseState, LeaseView
 from p2prc.protocol.messages import (
     AskLeases,
     Done,
@@ -204,6 +207,28 @@ async def test_an_ended_lease_tells_who_ended_it(tmp_path: Path) -> None:
         assert asked.standings[0].ended_by == "owner"
         assert asked.standings[0].state in ("ending", "ended")
         assert asked.standings[1].ended_by == "requester"
+
+
+@pytest.mark.parametrize(
+    ("state", "told"), [(LeaseState.ACTIVE, "suspended"), (LeaseState.ENDING, "ending")]
+)
+def test_the_holder_is_told_of_a_lease_that_is_suspended(state: LeaseState, told: str) -> None:
+    view = LeaseView(
+        lease=LEASE,
+        peer=NodeId("a" * 64),
+        workload=Workload(),
+        job=None,
+        is_isolated=True,
+        runtime="fake",
+        tier="fake",
+        state=state,
+        created_at=0,
+        expires_at=60,
+        is_suspended=True,
+    )
+    assert standing_of(view, 60, None).state == told
+    unsuspended = dataclasses.replace(view, is_suspended=False)
+    assert standing_of(unsuspended, 60, None).state == state.value
 
 
 async def processes(node: Node) -> int:

@@ -9,7 +9,7 @@ from typing import Literal
 from p2prc.errors import P2prcError
 from p2prc.model.workload import MainProcess
 from p2prc.node.kept_log import KeptLog
-from p2prc.protocol.leases import LeaseView
+from p2prc.protocol.leases import LeaseState, LeaseView
 from p2prc.protocol.messages import LeaseStanding
 from p2prc.protocol.restarts import Restarts
 from p2prc.runtime.port import Execution, OutputChunk, Sandbox
@@ -96,9 +96,10 @@ class Main:
 
 def standing_of(view: LeaseView, expires_in_s: float, main: Main | None) -> LeaseStanding:
     """Return a lease that is held as its requester is told."""
+    is_suspended = view.is_suspended and view.state is LeaseState.ACTIVE
     return LeaseStanding(
         lease=view.lease,
-        state=view.state.value,
+        state="suspended" if is_suspended else view.state.value,
         expires_in_s=max(0.0, expires_in_s),
         tier=view.tier,
         main="" if main is None else main.state,

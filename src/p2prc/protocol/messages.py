@@ -427,7 +427,7 @@ class AskLeases(_Message, frozen=True, tag="ask-leases"):
 
 
 class LeaseStanding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One lease: `state` is waiting, creating, active, ending, ended or unknown.
+    """One lease: `state` is waiting, creating, active, suspended, ending, ended or unknown.
 
     `expires_in_s` counts from now. `ended_by` and `reason` tell of an end. `main` is the main
     process: "" without one, running, waiting (for its next start) or ended.
