@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from p2prc.api import schema
+from p2prc.api import container_schema, schema
 from p2prc.api.address import socket_path
 from p2prc.api.client import ControlClient
 from p2prc.api.connection import events
@@ -336,3 +336,12 @@ CONTRACT = {
 @pytest.mark.parametrize("kind", CONTRACT)
 def test_the_keys_that_scripts_rely_on_are_there(kind: type[msgspec.Struct]) -> None:
     assert set(CONTRACT[kind].split()) <= set(kind.__struct_encode_fields__)
+
+
+@pytest.mark.parametrize("network", ["none", "proxy", "bridge"])
+def test_create_takes_every_network_that_run_does_for_its_provider_says_which_it_lends(
+    network: str,
+) -> None:
+    asked = {"target": "any", "network": network}
+    assert msgspec.convert(asked, container_schema.CreateRequest).network == network
+    assert msgspec.convert({**asked, "argv": ["true"]}, schema.RunRequest).network == network

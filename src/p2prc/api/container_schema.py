@@ -36,7 +36,7 @@ class CreateRequest(Request, frozen=True):
     lifetime_s: Annotated[float, Meta(gt=0, le=366 * 86400)] | None = None
     name: Annotated[str, Meta(max_length=200)] = ""
     group: Annotated[str, Meta(max_length=200)] = ""
-    network: Literal["none", "proxy"] = "none"
+    network: Literal["none", "proxy", "bridge"] = "none"
     volumes: Annotated[list[Annotated[str, Meta(max_length=1000)]], Meta(max_length=8)] = []
     tiers: Annotated[
         list[Annotated[str, Meta(min_length=1, max_length=200)]], Meta(max_length=8)
