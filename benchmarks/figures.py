@@ -1,6 +1,7 @@
 """`python -m benchmarks.figures`: the long runs, kept in figures/ with date and command.
 
-Takes the better part of an hour on two cores. A name (`membership`, `scale`, `jobs`, `race`,
+`scale` takes hours of processor time: what ended is kept in figures/tmp and not run again. The
+others take the better part of an hour on two cores. A name (`membership`, `scale`, `jobs`, `race`,
 `connectivity`, `bench`) runs that part alone.
 """
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import statistics
+import time
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from benchmarks.report import Figure, Record
+from benchmarks.report import FIGURES, REPOSITORY, Figure, Record
 from p2prc.protocol.jobs.ledger import Ledger
 from p2prc.simulation import Report, load_scenario, run_scenario, scenario_names, with_nodes
 from p2prc.simulation.checks import FALSE_DEATHS
@@ -26,6 +29,8 @@ _CORES = len(os.sched_getaffinity(0))
 _JOBS_AT_ONCE = 50
 
 CHURN_NODE_HOURS = 3_000
+_SIMULATED_ROOMS = ("protocol", "simulation", "model")
+_SIMULATED_FILES = (".py", ".toml", ".json", ".yaml")
 _NEVER_QUIET = ("churn", "liar")
 """Scenarios in which something goes on until the end."""
 
@@ -48,18 +53,14 @@ def membership(seeds: int) -> Record:
 def scale(seeds: int, churn_node_hours: float = CHURN_NODE_HOURS) -> Record:
     """Run large networks: how soon all know, who is wronged, and what an idle node sends."""
     numbers = range(1, seeds + 1)
-    churn = max(1, seeds // 2)
     groups = {
-        "change, 1,000 nodes": [Run("change", seed, 1_000, ends_at_s=22) for seed in numbers],
-        "change, 10,000 nodes": [Run("change", seed, 10_000, ends_at_s=22) for seed in numbers],
-        "death, 1,000 nodes": [Run("death", seed, 1_000) for seed in numbers],
         "heal, 1,000 nodes": [Run("heal", seed, 1_000) for seed in list(numbers)[:5]],
         "idle, 1,000 nodes": [Run("idle", seed, 1_000) for seed in range(1, 3)],
-        "churn, 1,000 nodes": [
-            # Altogether a little more than CHURN_NODE_HOURS.
-            Run("churn", seed, 1_000, ends_at_s=churn_node_hours * 3.6 / churn + 60)
-            for seed in range(1, churn + 1)
-        ],
+        "change, 1,000 nodes": [Run("change", seed, 1_000, ends_at_s=22) for seed in numbers],
+        "death, 1,000 nodes": [Run("death", seed, 1_000) for seed in numbers],
+        "churn, 100 nodes": _churn(100, churn_node_hours, max(1, seeds // 2)),
+        "churn, 1,000 nodes": _churn(1_000, churn_node_hours / 20, 2),
+        "change, 10,000 nodes": [Run("change", seed, 10_000, ends_at_s=22) for seed in numbers],
     }
     figures: list[Figure] = []
     kept: dict[str, Any] = {}
@@ -68,6 +69,16 @@ def scale(seeds: int, churn_node_hours: float = CHURN_NODE_HOURS) -> Record:
         figures += _promises(title, found)
         kept[title] = list(map(_kept, found))
     return Record("scale", figures, {"seeds": seeds, "runs": kept})
+
+
+def _churn(nodes: int, node_hours: float, seeds: int) -> list[Run]:
+    """Return runs with churn that are altogether a little longer than so many node-hours.
+
+    Each node that goes or comes costs every node some messages: what a node-hour costs to
+    simulate grows with the network. So most of them are lived in a small one.
+    """
+    each_s = node_hours * 3_600 / nodes / seeds + 60
+    return [Run("churn", seed, nodes, ends_at_s=each_s) for seed in range(1, seeds + 1)]
 
 
 def _promises(title: str, reports: Sequence[Report]) -> list[Figure]:
@@ -101,10 +112,56 @@ class Run:
     nodes: int
     ends_at_s: float | None = None
 
+    def __str__(self) -> str:
+        ends = "" if self.ends_at_s is None else f"-{self.ends_at_s:g}s"
+        return f"{self.scenario}-{self.nodes}{ends}-seed{self.seed}"
+
 
 def _reports(runs: Sequence[Run]) -> list[Report]:
+    """Make those runs that this very code has not made before; tell how far they are."""
+    finished = FinishedRuns.of_this_code()
     with ProcessPoolExecutor(_CORES) as pool:
-        return list(pool.map(_run, runs))
+        made = {pool.submit(_run, run): run for run in runs if finished.find(run) is None}
+        for number, future in enumerate(as_completed(made), 1):
+            run, began = made[future], time.strftime("%H:%M:%S")
+            finished.keep(run, future.result())
+            print(f"{began} {number} of {len(made)}: {run}", flush=True)
+    reports = [finished.find(run) for run in runs]
+    return [report for report in reports if report is not None]
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedRuns:
+    """What runs showed that ended before: hours of them survive an interruption.
+
+    The folder is named by the code that was run, so that a change of it begins anew.
+    """
+
+    folder: Path
+
+    @classmethod
+    def of_this_code(cls) -> FinishedRuns:
+        """Return those of the protocol and the simulation as they are now."""
+        code = hashlib.sha256()
+        for room in _SIMULATED_ROOMS:
+            for file in sorted((REPOSITORY / "src/p2prc" / room).rglob("*.*")):
+                if file.suffix in _SIMULATED_FILES:
+                    code.update(file.read_bytes())
+        return cls(FIGURES / "tmp" / code.hexdigest()[:16])
+
+    def find(self, run: Run) -> Report | None:
+        """Return what became of a run, None if it has not ended yet."""
+        try:
+            return msgspec.json.decode((self.folder / f"{run}.json").read_bytes(), type=Report)
+        except FileNotFoundError:
+            return None
+
+    def keep(self, run: Run, report: Report) -> None:
+        """Keep what became of a run, without every moment of it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        unfinished = self.folder / f"{run}.part"
+        unfinished.write_bytes(msgspec.json.encode(msgspec.structs.replace(report, samples=())))
+        unfinished.replace(self.folder / f"{run}.json")
 
 
 def _run(run: Run) -> Report:
