@@ -98,6 +98,12 @@ class JobInvalid(InvalidInput):
     code = "job-invalid"
 
 
+class TemplateInvalid(JobInvalid):
+    """The job template is not valid, or asks for what is not supported; says where."""
+
+    code = "template-invalid"
+
+
 class SettingInvalid(InvalidInput):
     """A setting has a value that is not valid."""
 

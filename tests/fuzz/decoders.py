@@ -31,6 +31,7 @@ from p2prc.model.workload import Command
 from p2prc.node.spare_network import SpareContent, spare_codec
 from p2prc.protocol import messages
 from p2prc.protocol.jobs.check import job_codec
+from p2prc.protocol.jobs.status_lines import StatusReader
 from p2prc.protocol.messages import bulk_codec, letter_codec, opening_codec, session_codec
 from p2prc.protocol.port_mapping import read_pcp, read_pmp, read_pmp_address
 from p2prc.protocol.relay_frames import Datagrams, ping, read_auth, read_frame, received
@@ -38,6 +39,9 @@ from p2prc.protocol.upnp import read_location
 from p2prc.reachability.lan_word import seal, unseal
 from p2prc.reachability.xml_values import read_xml
 from p2prc.relay.admission import Household, RelayAdmission, member_bearer
+from p2prc.templates.document import read_document
+from p2prc.templates.plan import Fault, Order, answer_codec, order_codec
+from p2prc.templates.ranges import read_range
 from p2prc.wire.codec import Codec, encode
 from p2prc.wire.framing import FrameReader, frame
 from p2prc.wire.signed import Envelope, public_key_of
@@ -95,6 +99,21 @@ def _ticket(content: bytes) -> object:
     return read_ticket(content.decode("utf-8", "replace"))
 
 
+def _document(content: bytes) -> object:
+    text = content.decode("utf-8", "replace")
+    return read_document(text, "fuzz.json" if text.startswith("{") else "fuzz.yaml")
+
+
+def _status_lines(content: bytes) -> object:
+    reader = StatusReader()
+    found = [reader.feed(content[at : at + 5]) for at in range(0, len(content), 5)]
+    return [*found, reader.finish()]
+
+
+def _range(content: bytes) -> object:
+    return read_range(content.decode("latin-1"))
+
+
 def _chain(content: bytes) -> object:
     return verify_chain(content, network=NODE)
 
@@ -142,6 +161,8 @@ _admission = RelayAdmission(
 def _lan_word(content: bytes) -> object:
     return unseal(content, network=NODE, port=8088)
 
+
+_ORDER = Order("name: x", "x.yaml", "/", "/", {"a": "b"})
 
 DECODERS = (
     Decoder("frames", _frames, (frame(b"abc") * 3, b"\xff" * 9)),
@@ -213,6 +234,22 @@ DECODERS = (
     Decoder("ticket", _ticket, (_example_ticket(),)),
     Decoder("tree", decode_tree, (encode(Tree((FileEntry("a/b", BLOB, 3),))),), ("_codec",)),
     Decoder("job", job_codec.decode, (msgspec.msgpack.encode({"name": "x"}),), ("job_codec",)),
+    Decoder("template order", order_codec.decode, (encode(_ORDER),), ("order_codec",)),
+    Decoder("plan", answer_codec.decode, (encode(Fault("x")),), ("answer_codec",)),
+    Decoder(
+        "template document",
+        _document,
+        (
+            b"name: x\nsteps:\n- {a: &b [1, 2.5, yes], c: *b, d: null}\n- |\n  text\n",
+            b'{"name": "x", "steps": [{"a": 1e3, "b": [true, null]}]}',
+        ),
+    ),
+    Decoder(
+        "status lines",
+        _status_lines,
+        (b"x\nopenjd_progress: 5.5\nopenjd_env: A=b\nopenjd_unset_env: A\nopenjd_fail: no\n",),
+    ),
+    Decoder("template range", _range, (b"1-10:2, 30-20:-3,7", b"-5--1")),
     Decoder("router xml", read_xml, (b"<a x='1'><b>text</b><c/></a>",)),
     Decoder("lan word", _lan_word, (seal(PEER, network=NODE, port=8088, nonce=b"n" * 12),)),
 )

@@ -237,6 +237,10 @@ class FakeNode:
         self._noted(request)
         return schema.JobCreated(id=JOB, key=KEY, tasks=4)
 
+    async def submit_template(self, request: schema.TemplateRequest) -> schema.JobCreated:
+        self._noted(request)
+        return schema.JobCreated(id=JOB, key=KEY, tasks=4)
+
     async def jobs(self) -> list[schema.JobRow]:
         self._noted("jobs")
         return [

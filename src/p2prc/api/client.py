@@ -55,6 +55,7 @@ from p2prc.api.schema import (
     SpecsOfNode,
     Status,
     TaskLog,
+    TemplateRequest,
     UsageRow,
     VolumeRow,
 )
@@ -198,6 +199,10 @@ class ControlClient:
     def submit(self, request: JobRequest) -> JobCreated:
         """Submit a job; its inputs are read before this returns."""
         return self._post("/v1/jobs", request, JobCreated, timeout_s=BULK_CALL_TIMEOUT_S)
+
+    def submit_template(self, request: TemplateRequest) -> JobCreated:
+        """Submit a template; its inputs are read before this returns."""
+        return self._post("/v1/templates", request, JobCreated, timeout_s=BULK_CALL_TIMEOUT_S)
 
     def jobs(self) -> list[JobRow]:
         return self._get("/v1/jobs", list[JobRow])

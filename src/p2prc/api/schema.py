@@ -383,16 +383,12 @@ class Check(Answer, frozen=True):
 
 
 class _Work(Request, frozen=True):
-    """What `run` and `map` have in common. Nothing given means the node's own default.
+    """What `run`, `map` and `submit` have in common; nothing given means the node's own default.
 
     `inputs` and `to` are absolute paths on this machine. `requirements` and `variables` are as
     typed; the node checks them.
     """
 
-    argv: Annotated[
-        list[Annotated[str, Meta(max_length=128 * 1024)]],
-        Meta(min_length=1, max_length=ARGUMENTS_LIMIT),
-    ]
     requirements: Annotated[list[_Text], Meta(max_length=100)] = []
     inputs: Annotated[list[_Path], Meta(max_length=1000)] = []
     outputs: Annotated[list[_Path], Meta(max_length=100)] = []
@@ -415,20 +411,51 @@ class _Work(Request, frozen=True):
     """A person reads what is said beside the work: what is said once is said now."""
 
 
-class RunRequest(_Work, frozen=True):
+_Argv = Annotated[
+    list[Annotated[str, Meta(max_length=128 * 1024)]],
+    Meta(min_length=1, max_length=ARGUMENTS_LIMIT),
+]
+
+
+class RunRequest(_Work, frozen=True, kw_only=True):
     """One command, now, on `target`: a node's name, id or prefix, or `any`."""
 
+    argv: _Argv
     target: _Name = "any"
 
 
-class JobRequest(_Work, frozen=True):
-    """One command over a range. `over` holds `NAME=RANGE` as typed; `on` names allowed nodes."""
+class _JobWork(_Work, frozen=True):
+    """What jobs have in common. `on` names allowed nodes."""
 
-    over: Annotated[list[_Text], Meta(max_length=16)] = []
-    chunk: Annotated[int, Meta(ge=1)] = 1
     retries: Annotated[int, Meta(ge=0, le=100)] | None = None
     on: Annotated[list[_Name], Meta(max_length=1000)] = []
     is_isolated: bool = field(name="isolate", default=False)
+
+
+class JobRequest(_JobWork, frozen=True, kw_only=True):
+    """One command over a range. `over` holds `NAME=RANGE` as typed."""
+
+    argv: _Argv
+    over: Annotated[list[_Text], Meta(max_length=16)] = []
+    chunk: Annotated[int, Meta(ge=1)] = 1
+
+
+class TemplateRequest(_JobWork, frozen=True, kw_only=True):
+    """An Open Job Description template, YAML or JSON, and the values of its parameters.
+
+    `template_name` is for messages. Relative paths in the template are relative to `folder`, those
+    among the values to `current`. `values_text` is a document of values; `values` override it.
+    Without `to`, results go where the template's own paths say.
+    """
+
+    template: Annotated[str, Meta(min_length=1, max_length=1 << 20)]
+    template_name: Annotated[str, Meta(min_length=1, max_length=200)] = "template"
+    folder: _Path
+    current: _Path
+    values: Annotated[
+        dict[_Name, Annotated[str, Meta(max_length=64 * 1024)]], Meta(max_length=1000)
+    ] = {}
+    values_text: Annotated[str, Meta(max_length=1 << 20)] = ""
 
 
 class RunNote(Answer, frozen=True, tag="note", tag_field="type"):

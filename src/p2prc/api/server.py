@@ -239,6 +239,11 @@ class _Routes:
             """Store a job and start it."""
             return _json(await service.submit(await _body(request, schema.JobRequest)))
 
+        async def submit_template(request: Request) -> Response:
+            """Turn an Open Job Description template into a job and start it."""
+            order = await _body(request, schema.TemplateRequest)
+            return _json(await service.submit_template(order))
+
         async def jobs() -> Response:
             """The jobs that this node knows."""
             return _json(await service.jobs())
@@ -272,6 +277,13 @@ class _Routes:
             "POST", "/v1/run", run, body=schema.RunRequest, answer=schema.RunEvent, is_stream=True
         )
         self._add("POST", "/v1/jobs", submit, body=schema.JobRequest, answer=schema.JobCreated)
+        self._add(
+            "POST",
+            "/v1/templates",
+            submit_template,
+            body=schema.TemplateRequest,
+            answer=schema.JobCreated,
+        )
         self._add("GET", "/v1/jobs", jobs, answer=list[schema.JobRow])
         self._add("GET", "/v1/jobs/{job}", job, answer=schema.JobDetail)
         self._add(

@@ -46,6 +46,7 @@ from p2prc.api.schema import (
     SpecsOfNode,
     Status,
     TaskLog,
+    TemplateRequest,
     UsageRow,
     VolumeRow,
 )
@@ -139,6 +140,10 @@ class NodeService(Protocol):
 
     async def submit(self, request: JobRequest) -> JobCreated:
         """Store a job durably and start it; return as soon as it cannot be lost."""
+        ...
+
+    async def submit_template(self, request: TemplateRequest) -> JobCreated:
+        """Read a template, store its job durably and start it. Raises TemplateInvalid."""
         ...
 
     async def jobs(self) -> list[JobRow]: ...

@@ -1,4 +1,4 @@
-"""Follow a job to its end, as `watch` and `map --watch` do."""
+"""Follow a job to its end, as `watch`, `map` and `submit` do."""
 
 from __future__ import annotations
 
@@ -7,13 +7,30 @@ from contextlib import closing
 import click
 
 from p2prc.api.client import ControlClient
-from p2prc.api.schema import JobDetail, JobEnded, JobProgress
+from p2prc.api.schema import JobCreated, JobDetail, JobEnded, JobProgress
 from p2prc.cli.failures import INTERRUPTED_STATUS, note
+from p2prc.cli.invocation import Invocation
 from p2prc.cli.render.job_text import summary
 from p2prc.cli.render.output import write, write_json
 from p2prc.cli.render.progress import open_display
 from p2prc.cli.render.progress_text import last_progress
+from p2prc.cli.render.text import counted
 from p2prc.errors import NodeNotRunning, WorkFailed
+
+
+def announce(invocation: Invocation, created: JobCreated, *, is_watched: bool) -> None:
+    """Say that a job was begun, or follow it to its end."""
+    for notice in created.notices:
+        note(notice)
+    if is_watched:
+        if not invocation.as_json:
+            note(f"job {created.id}: {counted(created.tasks, 'task')}")
+        follow(invocation.client, created.id, as_json=invocation.as_json)
+    elif invocation.as_json:
+        write_json(created)
+    else:
+        write(f"job  {created.id}\nkey  {created.key}")
+        note(f"follow it: `p2prc watch {created.id[:10]}`")
 
 
 def follow(client: ControlClient, job: str, *, as_json: bool) -> None:

@@ -14,6 +14,7 @@ from p2prc.api import schema
 from p2prc.daemon.names import find_job
 from p2prc.daemon.orders import command_of, environment_of, folder_of, workload_of
 from p2prc.daemon.rows import instant
+from p2prc.daemon.templates import RETRIES, job_of_template
 from p2prc.errors import FileUnknown, JobUnknown, NotAllowed, WireError
 from p2prc.files.manifest import load_tree
 from p2prc.files.place import write_outputs
@@ -28,7 +29,6 @@ from p2prc.protocol.jobs.parameters import parse_over, with_chunk
 from p2prc.protocol.jobs.step_ledger import Failure, StepLedger, TaskState
 
 SNAPSHOT_S = 0.2
-RETRIES = 2
 
 
 class JobDesk:
@@ -73,6 +73,29 @@ class JobDesk:
             self._node.blobs.unpin(owner)
         return schema.JobCreated(
             id=runner.id, key=_key(runner.id, job), tasks=runner.ledger.counts.total
+        )
+
+    async def submit_template(self, request: schema.TemplateRequest) -> schema.JobCreated:
+        """Store the job of a template and begin it. Raises InvalidInput, FileUnknown, DiskFull."""
+        owner = f"submitting/{secrets.token_hex(8)}"
+        try:
+            written = await job_of_template(request, self._node.blobs, owner=owner)
+            job = Job(
+                name=written.name,
+                submitter=self._node.id,
+                salt=secrets.token_hex(16),
+                steps=written.steps,
+                nodes=tuple(self._find_node(typed) for typed in request.on),
+            )
+            check_job(job)
+            runner = self._node.jobs.submit(job, str(written.to))
+        finally:
+            self._node.blobs.unpin(owner)
+        return schema.JobCreated(
+            id=runner.id,
+            key=_key(runner.id, job),
+            tasks=runner.ledger.counts.total,
+            notices=list(written.notices),
         )
 
     # -- looking --

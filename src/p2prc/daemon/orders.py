@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from p2prc.api.container_schema import CreateRequest
-from p2prc.api.schema import JobRequest, RunRequest
+from p2prc.api.schema import JobRequest, RunRequest, TemplateRequest
 from p2prc.errors import JobInvalid, MachineCannot
 from p2prc.files.collect import collect_inputs
 from p2prc.files.patterns import Patterns
@@ -24,7 +24,7 @@ from p2prc.storage.blobs import BlobStore
 _MILLIS = 1000
 
 
-def limits_of(request: RunRequest | JobRequest | CreateRequest) -> Limits:
+def limits_of(request: RunRequest | JobRequest | TemplateRequest | CreateRequest) -> Limits:
     """Return the limits asked for; what is not given has the default."""
     usual = Limits()
     return Limits(
@@ -49,7 +49,8 @@ async def environment_of(requirements: Sequence[str]) -> EnvironmentLock | None:
 
 
 def workload_of(
-    request: RunRequest | JobRequest | CreateRequest, environment: EnvironmentLock | None
+    request: RunRequest | JobRequest | TemplateRequest | CreateRequest,
+    environment: EnvironmentLock | None,
 ) -> Workload:
     """Return the place that the work needs."""
     return Workload(
@@ -111,12 +112,15 @@ def folder_of(request: RunRequest | JobRequest) -> Path:
         raise JobInvalid("results need a folder to go to")
     folder = absolute_folder(request.to)
     if request.outputs:
-        _check_writable(folder)
+        check_writable(folder)
     return folder
 
 
-def _check_writable(folder: Path) -> None:
-    """Look at the nearest folder that is there; one named for a parameter is made later."""
+def check_writable(folder: Path) -> None:
+    """Look at the nearest folder that is there; one named for a parameter is made later.
+
+    Raises MachineCannot.
+    """
     while not os.path.lexists(folder) or "{" in str(folder):
         folder = folder.parent
     if not folder.is_dir():

@@ -323,8 +323,15 @@ class DaemonService:
         created = await self._desk.submit(request)
         return msgspec.structs.replace(created, notices=self._said_once(request, None))
 
+    async def submit_template(self, request: schema.TemplateRequest) -> schema.JobCreated:
+        created = await self._desk.submit_template(request)
+        notices = [*created.notices, *self._said_once(request, None)]
+        return msgspec.structs.replace(created, notices=notices)
+
     def _said_once(
-        self, request: schema.RunRequest | schema.JobRequest, target: NodeId | None
+        self,
+        request: schema.RunRequest | schema.JobRequest | schema.TemplateRequest,
+        target: NodeId | None,
     ) -> list[str]:
         """Say once in each network whom work that leaves this machine is shown to."""
         is_alone = len(self._node.network.nodes()) < 2

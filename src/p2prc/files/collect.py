@@ -77,7 +77,7 @@ def collect_inputs(paths: Sequence[str], store: BlobStore, *, owner: str) -> Tre
         empty_folders=tuple(sorted(empty_folders)),
     )
     check_tree(tree)
-    return _kept(tree, store, owner)
+    return keep_tree(tree, store, owner)
 
 
 def _found_inputs(named: str) -> Iterator[tuple[str, Path, bool]]:
@@ -138,13 +138,20 @@ def _unreadable(path: Path, error: OSError) -> FileUnknown:
 
 
 def collect_outputs(
-    work: Path, patterns: Sequence[str], store: BlobStore, *, owner: str, limits: OutputLimits
+    work: Path,
+    patterns: Sequence[str],
+    store: BlobStore,
+    *,
+    owner: str,
+    limits: OutputLimits,
+    may_lack: bool = False,
 ) -> CollectedOutputs:
     """Move what matches the patterns into the store and return its tree, pinned for the owner.
 
     Call it only when no process of the command is alive: a file that somebody has open for
     writing would change after it got its name. Raises `JobInvalid` for a pattern, `OutputMissing`
-    when one matches no file, `LimitExceeded`, `PathInvalid` for a name, `DiskFull`.
+    when one matches no file and none `may_lack`, `LimitExceeded`, `PathInvalid` for a name,
+    `DiskFull`.
     """
     collection = _Collection(Patterns(patterns), store, owner, limits)
     if patterns:
@@ -154,8 +161,9 @@ def collect_outputs(
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             raise PathInvalid(f"cannot collect `{error.filename}`: {reason}") from error
-        collection.see_that_all_matched()
-    return CollectedOutputs(_kept(collection.tree(), store, owner), tuple(collection.notes))
+        if not may_lack:
+            collection.see_that_all_matched()
+    return CollectedOutputs(keep_tree(collection.tree(), store, owner), tuple(collection.notes))
 
 
 class _Collection:
@@ -239,7 +247,8 @@ class _Collection:
             raise LimitExceeded(f"more than {self._limits.files} output files")
 
 
-def _kept(tree: Tree, store: BlobStore, owner: str) -> Tree:
+def keep_tree(tree: Tree, store: BlobStore, owner: str) -> Tree:
+    """Put a tree's manifest into the store, and pin all of it; raise `LimitExceeded`."""
     # Nobody would read a larger manifest: better said here than at the other end.
     if len(encode(tree)) > TREE_LIMIT_BYTES:
         raise LimitExceeded(

@@ -37,12 +37,18 @@ class IntegerSpan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array
         return max(0, (self.end - self.start) // self.step + 1)
 
 
-class IntegerRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="int"):
-    """Spans of integers, one after another; `chunk` joins that many of a span into one task."""
+class IntegerRange(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag="int"
+):
+    """Spans of integers, one after another; `chunk` joins that many of a span into one task.
+
+    With `is_interval` a task's value is always written like `1-1`, also when it is one integer.
+    """
 
     name: ParameterName
     spans: Annotated[tuple[IntegerSpan, ...], Meta(min_length=1, max_length=SPANS_LIMIT)]
     chunk: Annotated[int, Meta(ge=1, le=TASKS_LIMIT)] = 1
+    is_interval: bool = False
 
 
 class TextList(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="text"):
@@ -55,15 +61,22 @@ class TextList(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="tex
     ]
 
 
-Parameter = IntegerRange | TextList
+class Association(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="together"):
+    """Parameters that move together: the first values of all, then the second, and so on."""
+
+    parameters: Annotated[tuple[IntegerRange | TextList, ...], Meta(min_length=2, max_length=16)]
 
 
-class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+Parameter = IntegerRange | TextList | Association
+
+
+class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One command for every point of the product of its parameters.
 
     `{NAME}` and `{NAME:04d}` in the command, its variables and outputs stand for the task's
-    values; only names in `parameters` are replaced. With `is_isolated` each task has a sandbox
-    of its own.
+    values; only names in `parameters` are replaced. With `is_template` it is `{{Task.Param.NAME}}`
+    that stands for them, in the command's files too. With `is_isolated` each task has a sandbox of
+    its own.
     """
 
     name: ShortText
@@ -72,6 +85,7 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     parameters: Annotated[tuple[Parameter, ...], Meta(max_length=16)] = ()
     retries: Annotated[int, Meta(ge=0, le=100)] = 2
     is_isolated: bool = False
+    is_template: bool = False
 
 
 class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -15,9 +15,15 @@ from p2prc.errors import JobInvalid
 from p2prc.model.environment import EnvironmentLock
 from p2prc.model.identity import BlobIdField, ShortText
 from p2prc.model.resources import Limits, Usage
+from p2prc.model.surroundings import (
+    FILES_LIMIT,
+    SURROUNDINGS_LIMIT,
+    Argument,
+    Surroundings,
+    VariableName,
+    WorkFile,
+)
 
-Argument = Annotated[str, Meta(max_length=128 * 1024)]
-VariableName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$(?!\n)")]
 Pattern = Annotated[str, Meta(min_length=1, max_length=400)]
 
 
@@ -61,11 +67,16 @@ class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     network: Annotated[str, Meta(max_length=20)] = "none"
 
 
-class Command(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Command(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One command with its inputs and the outputs to bring back.
 
     `inputs` names a tree that the requester serves. `outputs` are glob patterns relative to the
     working folder (`**` crosses folders). `timeout_s` None means the lease's lifetime.
+
+    `tells_status` says that lines like `openjd_progress: 50` in its output are for us, and that
+    `{{Session.WorkingDirectory}}` in its texts stands for the working folder. `folders` are made
+    and `files` written there first. `surroundings` are entered once in a lease. With
+    `may_lack_outputs` a pattern may match nothing.
     """
 
     argv: Annotated[tuple[Argument, ...], Meta(min_length=1, max_length=4096)]
@@ -73,6 +84,11 @@ class Command(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     inputs: BlobIdField | None = None
     outputs: Annotated[tuple[Pattern, ...], Meta(max_length=100)] = ()
     timeout_s: Annotated[float, Meta(gt=0, le=366 * 86400)] | None = None
+    tells_status: bool = False
+    may_lack_outputs: bool = False
+    folders: Annotated[tuple[Pattern, ...], Meta(max_length=FILES_LIMIT)] = ()
+    files: Annotated[tuple[WorkFile, ...], Meta(max_length=FILES_LIMIT)] = ()
+    surroundings: Annotated[tuple[Surroundings, ...], Meta(max_length=SURROUNDINGS_LIMIT)] = ()
 
 
 class MainProcess(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -142,6 +142,7 @@ class JobRunner:
         """Take a letter if it is about this job; say whether it was."""
         match body:
             case messages.AttemptEnded() if body.attempt.startswith(self.id):
+                self.notes.pop(peer, None)
                 event = coordination.AttemptEnded(peer, body.attempt, body.outcome)
                 self._driver.feed(event)
             case messages.LeaseEnded() if self._leases.get(body.lease) == peer:
@@ -154,7 +155,7 @@ class JobRunner:
         return True
 
     def progress(self, node: NodeId, lease: LeaseId, text: str) -> bool:
-        """Remember what a node is busy with before it runs a task."""
+        """Remember what a node is busy with, before it runs a task or in one."""
         if self._leases.get(lease) != node:
             return False
         self.notes[node] = text
@@ -249,7 +250,11 @@ class JobRunner:
 
     async def _open(self, effect: coordination.OpenSlot) -> None:
         request = messages.RequestLease(
-            effect.lease, effect.workload, job=self.id, is_isolated=effect.is_isolated
+            effect.lease,
+            effect.workload,
+            job=self.id,
+            is_isolated=effect.is_isolated,
+            has_sessions=effect.has_sessions,
         )
         try:
             granted = await self._post.ask(

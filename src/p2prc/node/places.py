@@ -30,6 +30,16 @@ from p2prc.model.workload import Command, Outcome, Workload
 from p2prc.node.egress import WaysOut
 from p2prc.node.kept_leases import KeptLease
 from p2prc.node.main_process import Main
+from p2prc.node.surroundings import (
+    Entered,
+    Played,
+    StatusListener,
+    clear,
+    enter,
+    leave,
+    put_files,
+    with_surroundings,
+)
 from p2prc.node.volumes import VolumeStore
 from p2prc.protocol.lending import NO_ISOLATION
 from p2prc.runtime.environments import EnvironmentStore
@@ -95,6 +105,8 @@ class Place:
     way_out: EgressProxy | None = None
     variables: dict[str, str] = field(default_factory=dict)
     main: Main | None = None
+    entered: Entered | None = None
+    tell: Progress = lambda _: None
     placed: set[BlobId] = field(default_factory=set)
     used: Used = field(default_factory=Used)
     idle: asyncio.Event = field(default_factory=_set_event)
@@ -173,6 +185,7 @@ class Places:
             environment=workload.environment,
             way_out=way_out,
             variables=dict(variables or {}),
+            tell=progress,
         )
 
     async def take_up(self, kept: Sequence[KeptLease]) -> list[Place]:
@@ -285,7 +298,7 @@ class Places:
         The outputs are in the store, pinned for `keeper`. Raises PeerBusy. Cancelling this kills
         the command.
         """
-        if place.sandbox.spec.has_sessions:
+        if place.sandbox.spec.has_sessions and not command.surroundings:
             raise PeerBusy("the lease is a container to work in; it takes no commands with files")
         if place.is_busy:
             raise PeerBusy("the lease runs another command at present")
@@ -366,21 +379,38 @@ class Places:
             raise LeaseEnded
         if command.inputs is not None:
             await self._lay_inputs(place, command.inputs)
-        place.argv = command.argv
-        place.running = await place.sandbox.execute(
-            command.argv, variables=command.variables, timeout_s=command.timeout_s
-        )
-        if place.is_cancelled:
-            await place.running.cancel()
-        async for chunk in place.running.output():
-            await printed(chunk)
-        ended = await place.running.wait()
-        outcome = _outcome_of(ended, command)
+        if command.surroundings and place.entered is None:
+            play = partial(_play, place, printed)
+            entered = await enter(place.sandbox, command.surroundings, play)
+            if entered.failure is not None:
+                # The next attempt finds nothing of it and begins anew.
+                await leave(place.sandbox, entered, play)
+                return entered.failure
+            place.entered = entered
+        await put_files(place.sandbox, command.folders, command.files)
+        command = with_surroundings(command, place.entered, place.sandbox)
+        if command.tells_status:
+            played = await _play(place, printed, command.argv, command.variables, command.timeout_s)
+            outcome = played.outcome
+        else:
+            ended = await _execute(
+                place, command.argv, command.variables, command.timeout_s, printed
+            )
+            outcome = _outcome_of(ended, command.argv)
         if outcome.is_success and command.outputs:
             outcome = await self._gather(place, command, outcome, keeper)
         return outcome
 
+    async def leave(self, place: Place) -> None:
+        """Leave what was entered, as its requester wished; the place is ended right after."""
+        if place.entered is not None and not place.is_busy and not place.is_suspended:
+            await leave(place.sandbox, place.entered, partial(_play, place, _unread))
+            place.running = None
+
     async def _lay_inputs(self, place: Place, name: BlobId) -> None:
+        if place.entered is not None and name in place.placed:
+            # They stay where they were when the surroundings were entered.
+            return
         tree = await self._obtain(place.peer, name, place.token)
         if name not in place.placed:
             await _in_thread(
@@ -412,6 +442,7 @@ class Places:
                     self._blobs,
                     owner=keeper,
                     limits=OutputLimits(place.workload.limits.disk_bytes),
+                    may_lack=command.may_lack_outputs,
                 ),
             )
         except P2prcError as error:
@@ -477,7 +508,52 @@ async def _make_ready(place: Place) -> None:
                 await asyncio.wait(set(place.threads))
     except TimeoutError as error:
         raise MachineCannot("the command does not end although it was killed") from error
-    await place.sandbox.reset()
+    if place.sandbox.spec.has_sessions:
+        await clear(place.sandbox, place.entered)
+    else:
+        await place.sandbox.reset()
+
+
+async def _execute(
+    place: Place,
+    argv: Sequence[str],
+    variables: Mapping[str, str],
+    timeout_s: float | None,
+    printed: Print,
+) -> Exit:
+    place.argv = tuple(argv)
+    place.running = await place.sandbox.execute(argv, variables=variables, timeout_s=timeout_s)
+    if place.is_cancelled:
+        await place.running.cancel()
+    async for chunk in place.running.output():
+        await printed(chunk)
+    return await place.running.wait()
+
+
+async def _play(
+    place: Place,
+    printed: Print,
+    argv: Sequence[str],
+    variables: Mapping[str, str],
+    timeout_s: float | None,
+) -> Played:
+    """Run a command whose output holds lines for us."""
+    heard = StatusListener(place.tell, asyncio.get_running_loop().time)
+
+    async def take(chunk: OutputChunk) -> None:
+        heard.take(chunk)
+        await printed(chunk)
+
+    ended = await _execute(place, argv, variables, timeout_s, take)
+    heard.finish()
+    outcome = _outcome_of(ended, argv)
+    if outcome.code == "work-failed" and heard.failure:
+        outcome = msgspec.structs.replace(outcome, reason=heard.failure)
+    return Played(outcome, heard)
+
+
+async def _unread(_: OutputChunk) -> None:
+    """Nobody reads what is said at the end."""
 
 
 def _nothing(_: str) -> None:
@@ -514,9 +590,9 @@ def _machine_errors() -> Iterator[None]:
         raise MachineCannot(f"the machine refuses: {error.strerror or error}") from error
 
 
-def _outcome_of(ended: Exit, command: Command) -> Outcome:
+def _outcome_of(ended: Exit, argv: Sequence[str]) -> Outcome:
     code, reason = ended.code, ended.reason
     if not code and ended.status != 0:
         code = "work-failed"
-        reason = f"`{command.argv[0][:200]}` ended with status {ended.status}"
+        reason = f"`{argv[0][:200]}` ended with status {ended.status}"
     return Outcome(ended.status, code=code, reason=reason[:2000], usage=ended.usage)

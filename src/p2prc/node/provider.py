@@ -508,7 +508,8 @@ class Provider:
 
     def _keep_lease(self, wanted: lending.CreateSandbox) -> None:
         for view in self._book.leases():
-            if view.lease == wanted.lease:
+            # A job opens another one; what its tasks shared was known to this life alone.
+            if view.lease == wanted.lease and view.job is None:
                 request = RequestLease(
                     view.lease,
                     view.workload,
@@ -543,6 +544,8 @@ class Provider:
         place = self._open.pop(effect.lease, None)
         if place is not None:
             place.end_reason = effect.reason
+            if effect.ended_by == "requester":
+                await self._places.leave(place)
             await self._clean(place, ended_by=effect.ended_by, reason=effect.reason)
         self._free_again(lending.SandboxEnded(effect.lease))
 

@@ -423,7 +423,7 @@ class LeaseBook:
         if loan.state is LeaseState.WAITING:
             return loan.created_at + self._policy.patience_s
         gone_at = self._gone_at.get(loan.peer)
-        if gone_at is None or loan.request.has_sessions:
+        if gone_at is None or (loan.request.has_sessions and loan.request.job is None):
             # A place to work in waits for its requester: its time ends it.
             return loan.expires_at
         return min(loan.expires_at, gone_at + self._policy.absence_of(loan.request.job))

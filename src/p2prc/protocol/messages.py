@@ -21,16 +21,9 @@ from p2prc.model.identity import (
 )
 from p2prc.model.image import ImageOffer
 from p2prc.model.resources import Bytes, Gpu, RuntimeOffer
+from p2prc.model.surroundings import Argument, VariableName
 from p2prc.model.testimony import Life
-from p2prc.model.workload import (
-    Argument,
-    Command,
-    MainProcess,
-    Outcome,
-    VariableName,
-    VolumeName,
-    Workload,
-)
+from p2prc.model.workload import Command, MainProcess, Outcome, VolumeName, Workload
 from p2prc.wire.codec import Codec
 from p2prc.wire.signed import Envelope
 

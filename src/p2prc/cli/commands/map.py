@@ -12,10 +12,8 @@ import msgspec
 from p2prc.api.schema import JobRequest
 from p2prc.cli.commands.work_options import taken_from, work_options
 from p2prc.cli.failures import note
-from p2prc.cli.following import follow
+from p2prc.cli.following import announce
 from p2prc.cli.invocation import CommandWithTail, Invocation, command
-from p2prc.cli.render.output import write, write_json
-from p2prc.cli.render.text import counted
 from p2prc.errors import JobInvalid
 
 _BRACES = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]{0,63})(?::[^{}]*)?\}")
@@ -58,20 +56,7 @@ def map_command(
         request = msgspec.structs.replace(request, has_reader=True)
     for name in unfilled:
         note(f"`{{{name}}}` stays as it is: there is no `--over {name}=...`")
-    client = invocation.client
-    created = client.submit(request)
-    for notice in created.notices:
-        note(notice)
-    if is_watched:
-        if not invocation.as_json:
-            note(f"job {created.id}: {counted(created.tasks, 'task')}")
-        follow(client, created.id, as_json=invocation.as_json)
-        return
-    if invocation.as_json:
-        write_json(created)
-        return
-    write(f"job  {created.id}\nkey  {created.key}")
-    note(f"follow it: `p2prc watch {created.id[:10]}`")
+    announce(invocation, invocation.client.submit(request), is_watched=is_watched)
 
 
 def _unfilled(argv: list[str], options: dict[str, Any]) -> list[str]:

@@ -9,11 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from p2prc.errors import JobInvalid, WireError
-from p2prc.model.job import TASKS_LIMIT, IntegerRange, Job, Parameter, Step, TextList
+from p2prc.model.job import TASKS_LIMIT, IntegerRange, Job, Step, TextList
 from p2prc.model.tree import check_path
 from p2prc.model.workload import Command
-from p2prc.protocol.jobs.expansion import expand_text, names_in
-from p2prc.protocol.jobs.parameters import Chunk, Value, check_parameter, task_count
+from p2prc.protocol.jobs.expansion import expand_template_text, expand_text, names_in
+from p2prc.protocol.jobs.parameters import (
+    Chunk,
+    Value,
+    check_parameter,
+    single_parameters,
+    task_count,
+)
 from p2prc.wire.codec import Codec, encode
 
 JOB_LIMIT_BYTES = 32 << 20
@@ -32,7 +38,8 @@ def check_job(job: Job) -> None:
     _check_distinct((step.name for step in job.steps), "step")
     total = 0
     for step in job.steps:
-        _check_distinct((parameter.name for parameter in step.parameters), "parameter")
+        names = [parameter.name for parameter in single_parameters(step.parameters)]
+        _check_distinct(names, "parameter")
         for parameter in step.parameters:
             check_parameter(parameter)
         total += task_count(step)
@@ -58,31 +65,47 @@ def _check_distinct(names: Iterable[str], kind: str) -> None:
 
 
 def _check_command(step: Step) -> None:
-    values = {parameter.name: _widest(parameter) for parameter in step.parameters}
-    texts = [*step.command.argv, *step.command.variables.values()]
-    total = sum(_checked_length(text, values) for text in texts)
+    values = {each.name: _widest(each) for each in single_parameters(step.parameters)}
+    command = step.command
+    texts = [*command.argv, *command.variables.values(), *(file.content for file in command.files)]
+    is_template = step.is_template
+    total = sum(_checked_length(text, values, is_template=is_template) for text in texts)
+    total += len(encode(command.surroundings))
     if total > COMMAND_LIMIT:
         raise JobInvalid(f"a command of {total} bytes, at most {COMMAND_LIMIT} are allowed")
-    _check_outputs(step.command, values)
+    _check_paths(command)
+    _check_outputs(command, values, is_template=is_template)
 
 
-def _checked_length(text: str, values: Mapping[str, Value]) -> int:
+def _check_paths(command: Command) -> None:
+    files = [*command.files, *(file for each in command.surroundings for file in each.files)]
+    for path in (*command.folders, *(file.path for file in files)):
+        check_path(path)
+
+
+def _checked_length(text: str, values: Mapping[str, Value], *, is_template: bool = False) -> int:
     if "\0" in text:
         raise JobInvalid("an argument with a NUL character")
     longest = max((len(str(value).encode()) for value in values.values()), default=0)
-    most = len(text.encode()) + (longest + _PADDING) * len(names_in(text))
+    places = len(names_in(text, is_template=is_template))
+    most = len(text.encode()) + (longest + _PADDING) * places
     if most > ARGUMENT_LIMIT:
         raise JobInvalid(f"an argument that may grow over {ARGUMENT_LIMIT} bytes")
+    if is_template:
+        return len(expand_template_text(text, values).encode())
     return len(expand_text(text, values).encode())
 
 
-def _check_outputs(command: Command, values: Mapping[str, Value]) -> None:
+def _check_outputs(command: Command, values: Mapping[str, Value], *, is_template: bool) -> None:
+    if is_template:
+        # Patterns of a template hold no values: braces in them are names of files.
+        values = {}
     for pattern in command.outputs:
         _checked_length(pattern, values)
         check_path(expand_text(pattern, values).rstrip("/"))
 
 
-def _widest(parameter: Parameter) -> Value:
+def _widest(parameter: IntegerRange | TextList) -> Value:
     """Return a value of the parameter's kind that is as long as any."""
     if isinstance(parameter, TextList):
         return max(parameter.values, key=lambda value: len(value.encode()))
@@ -92,6 +115,6 @@ def _widest(parameter: Parameter) -> Value:
 def _widest_integer(parameter: IntegerRange) -> Value:
     ends = [end for span in parameter.spans for end in (span.start, span.end)]
     widest = max(ends, key=lambda end: len(str(end)))
-    if parameter.chunk == 1:
+    if parameter.chunk == 1 and not parameter.is_interval:
         return widest
     return Chunk(widest, widest + 1, max(span.step for span in parameter.spans))

@@ -287,7 +287,9 @@ class Coordinator:
         )
         self._results.flights.add(Flight(attempt, key, number, slot.node, slot.lease, now))
         self._slots.occupy(slot, attempt)
-        command = expand(self._step.command, self._space.values(task))
+        command = expand(
+            self._step.command, self._space.values(task), is_template=self._step.is_template
+        )
         self._outbox.say(StartAttempt(slot.node, slot.lease, attempt, command))
 
     def _open(self, now: float) -> None:
@@ -297,7 +299,15 @@ class Coordinator:
         for node in self._slots.plan(wanted, now):
             lease = LeaseId(random_id(self._rng))
             self._slots.begin(node, lease)
-            self._outbox.say(OpenSlot(node, lease, self._step.workload, self._step.is_isolated))
+            self._outbox.say(
+                OpenSlot(
+                    node,
+                    lease,
+                    self._step.workload,
+                    self._step.is_isolated,
+                    has_sessions=bool(self._step.command.surroundings),
+                )
+            )
 
     def _close_idle(self, now: float) -> None:
         """Give back what has nothing to do: others may want it."""

@@ -160,6 +160,7 @@ class OpenSlot:
     lease: LeaseId
     workload: Workload
     is_isolated: bool
+    has_sessions: bool = False
 
 
 @dataclass(frozen=True, slots=True)

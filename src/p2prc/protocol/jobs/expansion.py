@@ -1,7 +1,8 @@
 """Putting a task's values into its command: `{i}`, `{i:04d}`, and nothing else.
 
-Only names that are parameters of the step are replaced, so that `awk '{print}'` and JSON pass
-untouched. Formats are a width of at most two digits: a text cannot be blown up by one.
+A step that comes from a template has `{{Task.Param.i}}` instead. Only names that are parameters of
+the step are replaced, so that `awk '{print}'` and JSON pass untouched. Formats are a width of at
+most two digits: a text cannot be blown up by one.
 """
 
 from __future__ import annotations
@@ -16,19 +17,47 @@ from p2prc.model.workload import Command
 from p2prc.protocol.jobs.parameters import Chunk, Value
 
 _PLACE = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]{0,63})(?::([^{}]*))?\}", re.ASCII)
+_TEMPLATE_PLACE = re.compile(r"\{\{Task\.Param\.([A-Za-z_][A-Za-z0-9_]{0,63})\}\}", re.ASCII)
 _FORMAT = re.compile(r"[0-9]{0,2}d?", re.ASCII)
 
 
-def expand(command: Command, values: Mapping[str, Value]) -> Command:
+def expand(command: Command, values: Mapping[str, Value], *, is_template: bool = False) -> Command:
     """Return the command of the task that has these values; raise `JobInvalid`."""
     if not values:
         return command
+    if is_template:
+        return _expand_template(command, values)
     return msgspec.structs.replace(
         command,
         argv=tuple([expand_text(text, values) for text in command.argv]),
         variables={name: expand_text(text, values) for name, text in command.variables.items()},
         outputs=tuple([expand_text(text, values) for text in command.outputs]),
     )
+
+
+def _expand_template(command: Command, values: Mapping[str, Value]) -> Command:
+    return msgspec.structs.replace(
+        command,
+        argv=tuple([expand_template_text(text, values) for text in command.argv]),
+        files=tuple(
+            [
+                msgspec.structs.replace(file, content=expand_template_text(file.content, values))
+                for file in command.files
+            ]
+        ),
+    )
+
+
+def expand_template_text(text: str, values: Mapping[str, Value]) -> str:
+    """Return the text with the values where `{{Task.Param.NAME}}` stands."""
+    if "{{" not in text:
+        return text
+
+    def replace(place: re.Match[str]) -> str:
+        value = values.get(place[1])
+        return place[0] if value is None else str(value)
+
+    return _TEMPLATE_PLACE.sub(replace, text)
 
 
 def expand_text(text: str, values: Mapping[str, Value]) -> str:
@@ -45,9 +74,10 @@ def expand_text(text: str, values: Mapping[str, Value]) -> str:
     return _PLACE.sub(replace, text)
 
 
-def names_in(text: str) -> list[str]:
+def names_in(text: str, *, is_template: bool = False) -> list[str]:
     """Return every name that stands in braces, in order."""
-    return [place[1] for place in _PLACE.finditer(text)]
+    places = _TEMPLATE_PLACE if is_template else _PLACE
+    return [place[1] for place in places.finditer(text)]
 
 
 def _formatted(value: Value, spec: str, place: str) -> str:

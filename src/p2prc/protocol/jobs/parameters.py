@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
@@ -21,6 +21,7 @@ from p2prc.model.job import (
     SPANS_LIMIT,
     TASKS_LIMIT,
     TEXT_LIMIT,
+    Association,
     IntegerRange,
     IntegerSpan,
     Parameter,
@@ -40,13 +41,14 @@ class Chunk:
     first: int
     last: int
     step: int = 1
+    is_interval: bool = False
 
     def __str__(self) -> str:
         return self.text("")
 
     def text(self, spec: str) -> str:
         """Return it with both ends in this format."""
-        if self.first == self.last:
+        if self.first == self.last and not self.is_interval:
             return format(self.first, spec)
         apart = f":{self.step}" if self.step > 1 else ""
         return f"{self.first:{spec}}-{self.last:{spec}}{apart}"
@@ -106,19 +108,47 @@ def with_chunk(parameters: Iterable[Parameter], chunk: int) -> tuple[Parameter, 
     )
 
 
+def single_parameters(parameters: Iterable[Parameter]) -> Iterator[IntegerRange | TextList]:
+    """Yield every parameter that has a name, those that move together one by one."""
+    for parameter in parameters:
+        if isinstance(parameter, Association):
+            yield from parameter.parameters
+        else:
+            yield parameter
+
+
 def check_parameter(parameter: Parameter) -> None:
     """Refuse what is empty, too large or gives two tasks the same value: `JobInvalid`."""
-    if isinstance(parameter, TextList):
+    if isinstance(parameter, Association):
+        _check_association(parameter)
+    elif isinstance(parameter, TextList):
         _check_texts(parameter)
     else:
         _check_spans(parameter)
 
 
+def _check_association(together: Association) -> None:
+    for each in together.parameters:
+        if isinstance(each, TextList):
+            # One value may come twice: what stands beside it tells the tasks apart.
+            _check_each_text(each)
+        else:
+            _check_spans(each)
+    counts = {each.name: _count(each) for each in together.parameters}
+    if len(set(counts.values())) > 1:
+        told = ", ".join(f"{name} has {count}" for name, count in counts.items())
+        raise JobInvalid(f"parameters that move together need equally many values: {told}")
+
+
 def _check_texts(parameter: TextList) -> None:
-    if len(parameter.values) > TASKS_LIMIT:
-        raise JobInvalid(f"the parameter {parameter.name} has more than {TASKS_LIMIT} values")
     if len(set(parameter.values)) != len(parameter.values):
         raise JobInvalid(f"the parameter {parameter.name} has one value twice")
+    _check_each_text(parameter)
+
+
+def _check_each_text(parameter: TextList) -> None:
+    if len(parameter.values) > TASKS_LIMIT:
+        raise JobInvalid(f"the parameter {parameter.name} has more than {TASKS_LIMIT} values")
     if any(len(value) > TEXT_LIMIT or "\0" in value for value in parameter.values):
         raise JobInvalid(f"a value of the parameter {parameter.name} is too long or has a NUL")
 
@@ -159,11 +189,17 @@ class TaskSpace:
         if not 0 <= task < self.count:
             raise IndexError(task)
         rest = task
-        found: list[tuple[str, Value]] = []
+        places: list[int] = []
         for axis in reversed(self._axes):
             rest, place = divmod(rest, axis.count)
-            found.append((axis.name, axis.value(place)))
-        return dict(reversed(found))
+            places.append(place)
+        found: dict[str, Value] = {}
+        for axis, place in zip(self._axes, reversed(places), strict=True):
+            if isinstance(axis, _Together):
+                found.update((each.name, each.value(place)) for each in axis.axes)
+            else:
+                found[axis.name] = axis.value(place)
+        return found
 
 
 def task_count(step: Step) -> int:
@@ -177,13 +213,25 @@ def task_values(step: Step, task: int) -> dict[str, Value]:
 
 
 def _count(parameter: Parameter) -> int:
+    if isinstance(parameter, Association):
+        return _count(parameter.parameters[0])
     if isinstance(parameter, TextList):
         return len(parameter.values)
     return sum(-(-span.count // parameter.chunk) for span in parameter.spans)
 
 
-def _axis(parameter: Parameter) -> _Texts | _Integers:
+def _axis(parameter: Parameter) -> _Texts | _Integers | _Together:
+    return _Together(parameter) if isinstance(parameter, Association) else _single_axis(parameter)
+
+
+def _single_axis(parameter: IntegerRange | TextList) -> _Texts | _Integers:
     return _Texts(parameter) if isinstance(parameter, TextList) else _Integers(parameter)
+
+
+class _Together:
+    def __init__(self, association: Association) -> None:
+        self.axes = [_single_axis(parameter) for parameter in association.parameters]
+        self.count = self.axes[0].count
 
 
 class _Texts:
@@ -201,6 +249,7 @@ class _Integers:
         self.name = parameter.name
         self._spans = parameter.spans
         self._chunk = parameter.chunk
+        self._is_interval = parameter.is_interval
         # How many tasks lie before the end of each span.
         self._ends = list(accumulate(-(-span.count // self._chunk) for span in self._spans))
         self.count = self._ends[-1]
@@ -210,7 +259,7 @@ class _Integers:
         span = self._spans[index]
         within = place - (self._ends[index - 1] if index else 0)
         first = span.start + within * self._chunk * span.step
-        if self._chunk == 1:
+        if self._chunk == 1 and not self._is_interval:
             return first
         last = min(_last(span), first + (self._chunk - 1) * span.step)
-        return Chunk(first, last, span.step)
+        return Chunk(first, last, span.step, self._is_interval)
