@@ -249,8 +249,14 @@ def _runtime(text: str) -> str:
     return text
 
 
+def _parts(text: str) -> list[str]:
+    """Return what stands between commas; `none`, as an empty list is shown, is nothing."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    return [] if parts == ["none"] else parts
+
+
 def _nodes(text: str) -> tuple[NodeId, ...]:
-    found = [part.strip() for part in text.split(",") if part.strip()]
+    found = _parts(text)
     for node in found:
         if _NODE.fullmatch(node) is None:
             raise SettingInvalid(
@@ -264,7 +270,7 @@ def _lend_to(text: str) -> str | tuple[NodeId, ...]:
 
 
 def _images(text: str) -> tuple[str, ...]:
-    found = [part.strip() for part in text.split(",") if part.strip()]
+    found = _parts(text)
     for image in found:
         if image != "*" and _IMAGE.fullmatch(image) is None:
             raise SettingInvalid(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from pathlib import Path
 
 from p2prc.model.identity import LeaseId, NodeId
@@ -48,6 +49,15 @@ def test_a_clock_that_was_set_back_gives_no_lease_more_than_its_time(tmp_path: P
     assert abs(one.left_s(one.created_at + 40) - 60) < 1e-3
     assert one.left_s(one.created_at - 1e6) == 100
     assert one.left_s(one.created_at + 1e6) < 0
+
+
+def test_a_lease_without_an_end_has_none_in_the_next_life_either(tmp_path: Path) -> None:
+    endless = RequestLease(LEASE, Workload(Limits(lifetime_s=None)), has_sessions=True)
+    with open_state(tmp_path / "state.db") as state:
+        kept = KeptLeases(state)
+        kept.keep(PEER, endless, runtime="process", tier="userns", lifetime_s=inf)
+        [one] = KeptLeases(state).load()
+    assert one.left_s(one.created_at + 1e9) == inf
 
 
 def test_a_main_process_that_ends_with_its_lease_brings_nothing_back(tmp_path: Path) -> None:

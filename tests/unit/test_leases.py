@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from math import inf
+
 from p2prc.model.identity import JobId, LeaseId, NodeId
 from p2prc.model.resources import GIBIBYTE, Capacity, Limits, RuntimeOffer
 from p2prc.model.workload import Workload
@@ -46,7 +48,7 @@ def wanting(
     lease: LeaseId = NIGHTLY,
     *,
     cores: int = 1,
-    lifetime_s: float = 100.0,
+    lifetime_s: float | None = 100.0,
     job: JobId | None = None,
     workload: Workload | None = None,
 ) -> RequestLease:
@@ -175,7 +177,20 @@ def test_what_can_never_be_lent_is_refused_with_the_greatest_amount() -> None:
         LeaseRequested(ALICE, too_long), 0
     )
     assert isinstance(refusal, Refuse)
-    assert refusal.message == "this node lends for at most 3600 s"
+    assert refusal.message == "this node lends for at most 1h"
+
+
+def test_a_lease_without_an_end_is_lent_where_the_owner_sets_none() -> None:
+    endless = wanting(lifetime_s=None)
+    [refusal] = book().handle(LeaseRequested(ALICE, endless), 0)
+    assert isinstance(refusal, Refuse)
+    assert "lend.lifetime none" in refusal.hint
+    lending = book(LendingPolicy(lifetime_limit_s=inf))
+    [creation] = lending.handle(LeaseRequested(ALICE, endless), 0)
+    assert isinstance(creation, CreateSandbox)
+    assert lending.handle(SandboxReady(NIGHTLY), 30) == [Granted(ALICE, NIGHTLY, inf, "userns")]
+    assert lending.deadline == inf
+    assert lending.handle(Tick(), 1e12) == []
 
 
 def test_a_lease_of_nothing_is_refused_because_it_would_have_no_end() -> None:

@@ -65,3 +65,12 @@ def test_a_wrong_rule_in_the_file_is_named_with_its_place(
     assert CONFIG_FILE in told.value.message
     assert told.value.hint
     assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "key", ["lend.quiet_hours", "lend.deny", "lend.tier_none_to", "lend.images", "lend.lifetime"]
+)
+def test_none_as_it_is_shown_is_taken_back(tmp_path: Path, key: str) -> None:
+    set_in_config(tmp_path / CONFIG_FILE, key, "none")
+    settings = read_settings(tmp_path, environment={}, overrides={}, machine=MACHINE)
+    assert not getattr(settings.lend, key.partition(".")[2].replace("lifetime", "lifetime_s"))

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, field
 
 from p2prc.api.schema import ARGUMENTS_LIMIT, Answer, Request
+from p2prc.model.resources import LONGEST_S
 
 _Word = Annotated[str, Meta(max_length=128 * 1024)]
 _Name = Annotated[str, Meta(min_length=1, max_length=200)]
@@ -18,7 +19,7 @@ class CreateRequest(Request, frozen=True):
     """A container to work in, on `target`: a node's name, id or prefix, or `any`.
 
     `argv` is its main process, if it has one. `ports` is how many named ports it wants to be
-    reached at. `volumes` are `NAME:/path` as typed.
+    reached at. `volumes` are `NAME:/path` as typed. `lifetime_s` is `none` for one without an end.
     """
 
     target: _Name = "any"
@@ -33,7 +34,7 @@ class CreateRequest(Request, frozen=True):
     disk_bytes: _Bytes | None = None
     gpus: Annotated[int, Meta(ge=0, le=64)] = 0
     ports: Annotated[int, Meta(ge=0, le=64)] = 0
-    lifetime_s: Annotated[float, Meta(gt=0, le=366 * 86400)] | None = None
+    lifetime_s: Annotated[float, Meta(gt=0, le=LONGEST_S)] | Literal["none"] | None = None
     name: Annotated[str, Meta(max_length=200)] = ""
     group: Annotated[str, Meta(max_length=200)] = ""
     network: Literal["none", "proxy", "bridge"] = "none"

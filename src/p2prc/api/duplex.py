@@ -18,7 +18,10 @@ from p2prc.api.streaming import HTTP_STATUS, ErrorLine, encode_error
 from p2prc.errors import P2prcError
 
 OCTETS = "application/octet-stream"
+HAS_HUNG_UP = "has_hung_up"
+"""In the state of a request: says whether its caller is gone, also while its body is not read."""
 _KEEP_ALIVE_S = 15.0
+_LOOK_S = 1.0
 Answering = Callable[[AsyncIterator[bytes]], AsyncGenerator[bytes, None]]
 """Make the answer's bytes from the body's; an empty piece in the body is its end."""
 
@@ -36,7 +39,7 @@ class Duplex(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         gone = asyncio.Event()
         pump = asyncio.create_task(self._pump(receive, send, gone), name="duplex answer")
-        hangup = asyncio.create_task(gone.wait(), name="duplex caller")
+        hangup = asyncio.create_task(_hangup(scope, gone), name="duplex caller")
         try:
             while not (pump.done() or hangup.done()):
                 await asyncio.wait(
@@ -87,6 +90,18 @@ class Duplex(Response):
         status = HTTP_STATUS.get(error.exit_status, 500)
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+async def _hangup(scope: Scope, gone: asyncio.Event) -> None:
+    """Return once the caller has gone; behind a body that nobody takes, only looking tells."""
+    has_hung_up: Callable[[], bool] | None = scope.get("state", {}).get(HAS_HUNG_UP)
+    while has_hung_up is None or not has_hung_up():
+        try:
+            async with asyncio.timeout(None if has_hung_up is None else _LOOK_S):
+                await gone.wait()
+                return
+        except TimeoutError:
+            continue
 
 
 async def _body(receive: Receive, gone: asyncio.Event) -> AsyncIterator[bytes]:

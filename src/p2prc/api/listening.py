@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import socket
 import stat
 from collections.abc import AsyncIterator
@@ -12,8 +13,10 @@ from pathlib import Path
 
 import uvicorn
 from starlette.applications import Starlette
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from p2prc.api.address import short_address
+from p2prc.api.duplex import HAS_HUNG_UP
 from p2prc.errors import HomeBusy, HomeUnusable, P2prcError
 
 _CLOSE_GRACE_S = 1
@@ -50,6 +53,24 @@ async def serve(app: Starlette, path: str) -> None:
         await asyncio.get_running_loop().create_future()
 
 
+class _Http(H11Protocol):
+    """HTTP/1.1 that tells the app how to see a caller hang up whose request waits unread."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        connection = transport.get_extra_info("socket")
+        self.app_state = {**self.app_state, HAS_HUNG_UP: lambda: _has_hung_up(connection)}
+
+
+def _has_hung_up(connection: socket.socket) -> bool:
+    """Say whether the other end is closed, without reading what it sent before."""
+    if connection.fileno() < 0:
+        return True
+    poll = select.poll()
+    poll.register(connection.fileno(), 0)
+    return any(found & (select.POLLHUP | select.POLLERR) for _, found in poll.poll(0))
+
+
 class _QuietServer(uvicorn.Server):
     """uvicorn without its ten wake-ups a second, its signal handlers and its log.
 
@@ -61,7 +82,7 @@ class _QuietServer(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http="h11",
+                http=_Http,
                 ws="none",
                 lifespan="off",
                 log_config=None,

@@ -30,7 +30,7 @@ def tell(error: P2prcError, *, as_json: bool, home: str = "") -> int:
 def with_home(hint: str, home: str) -> str:
     """Return a hint whose commands are for the node in this home, where they are for this node."""
     words = {word.strip(",:;") for word in hint.split()}
-    if "--home" in hint or words & {"ask", "there"}:
+    if "--home" in hint or words & {"ask", "there", "owner"}:
         # What another person types, on another machine.
         return hint
     return hint.replace("`p2prc ", f"`p2prc --home {shlex.quote(home)} ")

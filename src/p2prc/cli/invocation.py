@@ -108,7 +108,8 @@ class CommandWithTail(Command):
         return rest
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
-        return [*super().collect_usage_pieces(ctx), "-- CMD ..."]
+        tail = "[-- CMD ...]" if self.is_tail_optional else "-- CMD ..."
+        return [*super().collect_usage_pieces(ctx), tail]
 
     def _split(self, args: list[str]) -> tuple[list[str], list[str]]:
         takes_value = {

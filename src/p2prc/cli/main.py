@@ -7,8 +7,10 @@ so the summaries that `--help` shows are written here.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from types import FrameType
 from typing import NoReturn
 
 import click
@@ -188,8 +190,21 @@ def _asks_json(arguments: Sequence[str]) -> bool:
     return "--json" in own
 
 
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """End in order at the first Ctrl-C, and at once at the next one: no traceback either way."""
+    signal.signal(signal.SIGINT, _leave_at_once)
+    signal.default_int_handler(number, frame)
+
+
+def _leave_at_once(_number: int, _frame: FrameType | None) -> None:
+    os._exit(INTERRUPTED_STATUS)
+
+
 def main() -> NoReturn:
     """Run as the program `p2prc`."""
+    # A shell that starts a program in the background has it ignore Ctrl-C.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
     if "_P2PRC_COMPLETE" in os.environ:
         root.main(prog_name="p2prc")
     status = run_command_line(sys.argv[1:], Invocation(home_of(os.environ)))

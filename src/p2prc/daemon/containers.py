@@ -12,7 +12,7 @@ from p2prc.api import container_schema as schema
 from p2prc.api.schema import RunEnded, RunEvent, RunOutput, RunStarted
 from p2prc.daemon.names import find_container
 from p2prc.daemon.orders import environment_of, workload_of
-from p2prc.daemon.rows import instant
+from p2prc.daemon.rows import instant, instant_or_none
 from p2prc.errors import InvalidInput, LeaseUnknown, P2prcError
 from p2prc.model.identity import LeaseId, NodeId
 from p2prc.model.workload import MainProcess
@@ -218,7 +218,7 @@ class ContainerDesk:
             image=held.workload.image or held.workload.runtime,
             state=held.state,
             created_at=instant(held.created_at),
-            expires_at=instant(held.expires_at),
+            expires_at=instant_or_none(held.expires_at),
             limits=schema.LimitsRow(
                 cpus=limits.cpu_millis / 1000,
                 memory_bytes=limits.memory_bytes,

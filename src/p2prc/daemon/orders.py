@@ -26,13 +26,13 @@ _MILLIS = 1000
 
 def limits_of(request: RunRequest | JobRequest | TemplateRequest | CreateRequest) -> Limits:
     """Return the limits asked for; what is not given has the default."""
-    usual = Limits()
+    usual, asked_s = Limits(), request.lifetime_s
     return Limits(
         cpu_millis=_or(request.cpus and round(request.cpus * _MILLIS), usual.cpu_millis),
         memory_bytes=_or(request.memory_bytes, usual.memory_bytes),
         disk_bytes=_or(request.disk_bytes, usual.disk_bytes),
         processes=usual.processes,
-        lifetime_s=request.lifetime_s or usual.lifetime_s,
+        lifetime_s=None if asked_s == "none" else asked_s or usual.lifetime_s,
         gpus=request.gpus,
     )
 

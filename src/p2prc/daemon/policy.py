@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from math import inf
 
 from p2prc.errors import SettingInvalid
 from p2prc.model.identity import NodeId
@@ -24,7 +25,6 @@ from p2prc.storage.host_access import HOST_ACCESS_FILE, read_host_access
 
 log = logging.getLogger(__name__)
 
-FOREVER_S = 366 * 86400.0
 POLICY_KEYS = tuple(key for key in SETTING_KEYS if key.startswith("lend."))
 _DENIED = "lend.deny"
 _CARDS_LIMIT = 64
@@ -45,7 +45,7 @@ def policy_of(settings: Settings, host_access: Iterable[NodeId] = ()) -> Lending
         denied=frozenset(lend.deny),
         trusted=frozenset(lend.tier_none_to),
         host_access=frozenset(host_access),
-        lifetime_limit_s=FOREVER_S if lend.lifetime_s is None else lend.lifetime_s,
+        lifetime_limit_s=inf if lend.lifetime_s is None else lend.lifetime_s,
         leases_limit=lend.leases,
         per_peer=Capacity(
             cpu_millis=_or_all(lend.per_peer_cpu_millis, UNBOUNDED.cpu_millis),

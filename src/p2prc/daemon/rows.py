@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from p2prc.api import schema
 from p2prc.model.identity import NodeId
-from p2prc.model.resources import Gpu, RuntimeOffer
+from p2prc.model.resources import Gpu, RuntimeOffer, finite
 from p2prc.node.provider import LeaseReading
 from p2prc.node.relaying import Relaying
 from p2prc.protocol.membership import NodeView
@@ -20,6 +20,11 @@ COMMAND_SHOWN = 500
 def instant(at: float) -> str:
     """Return UTC seconds as RFC 3339."""
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def instant_or_none(at: float | None) -> str | None:
+    """Return UTC seconds as RFC 3339; None, which is never, stays None."""
+    return None if at is None else instant(at)
 
 
 def runtimes_of(offers: tuple[RuntimeOffer, ...]) -> list[schema.RuntimeTier]:
@@ -137,5 +142,5 @@ def lease_row(reading: LeaseReading, *, peer_name: str, wall_offset_s: float) ->
         net_tx_bytes=usage.net_tx_bytes,
         command=shlex.join(reading.argv)[:COMMAND_SHOWN],
         created_at=instant(lease.created_at + wall_offset_s),
-        expires_at=instant(lease.expires_at + wall_offset_s),
+        expires_at=instant_or_none(finite(lease.expires_at + wall_offset_s)),
     )

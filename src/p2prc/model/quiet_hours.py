@@ -40,7 +40,9 @@ class QuietSpan:
 
 
 def parse_quiet_hours(text: str) -> tuple[QuietSpan, ...]:
-    """Return the spans, with commas between them; raise SettingInvalid."""
+    """Return the spans, with commas between them, for `none` no span; raise SettingInvalid."""
+    if text.strip().lower() == "none":
+        return ()
     parts = [" ".join(part.lower().split()) for part in text.split(",")]
     spans = tuple(_span(part) for part in parts if part)
     if len(spans) > SPANS_LIMIT:

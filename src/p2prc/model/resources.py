@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Annotated
 
 import msgspec
@@ -12,19 +13,34 @@ from p2prc.model.identity import ShortText
 Bytes = Annotated[int, Meta(ge=0, le=1 << 60)]
 Millis = Annotated[int, Meta(ge=0, le=1_000_000)]
 """Thousandths of a core."""
+LONGEST_S = 366 * 86400
+"""What is longer than this has no end."""
 MEBIBYTE = 1 << 20
 GIBIBYTE = 1 << 30
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one lease may use at most; every number is enforced by the provider."""
+    """What one lease may use at most; every number is enforced by the provider.
+
+    `lifetime_s` None is a lease without an end of its own.
+    """
 
     cpu_millis: Millis = 1000
     memory_bytes: Bytes = GIBIBYTE
     disk_bytes: Bytes = GIBIBYTE
     processes: Annotated[int, Meta(ge=1, le=100_000)] = 256
-    lifetime_s: Annotated[float, Meta(gt=0, le=366 * 86400)] = 7200.0
+    lifetime_s: Annotated[float, Meta(gt=0, le=LONGEST_S)] | None = 7200.0
     gpus: Annotated[int, Meta(ge=0, le=64)] = 0
+
+    @property
+    def lasts_s(self) -> float:
+        """How long the lease lasts in seconds; endless, it is infinity."""
+        return inf if self.lifetime_s is None else self.lifetime_s
+
+
+def finite(seconds: float) -> float | None:
+    """Return seconds as they are told to others: None for what has no end."""
+    return None if seconds == inf else seconds
 
 
 class Capacity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -14,6 +14,7 @@ import msgspec
 
 from p2prc.errors import MachineCannot, P2prcError
 from p2prc.model.identity import LeaseId, NodeId
+from p2prc.model.resources import finite
 from p2prc.model.workload import MainProcess, Workload
 from p2prc.node.post import Post
 from p2prc.node.runs import Runs
@@ -30,6 +31,8 @@ from p2prc.storage.state import State
 
 CHECK_TIMEOUT_S = 8.0
 ENDED_KEPT_S = 7 * 86400.0
+REMOVING_KEPT_S = 7 * 86400.0
+"""How long a node that does not come back is waited for to be told of a container's end."""
 _KEY = "container/"
 _GROUPS = "container-groups"
 
@@ -39,6 +42,7 @@ log = logging.getLogger(__name__)
 class Held(msgspec.Struct, frozen=True):
     """A container as it is remembered; instants are seconds since 1970 by this node's clock.
 
+    `expires_at` None is never.
     `state`: active, suspended, ending, ended, removing (its node was not told yet) or
     unreachable. `main` is the main process: "" without one, running, waiting or ended.
     """
@@ -49,11 +53,12 @@ class Held(msgspec.Struct, frozen=True):
     argv: tuple[str, ...]
     ports: dict[str, int]
     created_at: float
-    expires_at: float
+    expires_at: float | None
     state: str = "active"
     reason: str = ""
     ended_by: str = ""
     ended_at: float = 0.0
+    removed_at: float = 0.0
     main: str = ""
     main_status: int | None = None
 
@@ -78,6 +83,7 @@ class Containers:
                     self._state.set_values({key: None})
                 else:
                     self._held[held.lease] = held
+        self._give_up_on_the_lost()
         if (groups := self._state.value(_GROUPS)) is not None:
             self._groups = msgspec.json.decode(groups, type=dict[str, list[LeaseId]])
 
@@ -108,7 +114,7 @@ class Containers:
             argv=() if main is None else main.argv,
             ports=ports,
             created_at=now,
-            expires_at=now + workload.limits.lifetime_s,
+            expires_at=finite(now + workload.limits.lasts_s),
             main="" if main is None else "running",
         )
         try:
@@ -129,11 +135,23 @@ class Containers:
         Who cannot be reached is said to be so: the container may well be there.
         """
         asked: dict[NodeId, list[Held]] = {}
+        self._give_up_on_the_lost()
         for held in self.all():
             if held.state not in ("ended", "removing"):
                 asked.setdefault(held.node, []).append(held)
         await asyncio.gather(*(self._check_node(node, there) for node, there in asked.items()))
         return self.all()
+
+    def _give_up_on_the_lost(self) -> None:
+        """Wait no longer for nodes that never came back to be told: what they held has ended."""
+        now = time.time()
+        for held in self.all():
+            if held.state != "removing":
+                continue
+            if held.expires_at is not None and held.expires_at < now:
+                self._end(held, "time", "its time was over before its node was back")
+            elif held.removed_at < now - REMOVING_KEPT_S:
+                self._end(held, "lost", "its node never came back to be told")
 
     async def _check_node(self, node: NodeId, there: Sequence[Held]) -> None:
         for start in range(0, len(there), ASKED_LEASES_LIMIT):
@@ -154,7 +172,7 @@ class Containers:
     def _unreachable(self, held: Held, reason: str) -> None:
         if held.lease not in self._held:
             return
-        if time.time() > held.expires_at:
+        if held.expires_at is not None and time.time() > held.expires_at:
             self._end(held, "time", "its time is over")
             return
         reason = f"its node cannot be reached: {reason}"
@@ -168,11 +186,12 @@ class Containers:
         elif told.state == "ended":
             self._end(held, told.ended_by, told.reason)
         else:
+            left_s = told.expires_in_s
             self._held[held.lease] = msgspec.structs.replace(
                 held,
                 state=told.state,
                 reason="",
-                expires_at=time.time() + told.expires_in_s,
+                expires_at=None if left_s is None else time.time() + left_s,
                 main=told.main,
                 main_status=told.main_status,
             )
@@ -189,10 +208,14 @@ class Containers:
     def remove(self, lease: LeaseId) -> Held:
         """End it and forget it; while its node cannot be told, it is remembered as `removing`."""
         held = self._held[lease]
+        removed_at = held.removed_at or time.time()
         if held.state == "ended" or self._post.tell(held.node, EndLease(lease)):
             self._forget(lease)
             return msgspec.structs.replace(held, state="ended", ended_by="requester")
-        removing = msgspec.structs.replace(held, state="removing")
+        reason = "its node is told when it is back"
+        removing = msgspec.structs.replace(
+            held, state="removing", reason=reason, removed_at=removed_at
+        )
         self._keep(removing)
         return removing
 

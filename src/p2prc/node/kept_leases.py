@@ -36,7 +36,7 @@ class KeptLease(msgspec.Struct, frozen=True):
 
     def left_s(self, now_at: float) -> float:
         """Return the seconds it has left; a clock that was set back gives it no more than all."""
-        return min(self.expires_at - now_at, self.request.workload.limits.lifetime_s)
+        return min(self.expires_at - now_at, self.request.workload.limits.lasts_s)
 
 
 _codec: Codec[KeptLease] = Codec(KeptLease, limit_bytes=8 << 20)

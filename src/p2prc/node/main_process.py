@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from p2prc.errors import P2prcError
+from p2prc.model.resources import finite
 from p2prc.model.workload import MainProcess
 from p2prc.node.kept_log import KeptLog
 from p2prc.protocol.leases import LeaseState, LeaseView
@@ -100,7 +101,7 @@ def standing_of(view: LeaseView, expires_in_s: float, main: Main | None) -> Leas
     return LeaseStanding(
         lease=view.lease,
         state="suspended" if is_suspended else view.state.value,
-        expires_in_s=max(0.0, expires_in_s),
+        expires_in_s=finite(max(0.0, expires_in_s)),
         tier=view.tier,
         main="" if main is None else main.state,
         main_status=None if main is None else main.status,

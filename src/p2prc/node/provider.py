@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from p2prc.errors import DiskFull, LeaseUnknown, MachineCannot, P2prcError, PeerBusy
 from p2prc.files.manifest import load_tree
 from p2prc.model.identity import AttemptId, JobId, LeaseId, NodeId
-from p2prc.model.resources import Capacity, RuntimeOffer, Usage
+from p2prc.model.resources import Capacity, RuntimeOffer, Usage, finite
 from p2prc.model.tree import Tree
 from p2prc.model.workload import Outcome
 from p2prc.node.drive import Driver
@@ -453,7 +453,8 @@ class Provider:
                 making = self._tasks.start(self._create(effect), f"make {effect.lease}")
                 self._making[effect.lease] = making
             case lending.Granted():
-                granted = LeaseGranted(effect.lease, effect.expires_in_s, effect.tier)
+                left_s = finite(effect.expires_in_s)
+                granted = LeaseGranted(effect.lease, left_s, effect.tier)
                 self._say(effect.peer, effect.lease, granted)
             case lending.Refuse():
                 message = effect.message[:_SENTENCE_LIMIT]
@@ -519,7 +520,7 @@ class Provider:
                     variables=dict(wanted.variables),
                     main=wanted.main,
                 )
-                lifetime_s = view.workload.limits.lifetime_s
+                lifetime_s = view.workload.limits.lasts_s
                 self._kept.keep(
                     view.peer, request, runtime=view.runtime, tier=view.tier, lifetime_s=lifetime_s
                 )

@@ -213,7 +213,7 @@ class LeaseBook:
             request=request,
             runtime=decision,
             created_at=now,
-            expires_at=now + request.workload.limits.lifetime_s,
+            expires_at=now + request.workload.limits.lasts_s,
             state=LeaseState.WAITING,
         )
         return []
@@ -274,7 +274,7 @@ class LeaseBook:
             if not self._left_beside(beside).fits(loan.limits):
                 break
             loan.state = LeaseState.CREATING
-            loan.expires_at = now + loan.limits.lifetime_s
+            loan.expires_at = now + loan.limits.lasts_s
             started.append(_creation(lease, loan))
         return started
 
@@ -285,8 +285,8 @@ class LeaseBook:
         if loan is None or loan.state is not LeaseState.CREATING:
             return []
         loan.state = LeaseState.ACTIVE
-        loan.expires_at = now + loan.limits.lifetime_s
-        granted = Granted(loan.peer, lease, loan.limits.lifetime_s, loan.runtime.tier)
+        loan.expires_at = now + loan.limits.lasts_s
+        granted = Granted(loan.peer, lease, loan.limits.lasts_s, loan.runtime.tier)
         # It was promised before the owner came back.
         return [granted, *self._make_way(self._owner_needs)]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from p2prc.model.identity import JobId, NodeId
+from p2prc.model.quantities import format_duration
 from p2prc.model.resources import GIBIBYTE, MEBIBYTE, Capacity, Limits, RuntimeOffer
 from p2prc.model.workload import Workload
 from p2prc.protocol.egress import BRIDGE, NONE, OPEN_TIERS, EgressTerms
@@ -104,6 +105,8 @@ def refusal_of(
     if workload.network == BRIDGE or workload.network not in policy.networks | {NONE}:
         return _network_refused(workload.network)
     limits = workload.limits
+    if limits.lasts_s > policy.lifetime_limit_s:
+        return _too_long(policy.lifetime_limit_s)
     excess = _too_small(limits) or _excess(policy, capacity, limits) or _share(policy, limits)
     return Refusal("policy-refuses", excess) if excess else None
 
@@ -117,6 +120,15 @@ def _network_refused(network: str) -> Refusal:
         "policy-refuses",
         f"the owner of this node does not lend the network `{network}`",
         "its owner allows it with `p2prc policy set lend.networks none,proxy`",
+    )
+
+
+def _too_long(limit_s: float) -> Refusal:
+    longest = format_duration(limit_s)
+    return Refusal(
+        "policy-refuses",
+        f"this node lends for at most {longest}",
+        f"`--lifetime {longest}`, or its owner allows more: `p2prc policy set lend.lifetime none`",
     )
 
 
@@ -138,14 +150,10 @@ def _excess(policy: LendingPolicy, capacity: Capacity, limits: Limits) -> str:
         return f"this node lends at most {size_text(capacity.disk_bytes)} of disk"
     if limits.gpus and not capacity.gpus:
         return "this node has no graphics card to lend"
-    if limits.gpus and not capacity.gpus:
-        return "this node has no graphics card to lend"
     if limits.gpus > capacity.gpus:
         return f"this node lends at most {capacity.gpus} graphics cards"
     if limits.processes > policy.processes_limit:
         return f"this node lends at most {policy.processes_limit} processes"
-    if limits.lifetime_s > policy.lifetime_limit_s:
-        return f"this node lends for at most {policy.lifetime_limit_s:g} s"
     return ""
 
 

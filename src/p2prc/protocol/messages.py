@@ -20,7 +20,7 @@ from p2prc.model.identity import (
     ShortText,
 )
 from p2prc.model.image import ImageOffer
-from p2prc.model.resources import Bytes, Gpu, RuntimeOffer
+from p2prc.model.resources import LONGEST_S, Bytes, Gpu, RuntimeOffer
 from p2prc.model.surroundings import Argument, VariableName
 from p2prc.model.testimony import Life
 from p2prc.model.workload import Command, MainProcess, Outcome, VolumeName, Workload
@@ -43,6 +43,7 @@ LEASES_LISTED_LIMIT = 10_000
 ASKED_LEASES_LIMIT = 1000
 PIECE_LIMIT_BYTES = 512 * 1024
 Variables = Annotated[dict[VariableName, Argument], Meta(max_length=1000)]
+LeaseSeconds = Annotated[float, Meta(ge=0, le=LONGEST_S)]
 PathInside = Annotated[str, Meta(max_length=4096)]
 Piece = Annotated[bytes, Meta(max_length=PIECE_LIMIT_BYTES)]
 
@@ -385,10 +386,10 @@ class RequestLease(_Message, frozen=True, tag="request-lease"):
 
 
 class LeaseGranted(_Message, frozen=True, tag="lease-granted"):
-    """The place exists; `expires_in_s` from now it ends."""
+    """The place exists; `expires_in_s` from now it ends, None is never."""
 
     lease: LeaseIdField
-    expires_in_s: float
+    expires_in_s: LeaseSeconds | None
     tier: ShortText
 
 
@@ -422,13 +423,13 @@ class AskLeases(_Message, frozen=True, tag="ask-leases"):
 class LeaseStanding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One lease: `state` is waiting, creating, active, suspended, ending, ended or unknown.
 
-    `expires_in_s` counts from now. `ended_by` and `reason` tell of an end. `main` is the main
-    process: "" without one, running, waiting (for its next start) or ended.
+    `expires_in_s` counts from now, None is never. `ended_by` and `reason` tell of an end.
+    `main` is the main process: "" without one, running, waiting (for its next start) or ended.
     """
 
     lease: LeaseIdField
     state: ShortText
-    expires_in_s: float = 0.0
+    expires_in_s: LeaseSeconds | None = 0.0
     tier: ShortText = ""
     ended_by: ShortText = ""
     reason: Sentence = ""

@@ -28,6 +28,7 @@ _NAME_LIMIT_BYTES = 4096
 _ENTRIES_LIMIT = 1_000_000
 _ENTRY_BYTES = 512
 """What an entry counts as at least: a million empty files are not nothing."""
+_MORE_ROOM = "remove files inside with `p2prc exec`, or ask for more: `p2prc create --disk SIZE`"
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
@@ -134,7 +135,9 @@ class _Unpacking:
     def _use(self, count: int) -> None:
         self._room -= count
         if self._room < 0:
-            raise DiskFull("the files are larger than the lease's disk")
+            raise DiskFull(
+                "the files are larger than what is left of the container's disk", hint=_MORE_ROOM
+            )
 
     def _folder(self, parts: list[str]) -> int:
         """Open a folder, making what is missing on the way; no step follows a link."""
@@ -183,7 +186,7 @@ def _translated() -> Iterator[None]:
         raise PathInvalid("this is not a tar archive") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull from error
+            raise DiskFull("no room is left on the disk there", hint=_MORE_ROOM) from error
         if error.errno in (*_NOT_THERE, errno.EISDIR, errno.ENAMETOOLONG):
             raise PathInvalid("a link or another kind of file is in the way") from error
         raise

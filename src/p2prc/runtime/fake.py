@@ -258,7 +258,7 @@ class FakeSandbox:
         await self._stop("lease-ended", "the lease was ended")
 
     async def _live(self) -> None:
-        lifetime_s = self._spec.limits.lifetime_s
+        lifetime_s = self._spec.limits.lasts_s
         await asyncio.sleep(lifetime_s)
         await self._stop("limit-exceeded", f"the lease's lifetime of {lifetime_s:g} s is over")
 

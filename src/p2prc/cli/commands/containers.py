@@ -14,12 +14,13 @@ from p2prc.api.container_schema import (
     CreateRequest,
     GroupRequest,
 )
-from p2prc.cli.commands.work_options import taken_from, work_options
+from p2prc.cli.commands.work_options import place_options, taken_from
 from p2prc.cli.failures import note
 from p2prc.cli.invocation import Invocation, RunLike, command
 from p2prc.cli.render.output import write, write_json
 from p2prc.cli.render.text import plain, since, table, until
 from p2prc.errors import P2prcError
+from p2prc.model.quantities import DURATION_LIMIT_S
 
 _NOTHING_HELD = "I hold no container; what others run here: `p2prc leases`"
 _TASK_ONLY = ("inputs", "outputs", "to", "timeout_s")
@@ -33,7 +34,7 @@ class CreateLike(RunLike):
 
 @command("create", cls=CreateLike)
 @click.argument("target", metavar="NODE|any")
-@work_options
+@place_options
 @click.option(
     "--ports", type=click.IntRange(0, 64), default=0, metavar="N", help="Named ports that it wants."
 )
@@ -72,11 +73,11 @@ def create_command(
     time is over, whether you are connected or not: `p2prc rm` gives it back.
     """
     work = taken_from(options)
-    if work.inputs or work.outputs or work.timeout is not None:
-        raise click.UsageError("--in, --out and --timeout are of `run`; files: `p2prc cp`")
     fields: dict[str, Any] = work.request(argv)
     for name in _TASK_ONLY:
         fields.pop(name, None)
+    if work.lifetime == DURATION_LIMIT_S:
+        fields["lifetime_s"] = "none"
     request = CreateRequest(
         target=target, ports=ports, restart=restart, volumes=list(volumes), group=group, **fields
     )
@@ -96,7 +97,8 @@ def _tell_created(row: ContainerRow, *, as_json: bool) -> None:
     for port in row.ports:
         note(f"port {port.name}: {port.internal} (P2PRC_{port.name.upper()})")
     node = plain(row.node_name) or row.node[:10]
-    note(f"on {node}, for {until(row.expires_at)}; enter: `p2prc exec -it {row.id[:10]} -- sh`")
+    lasts = f"for {until(row.expires_at)}" if row.expires_at else "until you give it back"
+    note(f"on {node}, {lasts}; enter: `p2prc exec -it {row.id[:10]} -- sh`")
 
 
 @command("ps")
@@ -123,7 +125,7 @@ def _cells(row: ContainerRow) -> tuple[str, ...]:
         plain(row.node_name) or row.node[:10],
         "gone" if is_gone else row.state,
         since(row.created_at),
-        "" if is_gone else until(row.expires_at),
+        "" if is_gone else until(row.expires_at) if row.expires_at else "never",
         plain(row.command),
         plain(why),
     )

@@ -78,8 +78,13 @@ def logs_command(invocation: Invocation, /, *, job: str | None, follows: bool, l
     try:
         logs = invocation.client.task_logs(name, task or None)
     except JobUnknown:
-        if task or not _show_container_log(invocation, job, follows=follows):
+        if task:
             raise
+        if not _show_container_log(invocation, job, follows=follows):
+            raise LeaseUnknown(
+                f"no container and no job of mine is `{job[:80]}`",
+                hint="see `p2prc ps` and `p2prc jobs`",
+            ) from None
         return
     if invocation.as_json:
         write_json(logs)

@@ -139,6 +139,6 @@ def _lease_cells(lease: LeaseRow, width: int) -> tuple[str, ...]:
         brief_size(lease.disk_bytes),
         str(lease.processes),
         brief_size(lease.net_rx_bytes + lease.net_tx_bytes),
-        brief_until(lease.expires_at),
+        brief_until(lease.expires_at) if lease.expires_at else "never",
         lease.command,
     )

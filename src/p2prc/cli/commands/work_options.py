@@ -1,8 +1,8 @@
-"""The options that `run` and `map` share, and the part of a request that they make."""
+"""The options that `run`, `map` and `create` share, and the part of a request that they make."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -16,7 +16,7 @@ _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True)
 class WorkOptions:
-    """What was typed, of what both have."""
+    """What was typed, of what they have in common; `create` has no files and no timeout."""
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
@@ -58,7 +58,7 @@ class WorkOptions:
         }
 
 
-_OPTIONS = [
+_FILES = [
     click.option(
         "--in",
         "inputs",
@@ -68,6 +68,11 @@ _OPTIONS = [
     ),
     click.option("--out", "outputs", multiple=True, metavar="GLOB", help="Bring these files back."),
     click.option("--to", metavar="DIR", help="Where to; else the current folder."),
+]
+_TIMEOUT = click.option(
+    "--timeout", type=DURATION, metavar="DURATION", help="Stop the command after this."
+)
+_OPTIONS = [
     click.option(
         "-e", "--env", multiple=True, metavar="K=V", help="Set a variable of the command."
     ),
@@ -85,18 +90,15 @@ _OPTIONS = [
         help="Cores that it needs; else 1.",
     ),
     click.option("--memory", type=SIZE, metavar="SIZE", help="Memory that it needs; else 1G."),
-    click.option("--disk", type=SIZE, metavar="SIZE", help="Disk that it needs; else 4G."),
+    click.option("--disk", type=SIZE, metavar="SIZE", help="Disk that it needs; else 1G."),
     click.option(
         "--gpus", type=click.IntRange(min=0), default=0, metavar="N", help="GPUs that it needs."
-    ),
-    click.option(
-        "--timeout", type=DURATION, metavar="DURATION", help="Stop the command after this."
     ),
     click.option(
         "--lifetime",
         type=DURATION,
         metavar="DURATION",
-        help="Give the place back after this, whatever runs; else 2h.",
+        help="Give the place back after this, whatever runs; else 2h. Some owners allow `none`.",
     ),
     click.option(
         "--runtime",
@@ -126,11 +128,25 @@ _OPTIONS = [
 
 def work_options(function: _Decorated) -> _Decorated:
     """Add the options to a command; it takes them as one `WorkOptions`, `work`."""
-    for option in reversed(_OPTIONS):
+    return _with([*_FILES, *_OPTIONS, _TIMEOUT], function)
+
+
+def place_options(function: _Decorated) -> _Decorated:
+    """Add those that say what a place is: it has no files and no timeout."""
+    return _with(_OPTIONS, function)
+
+
+def _with(
+    options: Sequence[Callable[[_Decorated], _Decorated]], function: _Decorated
+) -> _Decorated:
+    for option in reversed(options):
         function = option(function)
     return function
 
 
 def taken_from(options: dict[str, Any]) -> WorkOptions:
     """Return the shared options, removing them from a command's own."""
-    return WorkOptions(**{name: options.pop(name) for name in WorkOptions.__slots__})
+    usual = {"inputs": (), "outputs": (), "to": None, "timeout": None}
+    return WorkOptions(
+        **{name: options.pop(name, usual.get(name)) for name in WorkOptions.__slots__}
+    )

@@ -209,7 +209,7 @@ class Coordinator:
             self._results.fail(flight, code, f"ended by {event.ended_by}: {event.reason}", now)
 
     def _code_of_end(self, event: SlotEnded, flight: Flight, now: float) -> str:
-        lifetime_s = self._step.workload.limits.lifetime_s
+        lifetime_s = self._step.workload.limits.lasts_s
         if event.ended_by == "limit":
             return "limit-exceeded"
         # A task that had nearly a whole lease to itself will not fit into another one either.
@@ -273,7 +273,7 @@ class Coordinator:
     def _is_ending_soon(self, slot: Slot, now: float) -> bool:
         """Whether a lease has too little time left for an average task, and a new one has not."""
         mean_s = self._ledger.mean_duration_s
-        lifetime_s = self._step.workload.limits.lifetime_s
+        lifetime_s = self._step.workload.limits.lasts_s
         if mean_s is None or slot.opened_at is None or lifetime_s < 3 * mean_s:
             return False
         return slot.opened_at + lifetime_s - now < 1.5 * mean_s

@@ -103,7 +103,7 @@ class Results:
         if not is_wanted or not event.outcome.is_success:
             self._outbox.say(Acknowledge(event.node, event.attempt))
             return
-        lifetime_s = self._job.steps[key.step].workload.limits.lifetime_s
+        lifetime_s = self._job.steps[key.step].workload.limits.lasts_s
         flight = Flight(event.attempt, key, number, event.node, LeaseId(""), now - lifetime_s)
         self.flights.add(flight)
         self._judge(flight, event.outcome, now)

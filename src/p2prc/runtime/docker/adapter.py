@@ -54,6 +54,8 @@ _RESERVED = (
 )
 _GRACE_S = 60
 """A container outlives its lease by so much at most, when nobody is there to end it."""
+_ENDLESS_S = 100 * 366 * 86400.0
+"""What a lease without an end gets: longer than any machine runs."""
 _FEATURES = frozenset(Feature)
 
 
@@ -185,7 +187,7 @@ class DockerRuntime:
     # -- making -------------------------------------------------------------------------------
 
     async def _start(self, spec: SandboxSpec, container: str, uid: int) -> DockerSandbox:
-        until = time.time() + spec.limits.lifetime_s
+        until = _until(spec.limits)
         sandbox = DockerSandbox(spec, self._engine, container, uid=uid, until=until, host=self)
         # Before it starts: the first word must not be missed.
         await sandbox.open()
@@ -248,7 +250,7 @@ class DockerRuntime:
             folder=_real(spec.folder),
             first=str(self._home / "first"),
             uid=uid,
-            until=int(time.time() + spec.limits.lifetime_s) + 1 + _GRACE_S,
+            until=int(_until(spec.limits)) + 1 + _GRACE_S,
             limits=spec.limits,
             variables=variables,
             environment=environment,
@@ -328,6 +330,11 @@ class DockerRuntime:
         except TimeoutError:
             log.info("containers do not work here: too slow")
             return False
+
+
+def _until(limits: Limits) -> float:
+    """Return when such a lease ends, in epoch time; containers carry it as a whole number."""
+    return time.time() + min(limits.lasts_s, _ENDLESS_S)
 
 
 def _real(path: Path) -> str:

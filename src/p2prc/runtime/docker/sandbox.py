@@ -327,7 +327,7 @@ class DockerSandbox:
                     return
             pause_s = max(pause_s, _SHARE_OF_LOOKING * (loop.time() - now))
             await asyncio.sleep(min(pause_s, max(0.0, self._lasts_until - loop.time())))
-        limit_s = self._spec.limits.lifetime_s
+        limit_s = self._spec.limits.lasts_s
         self._begin_end("limit-exceeded", f"the lease's lifetime of {limit_s:g} s is over")
 
     async def _look_at_disk(self) -> str:

@@ -254,7 +254,7 @@ class ProcessRuntime:
             disk_bytes=limits.disk_bytes,
             processes=limits.processes,
             gpus=limits.gpus,
-            lifetime_s=limits.lifetime_s,
+            lifetime_s=limits.lasts_s,
             has_sessions=spec.has_sessions,
             registry=str(self._registry) if spec.has_sessions else "",
             name=adoption.name_of(_real(spec.folder)),

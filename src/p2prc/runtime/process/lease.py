@@ -54,6 +54,8 @@ _LOOK_WHEN_IDLE_S = 5.0
 _SHARE_OF_LOOKING = 20
 _LAST_KILL_S = 4.0
 _LONGEST_PAUSE_S = 0.02
+_LONGEST_WAIT_S = 86400.0
+"""The kernel takes no more than 24 days, and a lease may have no end."""
 
 
 class Running:
@@ -127,7 +129,8 @@ class Supervisor:
                 poll.register(descriptor, select.POLLIN)
         look_at = self._look_at if self._is_busy else self._look_when_idle_at
         deadline = min(self._ends_at, look_at, self._keeping.gives_up_at)
-        ready = poll.poll(max(0, int((deadline - time.monotonic()) * 1000) + 1))
+        pause_s = min(max(0.0, deadline - time.monotonic()), _LONGEST_WAIT_S)
+        ready = poll.poll(int(pause_s * 1000) + 1)
         for descriptor, _ in ready:
             if descriptor == wake:
                 os.read(wake, 4096)
