@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import idle, relay, relays, rivals, transport, work
+from benchmarks import functions, idle, relay, relays, rivals, transport, work
 from benchmarks.network import MeasuredNode, open_network
 from benchmarks.report import FIGURES, Figure, Record
 
@@ -66,8 +66,14 @@ def _work_figures(node: MeasuredNode, rounds: int, details: dict[str, Any]) -> l
     with rivals.open_dask() as dask:
         commands = work.map_race(node, dask)
         commands.run(rounds)
-    details |= work.details({"latency_s": latency, "commands_s": commands})
-    return [*work.latency_figures(latency), *work.map_figures(commands)]
+        with functions.function_race(node, dask) as calls:
+            calls.run(rounds)
+    details |= work.details({"latency_s": latency, "commands_s": commands, "functions_s": calls})
+    return [
+        *work.latency_figures(latency),
+        *work.map_figures(commands),
+        *functions.figures(calls),
+    ]
 
 
 def _shown(figures: Sequence[Figure]) -> list[Figure]:

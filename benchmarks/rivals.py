@@ -72,10 +72,10 @@ class Dask:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
 
-    def seconds(self, count: int) -> float:
-        """Return the seconds that it takes for so many commands."""
+    def seconds(self, count: int, kind: str = "command") -> float:
+        """Return the seconds that it takes for so many commands, or no-op functions."""
         assert self._process.stdin is not None
-        self._process.stdin.write(f"{count}\n")
+        self._process.stdin.write(f"{kind} {count}\n")
         self._process.stdin.flush()
         return float(self.heard())
 

@@ -20,6 +20,7 @@ class. The exit status belongs to the branch of the tree:
         NoNodeMatches
       WorkFailed                    7
         CommandNotFound  OutputConflict  OutputMissing  LeaseEnded  LimitExceeded  TimedOut
+        FunctionFailed  UntrustedResult
       MachineCannot                 8
         RuntimeMissing  DiskFull  PortTaken  HomeBusy  HomeUnusable  EnvironmentBroken
       NodeNotRunning                9
@@ -350,6 +351,19 @@ class TimedOut(WorkFailed):
     """The work took longer than it may."""
 
     code = "timed-out"
+
+
+class FunctionFailed(WorkFailed):
+    """A function raised an exception at its provider."""
+
+    code = "function-failed"
+
+
+class UntrustedResult(WorkFailed):
+    """The result is not of plain values, and its provider is not trusted."""
+
+    code = "untrusted-result"
+    hint = "return plain values or arrays; or say `trust_results=True`: it runs the provider's code"
 
 
 class MachineCannot(P2prcError):

@@ -22,6 +22,9 @@ from p2prc.authority import (
     write_ticket,
 )
 from p2prc.authority.chains import Rights
+from p2prc.client.results import decode as decode_value
+from p2prc.client.sent.values import encode as encode_value
+from p2prc.errors import UntrustedResult
 from p2prc.model.identity import AttemptId, BlobId, LeaseId, NodeId
 from p2prc.model.notice import Revocation, open_notice, sign_notice
 from p2prc.model.record import NodeRecord, open_record, sign_record
@@ -116,6 +119,13 @@ def _range(content: bytes) -> object:
 
 def _chain(content: bytes) -> object:
     return verify_chain(content, network=NODE)
+
+
+def _function_result(content: bytes) -> object:
+    try:
+        return decode_value(content)
+    except UntrustedResult:
+        return None
 
 
 _OPENER = b"\7" * OPENER_BYTES
@@ -251,5 +261,10 @@ DECODERS = (
     ),
     Decoder("template range", _range, (b"1-10:2, 30-20:-3,7", b"-5--1")),
     Decoder("router xml", read_xml, (b"<a x='1'><b>text</b><c/></a>",)),
+    Decoder(
+        "function result",
+        _function_result,
+        (encode_value([1, (2.5, None), {"a": b"x"}, 1 << 90]), encode_value("text")),
+    ),
     Decoder("lan word", _lan_word, (seal(PEER, network=NODE, port=8088, nonce=b"n" * 12),)),
 )

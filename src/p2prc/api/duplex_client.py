@@ -62,6 +62,9 @@ class DuplexCall:
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
+        # Its reader, in whatever thread, has been woken.
+        with suppress(OSError, ValueError):
+            self._answer.close()
 
     def _exactly(self, size: int) -> bytes:
         content = self._answer.read(size)
