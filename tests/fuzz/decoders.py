@@ -25,7 +25,7 @@ from p2prc.authority.chains import Rights
 from p2prc.client.results import decode as decode_value
 from p2prc.client.sent.values import encode as encode_value
 from p2prc.errors import UntrustedResult
-from p2prc.model.identity import AttemptId, BlobId, LeaseId, NodeId
+from p2prc.model.identity import AttemptId, BlobId, JobId, LeaseId, NodeId
 from p2prc.model.notice import Revocation, open_notice, sign_notice
 from p2prc.model.record import NodeRecord, open_record, sign_record
 from p2prc.model.ticket import OPENER_BYTES, Ticket
@@ -34,6 +34,8 @@ from p2prc.model.workload import Command
 from p2prc.node.spare_network import SpareContent, spare_codec
 from p2prc.protocol import messages
 from p2prc.protocol.jobs.check import job_codec
+from p2prc.protocol.jobs.facts import CoordinatorTook, KeepersNamed, TaskSucceeded
+from p2prc.protocol.jobs.pages import Page, open_page, sign_page
 from p2prc.protocol.jobs.status_lines import StatusReader
 from p2prc.protocol.messages import bulk_codec, letter_codec, opening_codec, session_codec
 from p2prc.protocol.port_mapping import read_pcp, read_pmp, read_pmp_address
@@ -168,6 +170,22 @@ _admission = RelayAdmission(
 )
 
 
+def _job_page(content: bytes) -> object:
+    return open_page(_envelope.decode(content))
+
+
+_PAGE = Page(
+    JobId("ab" * 10),
+    "cd" * 10,
+    0,
+    (
+        KeepersNamed((PEER,), 1.0),
+        CoordinatorTook(1, NODE, 2.0),
+        TaskSucceeded(0, 1, 1000, PEER, 3.0, outputs=BLOB, is_collected=False),
+    ),
+)
+
+
 def _lan_word(content: bytes) -> object:
     return unseal(content, network=NODE, port=8088)
 
@@ -228,6 +246,7 @@ DECODERS = (
         (encode(SpareContent(NODE.encode(), CHAIN, (_SIGNED.envelope,))),),
         ("spare_codec",),
     ),
+    Decoder("job page", _job_page, (encode(sign_page(SECRET, _PAGE)),), ("_codec",)),
     Decoder("notice", _notice, (encode(_NOTICE.envelope),), ("_codec",)),
     Decoder("relay client", read_frame, (received(b"\1" * 32, _DATAGRAMS), ping(b"12345678"))),
     Decoder("relay proof", read_auth, (b"\1" + b"\2" * 32 + b"\x40" + b"\3" * 64,)),

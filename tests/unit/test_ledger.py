@@ -166,6 +166,6 @@ def test_garbage_is_no_fact() -> None:
 def test_attempt_ids_are_read_back_and_others_refused() -> None:
     name = attempt_id(JobId("0" * 20), TaskKey(1, 23), 4)
     assert parse_attempt_id(name) == (JobId("0" * 20), TaskKey(1, 23), 4)
-    for bad in ("", "x", "a-1-2", "a-1-2-3-4", "a-1--2-3", "a-1-2-²", "a-1-2-12345678"):
+    for bad in ("", "x", "a-1-2", "a-1-2-3-4", "a-1--2-3", "a-1-2-²", "a-1-2-1234567890"):
         with pytest.raises(WireError):
             parse_attempt_id(type(name)(bad))

@@ -26,7 +26,7 @@ NodeIdField = Annotated[NodeId, _HEX_64]
 BlobIdField = Annotated[BlobId, _HEX_64]
 LeaseIdField = Annotated[LeaseId, _HEX_20]
 JobIdField = Annotated[JobId, _HEX_20]
-_ATTEMPT = r"^[0-9a-f]{20}-[0-9]{1,4}-[0-9]{1,7}-[0-9]{1,6}"
+_ATTEMPT = r"^[0-9a-f]{20}-[0-9]{1,4}-[0-9]{1,7}-[0-9]{1,9}"
 AttemptIdField = Annotated[AttemptId, Meta(pattern=_ATTEMPT + _END)]
 ShortText = Annotated[str, Meta(max_length=200)]
 

@@ -7,6 +7,8 @@ from typing import NamedTuple
 from p2prc.errors import WireError
 from p2prc.model.identity import AttemptId, JobId
 
+_DIGITS = (7, 7, 9)
+
 
 class TaskKey(NamedTuple):
     """A task: the number of its step, and its own number in it."""
@@ -26,7 +28,7 @@ def parse_attempt_id(attempt: AttemptId) -> tuple[JobId, TaskKey, int]:
     numbers = parts[1:]
     if len(numbers) != 3 or not all(part.isascii() and part.isdigit() for part in numbers):
         raise WireError("not an attempt's id")
-    if any(len(part) > 7 for part in numbers):
+    if any(len(part) > limit for part, limit in zip(numbers, _DIGITS, strict=True)):
         raise WireError("not an attempt's id")
     step, task, number = map(int, numbers)
     return JobId(parts[0]), TaskKey(step, task), number

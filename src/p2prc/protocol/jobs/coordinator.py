@@ -1,4 +1,4 @@
-"""The submitter's side of one job: which task runs where, until every one has an end.
+"""Who carries one job on: which task runs where, until every one has an end.
 
 Theory of operation. `handle` settles what is overdue, takes the event, then carries on: it gives
 idle slots their next tasks, opens slots where there is room, and closes those without work. Every
@@ -22,10 +22,12 @@ from p2prc.protocol.jobs.doubt import Doubt
 from p2prc.protocol.jobs.events import (
     AttemptEnded,
     AttemptsReported,
+    CancelAttempt,
     CancelRequested,
     CloseSlot,
     Effect,
     Event,
+    FactsMerged,
     JobBlocked,
     JobEnded,
     NodeLost,
@@ -39,12 +41,17 @@ from p2prc.protocol.jobs.events import (
     SlotRefused,
     StartAttempt,
     StartRefused,
+    StoodDown,
     Tick,
 )
 from p2prc.protocol.jobs.expansion import expand
 from p2prc.protocol.jobs.facts import (
+    AttemptFailed,
+    Fact,
     JobCancelled,
     TaskAssigned,
+    TasksRetried,
+    TaskSucceeded,
 )
 from p2prc.protocol.jobs.flights import Flight
 from p2prc.protocol.jobs.ledger import Ledger
@@ -58,7 +65,11 @@ from p2prc.protocol.placement import NodeOffer, explain
 
 
 class Coordinator:
-    """Carries one job on. `utc_offset_s` added to `now` gives seconds since 1970 in UTC."""
+    """Carries one job on. `utc_offset_s` added to `now` gives seconds since 1970 in UTC.
+
+    Attempts are numbered within the `epoch`, so that those of two coordinators differ. Only where
+    `is_submitter` are stored outputs collected ones.
+    """
 
     def __init__(
         self,
@@ -67,15 +78,24 @@ class Coordinator:
         *,
         utc_offset_s: float = 0.0,
         settings: CoordinatorSettings | None = None,
+        epoch: int = 0,
+        is_submitter: bool = True,
     ) -> None:
         self._ledger = ledger
         self._job: Job = ledger.job
-        self._job_id = ledger.job.id
+        self._job_id = ledger.job_id
+        self._epoch = epoch
         self._rng = rng
         self._settings = settings or CoordinatorSettings()
         self._slots = Slots(rng)
         self._outbox = Outbox(ledger, self._slots, utc_offset_s=utc_offset_s)
-        self._results = Results(self._outbox, self._slots, self._settings, requeue=self._requeue)
+        self._results = Results(
+            self._outbox,
+            self._slots,
+            self._settings,
+            requeue=self._requeue,
+            is_submitter=is_submitter,
+        )
         self._doubt = Doubt(self._outbox, self._slots, self._results, self._settings)
         self._offers: tuple[NodeOffer, ...] = ()
         self._step_number = -1
@@ -147,6 +167,10 @@ class Coordinator:
                 self._cancel(now)
             case RetryRequested():
                 self._retry(now)
+            case FactsMerged():
+                self._merge(event.facts, now)
+            case StoodDown():
+                self._stand_down(now)
             case Tick():
                 pass
             case _:
@@ -280,7 +304,7 @@ class Coordinator:
 
     def _start(self, slot: Slot, task: int, now: float) -> None:
         key = TaskKey(self._step_number, task)
-        number = self._ledger.steps[key.step].next_attempt(task)
+        number = self._ledger.steps[key.step].next_attempt(task, self._epoch)
         attempt = attempt_id(self._job_id, key, number)
         self._outbox.add(
             TaskAssigned(key.step, task, number, slot.node, slot.lease, self._outbox.at(now))
@@ -343,6 +367,26 @@ class Coordinator:
         if facts:
             self._ended_at = None
             self._queue.rewind()
+
+    # -- others' facts
+
+    def _merge(self, facts: tuple[Fact, ...], now: float) -> None:
+        if any(isinstance(fact, TaskSucceeded) for fact in facts):
+            self._results.abandon_succeeded()
+        if any(isinstance(fact, TaskAssigned) for fact in facts):
+            # Whoever gave them out carries the job on no longer: nobody else asks after them.
+            self._doubt.take_up(now)
+        if any(isinstance(fact, AttemptFailed | TasksRetried) for fact in facts):
+            self._queue.rewind()
+        if self._ended_at is not None and not self._ledger.is_ended:
+            self._ended_at = None
+            self._queue.rewind()
+
+    def _stand_down(self, now: float) -> None:
+        self._ended_at = now
+        for flight in self._results.flights:
+            self._outbox.say(CancelAttempt(flight.node, flight.attempt))
+        self._close_all()
 
     # -- saying why nothing happens
 

@@ -26,7 +26,7 @@ class Doubt:
         self, outbox: Outbox, slots: Slots, results: Results, settings: CoordinatorSettings
     ) -> None:
         self._outbox = outbox
-        self._job_id = outbox.ledger.job.id
+        self._job_id = outbox.ledger.job_id
         self._slots = slots
         self._results = results
         self._settings = settings
@@ -51,7 +51,10 @@ class Doubt:
                     yield standing.grace_until
 
     def take_up(self, now: float) -> None:
-        """Ask every node that the ledger names what it holds; assume nothing."""
+        """Ask every node that the ledger names what it holds; assume nothing.
+
+        Again where others' facts were merged: only attempts that nobody follows are taken up.
+        """
         if not self._outbox.ledger.is_ended:
             for number, ledger in enumerate(self._outbox.ledger.steps):
                 for task in ledger.tasks_in(TaskState.RUNNING):
@@ -61,9 +64,12 @@ class Doubt:
 
     def _take_up_task(self, key: TaskKey, now: float) -> None:
         for fact in self._outbox.ledger.steps[key.step].open_attempts(key.task):
+            attempt = attempt_id(self._job_id, key, fact.attempt)
+            if self._results.flights.get(attempt) is not None:
+                continue
             self._results.flights.add(
                 Flight(
-                    attempt=attempt_id(self._job_id, key, fact.attempt),
+                    attempt=attempt,
                     key=key,
                     number=fact.attempt,
                     node=fact.node,

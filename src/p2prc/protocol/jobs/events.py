@@ -121,6 +121,18 @@ class RetryRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class FactsMerged:
+    """Others' facts were added to the ledger: the coordinator finds them there."""
+
+    facts: tuple[Fact, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StoodDown:
+    """Another node carries the job on: give back what is held, add nothing."""
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """The deadline was reached; also the first event after a start, when there is no other."""
 
@@ -138,6 +150,8 @@ Event = (
     | NodeLost
     | CancelRequested
     | RetryRequested
+    | FactsMerged
+    | StoodDown
     | Tick
 )
 

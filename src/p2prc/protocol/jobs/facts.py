@@ -19,7 +19,10 @@ TASKS_RETRIED_LIMIT = 10_000
 
 StepNumber = Annotated[int, Meta(ge=0, le=99)]
 TaskNumber = Annotated[int, Meta(ge=0, le=999_999)]
-AttemptNumber = Annotated[int, Meta(ge=0, le=999_999)]
+AttemptNumber = Annotated[int, Meta(ge=0, le=999_999_999)]
+EPOCH_LIMIT = 999_000
+Epoch = Annotated[int, Meta(ge=0, le=EPOCH_LIMIT)]
+KEEPERS_LIMIT = 16
 Seconds = Annotated[float, Meta(ge=0)]
 
 
@@ -52,7 +55,10 @@ class AttemptFailed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag
 
 
 class TaskSucceeded(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="succeeded"):
-    """An attempt ended well and its outputs are with the submitter."""
+    """An attempt ended well and its outputs are with whoever says so.
+
+    `is_collected`: with the submitter, who alone may say that.
+    """
 
     step: StepNumber
     task: TaskNumber
@@ -62,6 +68,7 @@ class TaskSucceeded(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag
     duration_s: Seconds = 0.0
     outputs: BlobIdField | None = None
     output_bytes: Bytes = 0
+    is_collected: bool = True
 
 
 class JobCancelled(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="cancelled"):
@@ -85,7 +92,30 @@ class TasksRetried(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=
     at: Seconds
 
 
-Fact = TaskAssigned | AttemptFailed | TaskSucceeded | JobCancelled | TasksRetried
+class KeepersNamed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="keepers"):
+    """These nodes hold the job too, and may carry it on when its coordinator is gone."""
+
+    keepers: Annotated[tuple[NodeIdField, ...], Meta(min_length=1, max_length=KEEPERS_LIMIT)]
+    at: Seconds
+
+
+class CoordinatorTook(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="took"):
+    """This node carries the job on; the highest (epoch, node) is its coordinator."""
+
+    epoch: Epoch
+    node: NodeIdField
+    at: Seconds
+
+
+Fact = (
+    TaskAssigned
+    | AttemptFailed
+    | TaskSucceeded
+    | JobCancelled
+    | TasksRetried
+    | KeepersNamed
+    | CoordinatorTook
+)
 _codec: Codec[Fact] = Codec(Fact, limit_bytes=FACT_LIMIT_BYTES)
 
 

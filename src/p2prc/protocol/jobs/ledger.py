@@ -19,8 +19,10 @@ from p2prc.protocol.jobs.attempts import TaskKey
 from p2prc.protocol.jobs.facts import (
     TASKS_RETRIED_LIMIT,
     AttemptFailed,
+    CoordinatorTook,
     Fact,
     JobCancelled,
+    KeepersNamed,
     Retried,
     TaskAssigned,
     TasksRetried,
@@ -57,8 +59,18 @@ class NodeCounts:
 class Ledger:
     """Everything known about one job; only ever grows."""
 
-    def __init__(self, job: Job, facts: Iterable[Fact] = ()) -> None:
+    def __init__(
+        self, job: Job, facts: Iterable[Fact] = (), *, remembers_collected: bool = False
+    ) -> None:
         self.job = job
+        self.job_id = job.id
+        self.results: dict[TaskKey, TaskSucceeded] = {}
+        """The results that count and that the submitter has not collected; where
+        `remembers_collected`, all that count."""
+        self._remembers_collected = remembers_collected
+        self._uncollected = 0
+        self._named: dict[NodeId, float] = {}
+        self._claim = (0, job.submitter)
         self.steps = [
             StepLedger(total=task_count(step), retries=step.retries) for step in job.steps
         ]
@@ -92,6 +104,13 @@ class Ledger:
             case TasksRetried():
                 for retried in fact.tasks:
                     self._step_of(retried.step, retried.task).forgive(retried.task, retried.attempt)
+            case KeepersNamed():
+                for node in fact.keepers:
+                    self._named[node] = _earliest(self._named.get(node), fact.at)
+                return
+            case CoordinatorTook():
+                self._claim = max(self._claim, (fact.epoch, fact.node))
+                return
             case _:
                 assert_never(fact)
         self._first_at = _earliest(self._first_at, fact.at)
@@ -125,6 +144,11 @@ class Ledger:
         if change is None:
             return
         accepted, replaced, pointless = change
+        key = TaskKey(fact.step, fact.task)
+        if fact.is_collected and not self._remembers_collected:
+            self.results.pop(key, None)
+        else:
+            self.results[key] = fact
         self._account(accepted, 1)
         if replaced is not None:
             self._account(replaced, -1)
@@ -134,6 +158,7 @@ class Ledger:
     def _account(self, accepted: Accepted, sign: int) -> None:
         self._nodes[accepted.node].succeeded += sign
         self._output_bytes += sign * accepted.output_bytes
+        self._uncollected += sign * (not accepted.is_collected)
         self._duration_us += sign * accepted.duration_us
 
     def _remember(self, fact: TaskSucceeded) -> None:
@@ -143,6 +168,17 @@ class Ledger:
         insort(self._recent, entry)
         if len(self._recent) > _RECENT:
             del self._recent[0]
+
+    def check(self, fact: Fact) -> None:
+        """Raise `WireError` when a fact is about a task that this job has not."""
+        match fact:
+            case TaskAssigned() | AttemptFailed() | TaskSucceeded():
+                self._step_of(fact.step, fact.task)
+            case TasksRetried():
+                for retried in fact.tasks:
+                    self._step_of(retried.step, retried.task)
+            case _:
+                pass
 
     def _step_of(self, step: int, task: int) -> StepLedger:
         if not (0 <= step < len(self.steps) and 0 <= task < self.steps[step].total):
@@ -159,6 +195,29 @@ class Ledger:
 
     def _counts_of(self, node: NodeId) -> NodeCounts:
         return self._nodes[self._number_of(node)]
+
+    # -- who carries the job on
+
+    @property
+    def keepers(self) -> list[NodeId]:
+        """Who holds the job beside its submitter, in the order in which they were named."""
+        named = sorted((at, node) for node, at in self._named.items())
+        return [node for _, node in named if node != self.job.submitter]
+
+    @property
+    def holders(self) -> list[NodeId]:
+        """Who may add facts: the submitter, then the keepers."""
+        return [self.job.submitter, *self.keepers]
+
+    @property
+    def claim(self) -> tuple[int, NodeId]:
+        """The epoch of the coordinator, and who it is."""
+        return self._claim
+
+    @property
+    def is_all_collected(self) -> bool:
+        """Whether the submitter has every result that counts."""
+        return self._uncollected == 0
 
     # -- the state
 

@@ -41,14 +41,16 @@ class Results:
         settings: CoordinatorSettings,
         *,
         requeue: Callable[[TaskKey, float], None],
+        is_submitter: bool = True,
     ) -> None:
+        self._is_submitter = is_submitter
         self.flights = Flights()
         # Why outputs cannot be stored on our own disk at present.
         self.storage_trouble: str | None = None
         # Finished attempts that a node reported and whose outcome has not come yet.
         self.awaited: dict[AttemptId, float] = {}
         self._job: Job = outbox.ledger.job
-        self._job_id = self._job.id
+        self._job_id = outbox.ledger.job_id
         self._outbox = outbox
         self._slots = slots
         self._settings = settings
@@ -204,6 +206,7 @@ class Results:
                 output_bytes=min(max(outcome.output_bytes, 0), _OUTPUT_BYTES_LIMIT)
                 if wants_outputs
                 else 0,
+                is_collected=self._is_submitter,
             )
         )
         self._outbox.say(Acknowledge(flight.node, flight.attempt))
@@ -212,6 +215,13 @@ class Results:
             self._abandon(sibling)
         standing.failures_in_row = standing.strikes = 0
         standing.successes += 1
+
+    def abandon_succeeded(self) -> None:
+        """Stop attempts of tasks that succeeded elsewhere."""
+        for flight in self.flights:
+            state = self._outbox.ledger.steps[flight.key.step].state(flight.key.task)
+            if state is TaskState.SUCCEEDED:
+                self._abandon(flight)
 
     def _abandon(self, flight: Flight) -> None:
         """Another attempt was faster: stop this one."""

@@ -1,8 +1,9 @@
 """What is known about the tasks of one step, small enough for a million of them.
 
 Untouched and succeeded tasks are numbers in arrays; only tasks that run, failed or were retried
-have an object. The state of a task follows from its facts alone, whatever their order: an
-accepted result is final, and the one of the lowest attempt is kept.
+have an object. The state of a task follows from its facts alone, whatever their order: a task
+that succeeded stays so, and one result counts: one that the submitter has, else the one of the
+lowest attempt. Attempts are numbered within the epoch of their coordinator.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ LOSSES_LIMIT = 50
 """How often a task may lose its node or lease before it counts as failed."""
 HOPELESS = frozenset({"output-conflict"})
 """Failures that trying again cannot mend."""
+ATTEMPTS_PER_EPOCH = 1000
 _NOTHING_ACCEPTED = -1
 
 
@@ -56,6 +58,12 @@ class Accepted:
     node: int
     output_bytes: int
     duration_us: int
+    is_collected: bool = True
+
+    @property
+    def rank(self) -> tuple[bool, int, int]:
+        """The lowest of several counts."""
+        return not self.is_collected, self.attempt, self.digest
 
 
 @dataclass(slots=True)
@@ -78,6 +86,7 @@ class StepLedger:
         self._accepted_node = array("I", [0]) * total
         self._output_bytes = array("Q", [0]) * total
         self._duration_us = array("Q", [0]) * total
+        self._collected = bytearray(total)
         self._details: dict[int, _Detail] = {}
 
     # -- what is known
@@ -101,13 +110,13 @@ class StepLedger:
             yield task
             task = self._states.find(state, task + 1)
 
-    def next_attempt(self, task: int) -> int:
-        """Return a number that no attempt of the task has had."""
+    def next_attempt(self, task: int, epoch: int = 0) -> int:
+        """Return a number that no attempt of the task has had, in this epoch or a later one."""
         detail = self._details.get(task)
-        known = self._accepted_attempt[task]
+        known = max(self._accepted_attempt[task], epoch * ATTEMPTS_PER_EPOCH - 1)
         if detail is None:
             return known + 1
-        return max(known, *detail.open, *detail.failures, detail.forgiven - 1, -1) + 1
+        return max(known, *detail.open, *detail.failures, detail.forgiven - 1) + 1
 
     def open_attempts(self, task: int) -> list[TaskAssigned]:
         """Return the attempts that were given to a node and have not ended."""
@@ -134,6 +143,7 @@ class StepLedger:
             self._accepted_node[task],
             self._output_bytes[task],
             self._duration_us[task],
+            bool(self._collected[task]),
         )
 
     # -- facts; each returns what it added or replaced, None when nothing is new
@@ -187,15 +197,17 @@ class StepLedger:
             node,
             fact.output_bytes,
             min(int(fact.duration_s * 1e6), 1 << 60),
+            fact.is_collected,
         )
         held = self.accepted(task)
-        if held is not None and (held.attempt, held.digest) <= (accepted.attempt, accepted.digest):
+        if held is not None and held.rank <= accepted.rank:
             return None
         self._accepted_attempt[task] = accepted.attempt
         self._accepted_digest[task] = accepted.digest
         self._accepted_node[task] = node
         self._output_bytes[task] = accepted.output_bytes
         self._duration_us[task] = accepted.duration_us
+        self._collected[task] = accepted.is_collected
         pointless = self.open_attempts(task)
         self._close(task)
         return accepted, held, pointless
