@@ -15,6 +15,7 @@ from tests.system.nodes import wait_until
 
 RELAY_PROGRAM = "P2PRC_IROH_RELAY"
 RELAY_PORT = 3340
+HTTPS_PORT = 443
 _TOOLS = Path(__file__).resolve().parents[2] / ".tools" / "bin"
 _MINIUPNPD = """
 ext_ifname=wan
@@ -49,9 +50,11 @@ def _path() -> str:
 
 
 @contextmanager
-def running_iroh_relay(place: Host, program: str) -> Iterator[IrohRelay]:
+def running_iroh_relay(
+    place: Host, program: str, *, settings: Path | None = None
+) -> Iterator[IrohRelay]:
     """Run iroh's own relay somewhere; `kill` and `start` it inside the block."""
-    relay = IrohRelay(place, program)
+    relay = IrohRelay(place, program, settings)
     relay.start()
     try:
         yield relay
@@ -60,18 +63,22 @@ def running_iroh_relay(place: Host, program: str) -> Iterator[IrohRelay]:
 
 
 class IrohRelay:
-    """iroh's relay program, without encryption, as its makers run it for development."""
+    """iroh's relay program: with settings for HTTPS, else as its makers run it for development."""
 
-    def __init__(self, place: Host, program: str) -> None:
+    def __init__(self, place: Host, program: str, settings: Path | None = None) -> None:
         self.place = place
         self.url = f"http://{place.address}:{RELAY_PORT}"
-        self._program = program
+        self._port = RELAY_PORT
+        self._argv: tuple[str, ...] = (program, "--dev")
+        if settings is not None:
+            self.url, self._port = f"https://{place.address}/", HTTPS_PORT
+            self._argv = (program, "--config-path", str(settings))
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it, and wait until it listens."""
-        self._process = self.place.start(self._program, "--dev")
-        wait_until(lambda: _listens(self.place, RELAY_PORT), "the relay listens", timeout_s=10)
+        self._process = self.place.start(*self._argv)
+        wait_until(lambda: _listens(self.place, self._port), "the relay listens", timeout_s=10)
 
     def kill(self) -> None:
         """End it at once."""

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.nat.certified import authority_for
 from tests.nat.lab import Lab, Router, why_not
-from tests.nat.nodes import LabNode, command_on, commands_between, join_all, pairs_of
+from tests.nat.nodes import LabNode, command_on, commands_between, join_all, pairs_of, path_to
 from tests.nat.rules import Nat
 from tests.nat.services import iroh_relay, mapping_service, running_iroh_relay
-from tests.system.nodes import at_once, stop_all, up_all
+from tests.system.nodes import at_once, stop_all, up_all, wait_until
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -92,3 +93,26 @@ def test_a_relay_of_iroh_outside_connects_those_who_name_it(
         nodes[2].up("--join", ticket)
         for way in commands_between(pairs_of(nodes)):
             assert way.is_there, way
+
+
+def test_a_relay_that_tells_nodes_how_they_are_seen_lets_them_meet_directly(
+    lab: Lab, tmp_path: Path
+) -> None:
+    if not (program := iroh_relay()):
+        pytest.skip("no program `iroh-relay` (variable P2PRC_IROH_RELAY)")
+    outside = lab.host("relay-tls")
+    authority = authority_for(outside.address, tmp_path)
+    if authority is None:
+        pytest.skip("no authority of this machine is among those that iroh was built with")
+    with ExitStack() as stack:
+        relay = stack.enter_context(
+            running_iroh_relay(outside, program, settings=authority.settings)
+        )
+        nats = [Nat.PORT_RESTRICTED] * 2
+        (host, guest), _ = stack.enter_context(friends(lab, tmp_path, "tls", nats))
+        for node in (host, guest):
+            node.variables.update(authority.variables)
+        host.up("--relay", relay.url)
+        guest.up("--join", host.p2prc("invite").out.strip())
+        assert command_on(guest, host).is_there
+        wait_until(lambda: path_to(guest, host) == "direct", "a direct path", timeout_s=10)
