@@ -23,6 +23,29 @@ def pair(tmp_path: Path) -> Iterator[tuple[NodeUnderTest, NodeUnderTest]]:
         stop_all([ada, grace])
 
 
+def test_many_at_once_and_what_of_them_cannot_be(
+    pair: tuple[NodeUnderTest, NodeUnderTest],
+) -> None:
+    ada, grace = pair
+    grace.p2prc("policy", "set", "lend.cpus", "1")
+    made = ada.json(
+        "create", "grace", "--count", "20", "--cpus", "0.04", "--memory", "64M", "--name", "w",
+        "--group", "web", "--ports", "2",
+    )  # fmt: skip
+    assert sorted(row["name"] for row in made) == sorted(f"w-{n}" for n in range(1, 21))
+    assert {row["state"] for row in ada.json("ps")} == {"active"}
+    said = ada.p2prc("exec", "web", "--", "sh", "-c", "echo $P2PRC_PORT2; exit 3", status=3)
+    assert sorted(said.out.split()) == sorted([*(row["name"] for row in made), *["|", "8001"] * 20])
+
+    some = ada.p2prc("--json", "create", "grace", "--count", "3", "--cpus", "0.1", status=6)
+    assert len(some.data) == 2
+    assert some.error["code"] == "peer-busy"
+    assert len(ada.json("ps")) == len(grace.json("leases")) == 22
+    ada.p2prc("rm", "web", *(row["id"] for row in some.data))
+    assert ada.json("ps", "--all") == []
+    wait_until(lambda: grace.json("leases") == [], "all are given back")
+
+
 def test_a_container_from_create_to_rm(
     pair: tuple[NodeUnderTest, NodeUnderTest], tmp_path: Path
 ) -> None:

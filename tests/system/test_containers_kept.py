@@ -17,7 +17,7 @@ from tests.system.nodes import (
     wait_until,
 )
 
-AGAIN = "echo begun >> begun; sleep 600"
+AGAIN = "echo begun | tee -a begun; sleep 600"
 
 
 @pytest.fixture
@@ -45,9 +45,12 @@ def test_a_container_outlives_the_death_of_its_node(
     pair: tuple[NodeUnderTest, NodeUnderTest],
 ) -> None:
     ada, grace = pair
+    refused = ada.p2prc("create", "grace", "--lifetime", "none", status=5)
+    assert "`p2prc policy set lend.lifetime none`" in refused.err
+    grace.p2prc("policy", "set", "lend.lifetime", "none")
     kept = ada.json(
-        "create", "grace", "--cpus", "0.2", "-e", "GREETING=hello", "--name", "box",
-        "--restart", "always", "--", "sh", "-c", AGAIN,
+        "create", "grace", "--cpus", "0.2", "-e", "GREETING=hello", "--name", "box", "--lifetime",
+        "none", "--restart", "always", "--", "sh", "-c", AGAIN,
     )["id"]  # fmt: skip
     short = ada.json("create", "grace", "--cpus", "0.2", "--lifetime", "8s")["id"]
     given_back = ada.json("create", "grace", "--cpus", "0.2")["id"]
@@ -72,6 +75,11 @@ def test_a_container_outlives_the_death_of_its_node(
         lambda: ada.p2prc("exec", "box", "--", "cat", "begun").out == "begun\n" * 2,
         "its main process began again",
     )
+    printed = ada.p2prc("logs", "box")
+    assert printed.out == "begun\n" * 2
+    assert "it ended with its node" in printed.err
+    assert row(ada, kept)["expires_at"] is None
+    assert grace.json("leases")[0]["expires_at"] is None
     wait_until(lambda: row(ada, short)["state"] == "ended", "its time is over")
     assert row(ada, short)["ended_by"] == "time"
     assert [each["id"] for each in grace.json("leases")] == [kept]
@@ -83,6 +91,7 @@ def test_a_container_outlives_the_death_of_its_node(
     ada.p2prc("rm", "box")
     wait_until(lambda: grace.json("leases") == [], "it is given back")
     assert list((grace.home / "leases").iterdir()) == []
+    assert list((grace.home / "leases-logs").iterdir()) == []
     grace.kill_9()
     grace.up()
     assert grace.json("leases") == []

@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
-from p2prc.api.schema import ARGUMENTS_LIMIT, Answer, Request
+from p2prc.api.schema import ARGUMENTS_LIMIT, Answer, ErrorFields, Request
 from p2prc.model.resources import LONGEST_S
 
+COUNT_LIMIT = 256
 _Word = Annotated[str, Meta(max_length=128 * 1024)]
 _Name = Annotated[str, Meta(min_length=1, max_length=200)]
 _Bytes = Annotated[int, Meta(ge=1, le=1 << 60)]
@@ -20,6 +21,7 @@ class CreateRequest(Request, frozen=True):
 
     `argv` is its main process, if it has one. `ports` is how many named ports it wants to be
     reached at. `volumes` are `NAME:/path` as typed. `lifetime_s` is `none` for one without an end.
+    `count` is how many of them; their names are then numbered.
     """
 
     target: _Name = "any"
@@ -37,6 +39,7 @@ class CreateRequest(Request, frozen=True):
     lifetime_s: Annotated[float, Meta(gt=0, le=LONGEST_S)] | Literal["none"] | None = None
     name: Annotated[str, Meta(max_length=200)] = ""
     group: Annotated[str, Meta(max_length=200)] = ""
+    count: Annotated[int, Meta(ge=1, le=COUNT_LIMIT)] = 1
     network: Literal["none", "proxy", "bridge"] = "none"
     volumes: Annotated[list[Annotated[str, Meta(max_length=1000)]], Meta(max_length=8)] = []
     tiers: Annotated[
@@ -95,12 +98,25 @@ class CreateNote(Answer, frozen=True, tag="note", tag_field="type"):
 
 
 class CreateEnded(Answer, frozen=True, tag="ended", tag_field="type"):
-    """The last event: it is there."""
+    """The last event: it is there. Of several each was told before, and it is null."""
+
+    container: ContainerRow | None
+
+
+class CreateMade(Answer, frozen=True, tag="made", tag_field="type"):
+    """One of several is there."""
 
     container: ContainerRow
 
 
-CreateEvent = CreateNote | CreateEnded
+class CreateFailed(Answer, frozen=True, tag="failed", tag_field="type"):
+    """One of several is not there, and nothing of it is left."""
+
+    name: str
+    error: ErrorFields
+
+
+CreateEvent = CreateNote | CreateMade | CreateFailed | CreateEnded
 
 
 class TerminalRequest(Request, frozen=True):
@@ -153,10 +169,11 @@ class GroupRequest(Request, frozen=True):
 
 
 class GroupRow(Answer, frozen=True):
-    """Containers that are handled together."""
+    """Containers that are handled together, and what they are called."""
 
     name: str
     containers: list[str]
+    names: list[str] = []
 
 
 class SshFacts(Answer, frozen=True):

@@ -6,16 +6,21 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from dataclasses import dataclass
+from functools import partial
 from typing import Literal
+
+import msgspec
 
 from p2prc.api import container_schema as schema
 from p2prc.api.schema import RunEnded, RunEvent, RunOutput, RunStarted
+from p2prc.api.streaming import error_body
 from p2prc.daemon.names import find_container
 from p2prc.daemon.orders import environment_of, workload_of
 from p2prc.daemon.rows import instant, instant_or_none
 from p2prc.errors import InvalidInput, LeaseUnknown, P2prcError
 from p2prc.model.identity import LeaseId, NodeId
-from p2prc.model.workload import MainProcess
+from p2prc.model.workload import MainProcess, Workload
 from p2prc.node.containers import Held
 from p2prc.node.inside import RemoteCommand
 from p2prc.node.node import Node
@@ -23,11 +28,21 @@ from p2prc.node.splicing import StreamBytes
 from p2prc.runtime.port import Terminal
 
 NOTES_LIMIT = 64
-FIRST_PORT = 8000
+AT_ONCE = 32
+"""So many are made at the same time; the others wait."""
 NEWS_S = 3600.0
 """Who looks sees for so long that a container is gone, and why."""
 _GONE = ("ended", "removing")
 Find = Callable[[str], Awaitable[NodeId]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What was asked for; a `target` of None is any node."""
+
+    request: schema.CreateRequest
+    target: NodeId | None
+    workload: Workload
 
 
 class ContainerDesk:
@@ -40,45 +55,84 @@ class ContainerDesk:
     async def create(
         self, request: schema.CreateRequest
     ) -> AsyncGenerator[schema.CreateEvent, None]:
-        """Make one; closing this before its last event gives it back."""
-        notes: asyncio.Queue[str] = asyncio.Queue(NOTES_LIMIT)
+        """Make what is asked for, all at once; closing this gives back what was not told yet.
+
+        What fails alone is an error; of several each says so for itself, and the others stay.
+        """
+        # None is one that failed alone, or by a bug of ours.
+        events: asyncio.Queue[schema.CreateEvent | None] = asyncio.Queue()
+        makings: list[asyncio.Task[Held]] = []
+        untold: set[LeaseId] = set()
 
         def noted(text: str) -> None:
-            if not notes.full():
-                notes.put_nowait(text)
+            if events.qsize() < NOTES_LIMIT:
+                events.put_nowait(schema.CreateNote(text))
 
-        making = asyncio.create_task(self._create(request, noted), name="create")
-        noting = asyncio.create_task(notes.get(), name="notes of create")
+        def done(making: asyncio.Task[Held], name: str) -> None:
+            if making.cancelled():
+                return
+            error = making.exception()
+            if error is None:
+                untold.add(making.result().lease)
+                row = self._row(making.result())
+                is_one = request.count == 1
+                events.put_nowait(schema.CreateEnded(row) if is_one else schema.CreateMade(row))
+            elif isinstance(error, P2prcError) and request.count > 1:
+                events.put_nowait(schema.CreateFailed(name, error_body(error).error))
+            else:
+                events.put_nowait(None)
+
+        asked = await self._asked(request, noted)
+        at_once = asyncio.Semaphore(AT_ONCE)
         try:
-            while not making.done():
-                await asyncio.wait({making, noting}, return_when=asyncio.FIRST_COMPLETED)
-                if noting.done():
-                    yield schema.CreateNote(noting.result())
-                    noting = asyncio.create_task(notes.get(), name="notes of create")
-            yield schema.CreateEnded(self._row(await making))
+            for name in _names(request):
+                making = asyncio.create_task(
+                    self._create(asked, name, at_once, noted), name="create"
+                )
+                making.add_done_callback(partial(done, name=name))
+                makings.append(making)
+            left = len(makings)
+            while left:
+                if (event := await events.get()) is None:
+                    await asyncio.gather(*(each for each in makings if each.done()))
+                    continue
+                if isinstance(event, schema.CreateEnded | schema.CreateMade) and event.container:
+                    untold.discard(LeaseId(event.container.id))
+                left -= not isinstance(event, schema.CreateNote)
+                yield event
+            if request.count > 1:
+                yield schema.CreateEnded(None)
         finally:
-            for task in (making, noting):
-                task.cancel()
-            await asyncio.gather(making, noting, return_exceptions=True)
+            for making in makings:
+                making.cancel()
+            await asyncio.gather(*makings, return_exceptions=True)
+            for lease in untold:
+                self._node.containers.remove(lease)
 
-    async def _create(self, request: schema.CreateRequest, noted: Callable[[str], None]) -> Held:
+    async def _asked(self, request: schema.CreateRequest, noted: Callable[[str], None]) -> _Asked:
+        """Find out once what all of them have in common."""
         target = None if request.target == "any" else await self._find_node(request.target)
         if request.restart != "no" and not request.argv:
             raise InvalidInput("only a main process starts again: put a command after `--`")
         if request.requirements:
             noted(f"choosing versions of {', '.join(request.requirements)}")
         environment = await environment_of(request.requirements)
+        return _Asked(request, target, workload_of(request, environment))
+
+    async def _create(
+        self, asked: _Asked, name: str, at_once: asyncio.Semaphore, noted: Callable[[str], None]
+    ) -> Held:
+        request = asked.request
         main = MainProcess(tuple(request.argv), request.restart) if request.argv else None
-        ports = {f"port{n + 1}": FIRST_PORT + n for n in range(request.ports)}
-        variables = {f"P2PRC_{name.upper()}": str(port) for name, port in ports.items()}
-        held = await self._node.containers.create(
-            target,
-            workload_of(request, environment),
-            variables={**variables, **request.variables},
-            main=main,
-            ports=ports,
-            noted=noted,
-        )
+        async with at_once:
+            held = await self._node.containers.create(
+                asked.target,
+                msgspec.structs.replace(asked.workload, name=name),
+                variables=dict(request.variables),
+                main=main,
+                ports=request.ports,
+                noted=noted,
+            )
         if request.group:
             there = self._node.containers.groups.get(request.group, [])
             self._node.containers.set_group(request.group, [*there, held.lease])
@@ -94,7 +148,7 @@ class ContainerDesk:
         ]
 
     async def remove(self, leases: list[str]) -> list[schema.ContainerRow]:
-        found = [self._find_any(typed) for typed in leases]
+        found = [lease for typed in leases for lease in self._find_all(typed)]
         return [self._row(self._node.containers.remove(lease)) for lease in dict.fromkeys(found)]
 
     async def execute(
@@ -179,7 +233,13 @@ class ContainerDesk:
 
     async def groups(self) -> list[schema.GroupRow]:
         groups = self._node.containers.groups
-        return [schema.GroupRow(name, list(groups[name])) for name in sorted(groups)]
+        names = {held.lease: held.workload.name for held in self._node.containers.all()}
+        return [
+            schema.GroupRow(
+                name, list(groups[name]), [names.get(lease, "") for lease in groups[name]]
+            )
+            for name in sorted(groups)
+        ]
 
     async def change_group(self, request: schema.GroupRequest) -> list[schema.GroupRow]:
         containers, name = self._node.containers, request.name
@@ -195,6 +255,15 @@ class ContainerDesk:
             case "rm":
                 containers.set_group(name, None)
         return await self.groups()
+
+    def _find_all(self, typed: str) -> list[LeaseId]:
+        """Return the container that is meant, or all of a group of that name."""
+        try:
+            return [self._find_any(typed)]
+        except LeaseUnknown:
+            if (group := self._node.containers.groups.get(typed)) is None:
+                raise
+            return list(group)
 
     def _find_any(self, typed: str) -> LeaseId:
         all_held = self._node.containers.all()
@@ -237,6 +306,14 @@ class ContainerDesk:
             main=held.main,
             main_exit=held.main_status,
         )
+
+
+def _names(request: schema.CreateRequest) -> list[str]:
+    """Return the names of all that are made: several of one name are numbered."""
+    if request.count == 1:
+        return [request.name]
+    numbers = range(1, request.count + 1)
+    return [f"{request.name}-{number}" if request.name else "" for number in numbers]
 
 
 async def _feed(command: RemoteCommand, lines: AsyncIterator[schema.ExecLine]) -> None:

@@ -94,7 +94,7 @@ class Containers:
         *,
         variables: dict[str, str],
         main: MainProcess | None,
-        ports: dict[str, int],
+        ports: int,
         noted: Callable[[str], None],
     ) -> Held:
         """Get a container on the target, or on any node that fits.
@@ -103,16 +103,18 @@ class Containers:
         """
 
         def asking(lease: LeaseId) -> RequestLease:
-            return RequestLease(lease, workload, has_sessions=True, variables=variables, main=main)
+            return RequestLease(
+                lease, workload, has_sessions=True, variables=variables, main=main, ports=ports
+            )
 
-        node, lease = await self._runs.find_place(target, workload, noted, asking)
+        node, granted = await self._runs.find_place(target, workload, noted, asking)
         now = time.time()
         held = Held(
-            lease=lease,
+            lease=granted.lease,
             node=node,
             workload=workload,
             argv=() if main is None else main.argv,
-            ports=ports,
+            ports={f"port{number}": port for number, port in enumerate(granted.ports, 1)},
             created_at=now,
             expires_at=finite(now + workload.limits.lasts_s),
             main="" if main is None else "running",
@@ -121,7 +123,7 @@ class Containers:
             self._keep(held)
         except MachineCannot:
             # What cannot be remembered would run unseen.
-            self._runs.give_back(node, lease)
+            self._runs.give_back(node, granted.lease)
             raise
         return held
 

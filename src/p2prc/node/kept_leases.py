@@ -29,6 +29,7 @@ class KeptLease(msgspec.Struct, frozen=True):
     expires_at: float
     is_main_ended: bool = False
     main_status: int | None = None
+    ports: tuple[int, ...] = ()
 
     @property
     def lease(self) -> LeaseId:
@@ -62,11 +63,19 @@ class KeptLeases:
         return list(self._kept.values())
 
     def keep(
-        self, peer: NodeId, request: RequestLease, *, runtime: str, tier: str, lifetime_s: float
+        self,
+        peer: NodeId,
+        request: RequestLease,
+        *,
+        runtime: str,
+        tier: str,
+        lifetime_s: float,
+        ports: tuple[int, ...] = (),
     ) -> None:
         """Keep a lease that begins to run now."""
         now_at = time.time()
-        self._write(KeptLease(peer, request, runtime, tier, now_at, now_at + lifetime_s))
+        expires_at = now_at + lifetime_s
+        self._write(KeptLease(peer, request, runtime, tier, now_at, expires_at, ports=ports))
 
     def main_ended(self, lease: LeaseId, status: int | None) -> None:
         """Know that the main process of a lease does not begin again."""

@@ -10,6 +10,7 @@ from p2prc.errors import P2prcError
 from p2prc.model.resources import finite
 from p2prc.model.workload import MainProcess
 from p2prc.node.kept_log import KeptLog
+from p2prc.node.log_file import LogFile
 from p2prc.protocol.leases import LeaseState, LeaseView
 from p2prc.protocol.messages import LeaseStanding
 from p2prc.protocol.restarts import Restarts
@@ -19,8 +20,15 @@ from p2prc.runtime.port import Execution, OutputChunk, Sandbox
 class Main:
     """Runs until it ends for good or is stopped; the lease goes on either way."""
 
-    def __init__(self, sandbox: Sandbox, wanted: MainProcess, variables: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        sandbox: Sandbox,
+        wanted: MainProcess,
+        variables: Mapping[str, str],
+        file: LogFile | None = None,
+    ) -> None:
         self.log = KeptLog()
+        self._file = file
         self.state: Literal["running", "waiting", "ended"] = "running"
         self.status: int | None = None
         self.starts = 0
@@ -28,6 +36,11 @@ class Main:
         self._wanted = wanted
         self._variables = variables
         self._is_stopped = asyncio.Event()
+
+    def take_up_log(self) -> None:
+        """Go on with what was printed in the node's life before."""
+        for chunk in [] if self._file is None else self._file.load():
+            self.log.add(chunk)
 
     def ended_before(self, status: int | None) -> None:
         """Know that it ended for good in the node's life before."""
@@ -67,6 +80,8 @@ class Main:
     def stop(self) -> None:
         """Start it no more: the lease ends. Whoever ends the sandbox kills the process."""
         self._is_stopped.set()
+        if self._file is not None:
+            self._file.remove()
 
     async def _once(self) -> int | None:
         try:
@@ -82,10 +97,15 @@ class Main:
 
     async def _read(self, execution: Execution) -> None:
         async for chunk in execution.output():
-            self.log.add(chunk)
+            self._keep(chunk)
 
     def _say(self, sentence: str) -> None:
-        self.log.add(OutputChunk(2, f"p2prc: {sentence}\n".encode("utf-8", "replace")))
+        self._keep(OutputChunk(2, f"p2prc: {sentence}\n".encode("utf-8", "replace")))
+
+    def _keep(self, chunk: OutputChunk) -> None:
+        self.log.add(chunk)
+        if self._file is not None:
+            self._file.add(chunk)
 
     async def _pause(self, seconds: float) -> None:
         try:

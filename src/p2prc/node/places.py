@@ -29,6 +29,7 @@ from p2prc.model.tree import Tree
 from p2prc.model.workload import Command, Outcome, Workload
 from p2prc.node.egress import WaysOut
 from p2prc.node.kept_leases import KeptLease
+from p2prc.node.log_file import LogFile, remove_all_but
 from p2prc.node.main_process import Main
 from p2prc.node.surroundings import (
     Entered,
@@ -104,6 +105,8 @@ class Place:
     environment: EnvironmentLock | None = None
     way_out: EgressProxy | None = None
     variables: dict[str, str] = field(default_factory=dict)
+    ports: tuple[int, ...] = ()
+    log_file: LogFile | None = None
     main: Main | None = None
     entered: Entered | None = None
     tell: Progress = lambda _: None
@@ -145,6 +148,7 @@ class Places:
         self._environments = environments
         self._blobs = blobs
         self._folder = folder
+        self._logs = folder.with_name(f"{folder.name}-logs")
         self._obtain = obtain
         self._ways_out = ways_out
         self._volumes = volumes
@@ -185,6 +189,7 @@ class Places:
             environment=workload.environment,
             way_out=way_out,
             variables=dict(variables or {}),
+            log_file=self._log_file(spec.folder),
             tell=progress,
         )
 
@@ -218,9 +223,16 @@ class Places:
             place = Place(one.peer, one.lease, workload, sandbox)
             place.environment, place.way_out = workload.environment, way_out
             place.variables = dict(one.request.variables)
+            place.log_file = self._log_file(spec.folder)
             places.append(place)
         await asyncio.to_thread(_remove_all_but, self._folder, names)
+        logs = {self._logs / place.sandbox.spec.folder.name for place in places}
+        await asyncio.to_thread(remove_all_but, self._logs, logs)
         return places
+
+    def _log_file(self, folder: Path) -> LogFile:
+        # Beside all leases, not in this one: its tenant is not to write it.
+        return LogFile(self._logs / folder.name)
 
     async def _prepare(
         self,

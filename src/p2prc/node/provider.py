@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from p2prc.errors import DiskFull, LeaseUnknown, MachineCannot, P2prcError, PeerBusy
@@ -26,6 +26,7 @@ from p2prc.node.kept_leases import KeptLease, KeptLeases
 from p2prc.node.link import Answer
 from p2prc.node.main_process import Main, standing_of
 from p2prc.node.places import Place, Places, failure
+from p2prc.node.ports import port_variables, ports_for
 from p2prc.node.post import Post
 from p2prc.node.shelf import AttemptShelf
 from p2prc.node.tasks import Tasks, Work
@@ -133,10 +134,13 @@ class Provider:
     async def _go_on(self, place: Place, kept: KeptLease) -> None:
         lease, now_at = kept.lease, time.time()
         self._open[lease] = place
+        place.ports = kept.ports
+        place.variables = {**port_variables(kept.ports), **place.variables}
         # What it used until now is in the sums of the life before.
         self._history.take_up(lease, await _usage_of(place), asyncio.get_running_loop().time())
         if (wanted := kept.request.main) is not None:
-            place.main = Main(place.sandbox, wanted, place.variables)
+            place.main = Main(place.sandbox, wanted, place.variables, place.log_file)
+            await asyncio.to_thread(place.main.take_up_log)
             place.argv = wanted.argv
             if kept.is_main_ended:
                 place.main.ended_before(kept.main_status)
@@ -454,7 +458,9 @@ class Provider:
                 self._making[effect.lease] = making
             case lending.Granted():
                 left_s = finite(effect.expires_in_s)
-                granted = LeaseGranted(effect.lease, left_s, effect.tier)
+                place = self._open.get(effect.lease)
+                ports = () if place is None else place.ports
+                granted = LeaseGranted(effect.lease, left_s, effect.tier, ports)
                 self._say(effect.peer, effect.lease, granted)
             case lending.Refuse():
                 message = effect.message[:_SENTENCE_LIMIT]
@@ -497,15 +503,21 @@ class Provider:
             return
         finally:
             self._making.pop(lease, None)
+        self._name_ports(place, wanted.ports, wanted.variables)
         self._open[lease] = place
         if wanted.has_sessions:
             self._keep_lease(wanted)
         if wanted.main is not None:
-            place.main = Main(place.sandbox, wanted.main, place.variables)
+            place.main = Main(place.sandbox, wanted.main, place.variables, place.log_file)
             place.argv = wanted.main.argv
             self._start_main(place, place.main)
         self._tasks.start(self._watch(place), f"watch {lease}")
         self._driver.feed(lending.SandboxReady(lease))
+
+    def _name_ports(self, place: Place, count: int, variables: Mapping[str, str]) -> None:
+        taken = {port for other in self._open.values() for port in other.ports}
+        place.ports = ports_for(place.sandbox.spec.tier, count, taken)
+        place.variables = {**port_variables(place.ports), **variables}
 
     def _keep_lease(self, wanted: lending.CreateSandbox) -> None:
         for view in self._book.leases():
@@ -519,10 +531,17 @@ class Provider:
                     has_sessions=wanted.has_sessions,
                     variables=dict(wanted.variables),
                     main=wanted.main,
+                    ports=wanted.ports,
                 )
+                ports = self._open[wanted.lease].ports
                 lifetime_s = view.workload.limits.lasts_s
                 self._kept.keep(
-                    view.peer, request, runtime=view.runtime, tier=view.tier, lifetime_s=lifetime_s
+                    view.peer,
+                    request,
+                    runtime=view.runtime,
+                    tier=view.tier,
+                    lifetime_s=lifetime_s,
+                    ports=ports,
                 )
 
     def _progress(self, peer: NodeId, lease: LeaseId, text: str) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
+import msgspec
+
 from p2prc.errors import NoNodeMatches, P2prcError, PeerError, PeerLost, PeerUnreachable
 from p2prc.model.identity import LeaseId, NodeId, random_id
 from p2prc.model.tree import Tree
@@ -83,7 +85,8 @@ class Runs:
         Raises NoNodeMatches with what nobody meets, the provider's refusal, PeerError.
         Cancelling this kills the command and gives the lease back.
         """
-        node, lease = await self.find_place(target, workload, noted)
+        node, granted = await self.find_place(target, workload, noted)
+        lease = granted.lease
         try:
             await started(node, lease)
             if command.inputs is not None:
@@ -103,7 +106,7 @@ class Runs:
         workload: Workload,
         noted: Callable[[str], None],
         asking: Callable[[LeaseId], RequestLease] | None = None,
-    ) -> tuple[NodeId, LeaseId]:
+    ) -> tuple[NodeId, LeaseGranted]:
         """Get a lease; when a path breaks meanwhile, once more by another one: nothing ran yet."""
         loop = asyncio.get_running_loop()
         until, has_lost = loop.time() + ANOTHER_PATH_S, False
@@ -115,7 +118,7 @@ class Runs:
                 request = RequestLease(lease, workload, is_isolated=True)
                 if asking is not None:
                     request = asking(lease)
-                return await self._lend(target, request), lease
+                return await self._lend(target, request)
             except (PeerLost, PeerUnreachable) as error:
                 # A node that is not there at all is said so at once.
                 has_lost = has_lost or isinstance(error, PeerLost)
@@ -149,12 +152,16 @@ class Runs:
         link = await self._links.reach(node)
         return await run_remotely(link.connection, request, printed)
 
-    async def _lend(self, target: NodeId | None, request: RequestLease) -> NodeId:
-        lease, workload = request.lease, request.workload
+    async def _lend(
+        self, target: NodeId | None, request: RequestLease
+    ) -> tuple[NodeId, LeaseGranted]:
+        lease = request.lease
         refusals: list[P2prcError] = []
-        for node in self._candidates(target, workload):
+        for node in self._candidates(target, request):
             try:
-                await self._post.ask(node, request, LeaseGranted, timeout_s=LEASE_TIMEOUT_S)
+                granted = await self._post.ask(
+                    node, request, LeaseGranted, timeout_s=LEASE_TIMEOUT_S
+                )
             except asyncio.CancelledError:
                 self.give_back(node, lease)
                 raise
@@ -167,13 +174,18 @@ class Runs:
                 log.info("a node did not lend", extra={"peer": node, "reason": error.message})
                 refusals.append(error)
             else:
-                return node
+                # What was asked for, whatever the node calls it.
+                ports = granted.ports[: request.ports]
+                return node, msgspec.structs.replace(granted, lease=lease, ports=ports)
         raise _worst(refusals)
 
-    def _candidates(self, target: NodeId | None, workload: Workload) -> list[NodeId]:
-        offers = self._offers()
+    def _candidates(self, target: NodeId | None, request: RequestLease) -> list[NodeId]:
+        offers, workload = self._offers(), request.workload
         if target is None:
-            chosen = [offer.node for offer in choose(offers, workload, self._rng)]
+            has_ports = request.ports > 0
+            chosen = [
+                offer.node for offer in choose(offers, workload, self._rng, has_ports=has_ports)
+            ]
             if not chosen:
                 raise NoNodeMatches(explain(offers, workload))
             return chosen

@@ -155,6 +155,7 @@ class CreateSandbox:
     has_sessions: bool = False
     variables: Mapping[str, str] = field(default_factory=dict)
     main: MainProcess | None = None
+    ports: int = 0
 
 
 @dataclass(frozen=True, slots=True)

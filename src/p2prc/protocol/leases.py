@@ -452,6 +452,7 @@ def _creation(lease: LeaseId, loan: _Loan) -> CreateSandbox:
         has_sessions=loan.request.has_sessions,
         variables=loan.request.variables,
         main=loan.request.main,
+        ports=loan.request.ports,
     )
 
 

@@ -44,6 +44,9 @@ ASKED_LEASES_LIMIT = 1000
 PIECE_LIMIT_BYTES = 512 * 1024
 Variables = Annotated[dict[VariableName, Argument], Meta(max_length=1000)]
 LeaseSeconds = Annotated[float, Meta(ge=0, le=LONGEST_S)]
+PortNumber = Annotated[int, Meta(ge=1, le=65535)]
+PORTS_LIMIT = 64
+"""How many ports a lease may have named."""
 PathInside = Annotated[str, Meta(max_length=4096)]
 Piece = Annotated[bytes, Meta(max_length=PIECE_LIMIT_BYTES)]
 
@@ -373,7 +376,8 @@ class RequestLease(_Message, frozen=True, tag="request-lease"):
     `job` ties the lease to a job: it then ends with the job's last attempt being acknowledged or
     by `EndLease`. `is_isolated` gives every command a sandbox of its own. With `has_sessions` many
     commands run in it at once and its requester's absence does not end it; `variables` are for all
-    of them, `main` begins with it.
+    of them, `main` begins with it. `ports` is how many ports it wants named: the provider chooses
+    free ones, and the commands find them as the variables `P2PRC_PORT1`, ...
     """
 
     lease: LeaseIdField
@@ -383,6 +387,7 @@ class RequestLease(_Message, frozen=True, tag="request-lease"):
     has_sessions: bool = False
     variables: Variables = {}
     main: MainProcess | None = None
+    ports: Annotated[int, Meta(ge=0, le=PORTS_LIMIT)] = 0
 
 
 class LeaseGranted(_Message, frozen=True, tag="lease-granted"):
@@ -391,6 +396,7 @@ class LeaseGranted(_Message, frozen=True, tag="lease-granted"):
     lease: LeaseIdField
     expires_in_s: LeaseSeconds | None
     tier: ShortText
+    ports: Annotated[tuple[PortNumber, ...], Meta(max_length=PORTS_LIMIT)] = ()
 
 
 class LeaseProgress(_Message, frozen=True, tag="lease-progress"):
@@ -558,7 +564,7 @@ class DialPort(_Message, frozen=True, tag="dial-port"):
     """Reach a port inside; after `Done` the stream carries its bytes both ways."""
 
     lease: LeaseIdField
-    port: Annotated[int, Meta(ge=1, le=65535)]
+    port: PortNumber
 
 
 class PutFiles(_Message, frozen=True, tag="put-files"):

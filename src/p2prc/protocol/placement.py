@@ -13,6 +13,7 @@ from random import Random
 from p2prc.model.identity import NodeId
 from p2prc.model.resources import Capacity, RuntimeOffer
 from p2prc.model.workload import Workload
+from p2prc.protocol.egress import OPEN_TIERS
 from p2prc.protocol.lending import (
     NO_ISOLATION,
     cores_text,
@@ -53,15 +54,18 @@ def why_not(offer: NodeOffer, workload: Workload) -> str | None:
     return None
 
 
-def choose(offers: Sequence[NodeOffer], workload: Workload, rng: Random) -> list[NodeOffer]:
+def choose(
+    offers: Sequence[NodeOffer], workload: Workload, rng: Random, *, has_ports: bool = False
+) -> list[NodeOffer]:
     """Return the nodes that could run it, the best to ask first.
 
+    With `has_ports` those come first where ports are the lease's own and can be reached.
     Room now, then isolation, then plenty of room, then nearness. The rest is chance, so that
     requesters who know the same do not all ask the same node.
     """
     matching = [offer for offer in offers if why_not(offer, workload) is None]
     rng.shuffle(matching)
-    return sorted(matching, key=lambda offer: _rank(offer, workload))
+    return sorted(matching, key=lambda offer: _rank(offer, workload, has_ports=has_ports))
 
 
 def fitting_now(offer: NodeOffer, workload: Workload) -> int:
@@ -211,10 +215,12 @@ def _shortened(told: list[str]) -> str:
     return f"{shown} and {rest} more" if rest > 0 else shown
 
 
-def _rank(offer: NodeOffer, workload: Workload) -> tuple[bool, bool, int, float]:
+def _rank(
+    offer: NodeOffer, workload: Workload, *, has_ports: bool
+) -> tuple[bool, bool, bool, int, float]:
     room = fitting_now(offer, workload)
-    is_bare = all(
-        way.tier == NO_ISOLATION for way in offer.runtimes if is_runtime_suitable(way, workload)
-    )
+    suitable = [way for way in offer.runtimes if is_runtime_suitable(way, workload)]
+    is_unreachable = has_ports and all(way.tier in OPEN_TIERS for way in suitable)
+    is_bare = all(way.tier == NO_ISOLATION for way in suitable)
     latency_s = float("inf") if offer.latency_s is None else offer.latency_s
-    return (room == 0, is_bare, -min(room, _PLENTY), latency_s)
+    return (room == 0, is_unreachable, is_bare, -min(room, _PLENTY), latency_s)

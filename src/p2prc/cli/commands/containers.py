@@ -8,14 +8,15 @@ from typing import Any
 import click
 
 from p2prc.api.container_schema import (
+    COUNT_LIMIT,
     ContainerRow,
-    CreateEnded,
+    CreateFailed,
     CreateNote,
     CreateRequest,
     GroupRequest,
 )
 from p2prc.cli.commands.work_options import place_options, taken_from
-from p2prc.cli.failures import note
+from p2prc.cli.failures import note, tell
 from p2prc.cli.invocation import Invocation, RunLike, command
 from p2prc.cli.render.output import write, write_json
 from p2prc.cli.render.text import plain, since, table, until
@@ -52,6 +53,13 @@ class CreateLike(RunLike):
     help="A folder that stays on that node when the container goes; see `p2prc volumes`.",
 )
 @click.option("--group", default="", metavar="G", help="Put it into this group.")
+@click.option(
+    "--count",
+    type=click.IntRange(1, COUNT_LIMIT),
+    default=1,
+    metavar="N",
+    help="Make so many at once; their names are numbered.",
+)
 @click.pass_obj
 def create_command(
     invocation: Invocation,
@@ -63,6 +71,7 @@ def create_command(
     restart: Any,
     volumes: tuple[str, ...],
     group: str,
+    count: int,
     **options: Any,
 ) -> None:
     """Get a container on another node to work in.
@@ -70,7 +79,8 @@ def create_command(
     CMD, if given, is its main process.
 
     NODE is a name, an id or the beginning of one; `any` is a node with room. It stays until its
-    time is over, whether you are connected or not: `p2prc rm` gives it back.
+    time is over, whether you are connected or not: `p2prc rm` gives it back. Of several with
+    --count each that cannot be made says why, and the others stay.
     """
     work = taken_from(options)
     fields: dict[str, Any] = work.request(argv)
@@ -79,21 +89,47 @@ def create_command(
     if work.lifetime == DURATION_LIMIT_S:
         fields["lifetime_s"] = "none"
     request = CreateRequest(
-        target=target, ports=ports, restart=restart, volumes=list(volumes), group=group, **fields
+        target=target,
+        ports=ports,
+        restart=restart,
+        volumes=list(volumes),
+        group=group,
+        count=count,
+        **fields,
     )
+    made: list[ContainerRow] = []
+    status = 0
     with closing(invocation.client.create(request)) as events:
         for event in events:
             if isinstance(event, CreateNote):
-                note(event.message)
-            elif isinstance(event, CreateEnded):
-                _tell_created(event.container, as_json=invocation.as_json)
+                note(plain(event.message))
+            elif isinstance(event, CreateFailed):
+                status = _tell_failed(invocation, event) or status
+            elif event.container is not None:
+                made.append(event.container)
+                if not invocation.as_json:
+                    _tell_created(event.container, is_one=count == 1)
+    if invocation.as_json:
+        write_json(made if count > 1 else made[0])
+    elif count > 1:
+        enter = f"`p2prc exec {plain(group)} -- CMD`" if group else "see `p2prc ps`"
+        note(f"made {len(made)} of {count}; {'in all of them: ' if group else ''}{enter}")
+    raise click.exceptions.Exit(status)
 
 
-def _tell_created(row: ContainerRow, *, as_json: bool) -> None:
-    if as_json:
-        write_json(row)
-        return
+def _tell_failed(invocation: Invocation, event: CreateFailed) -> int:
+    from p2prc.errors import from_fields  # noqa: PLC0415 - only a failure pays for it
+
+    said = event.error
+    message = f"{event.name}: {said.message}" if event.name else said.message
+    error = from_fields(said.code, message, hint=said.hint)
+    return tell(error, as_json=invocation.as_json, home=invocation.typed_home)
+
+
+def _tell_created(row: ContainerRow, *, is_one: bool) -> None:
     write(row.id)
+    if not is_one:
+        return
     for port in row.ports:
         note(f"port {port.name}: {port.internal} (P2PRC_{port.name.upper()})")
     node = plain(row.node_name) or row.node[:10]
@@ -135,7 +171,10 @@ def _cells(row: ContainerRow) -> tuple[str, ...]:
 @click.argument("leases", metavar="LEASE...", nargs=-1, required=True)
 @click.pass_obj
 def rm_command(invocation: Invocation, /, *, leases: tuple[str, ...]) -> None:
-    """Give containers back: everything in them ends and is erased."""
+    """Give containers back: everything in them ends and is erased.
+
+    LEASE is an id, the beginning of one, a name, or the name of a group: then all in it.
+    """
     rows = invocation.client.remove(list(leases))
     if invocation.as_json:
         write_json(rows)
@@ -169,7 +208,10 @@ def group_command(
         write_json(groups)
         return
     for group in groups:
-        members = " ".join(lease[:10] for lease in group.containers)
+        members = " ".join(
+            plain(name) or lease[:10]
+            for lease, name in zip(group.containers, group.names, strict=True)
+        )
         write(f"{plain(group.name)}: {members}" if members else plain(group.name))
 
 

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from binascii import a2b_base64, b2a_base64
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -20,7 +20,7 @@ from p2prc.cli.commands.run import COULD_NOT_RUN_STATUS
 from p2prc.cli.failures import tell
 from p2prc.cli.invocation import Invocation, RunLike, command
 from p2prc.cli.values import variables
-from p2prc.errors import InvalidInput, NodeNotRunning, P2prcError, from_fields
+from p2prc.errors import InvalidInput, LeaseUnknown, NodeNotRunning, P2prcError, from_fields
 
 _PIECE_BYTES = 64 * 1024
 
@@ -44,7 +44,8 @@ def exec_command(
     """Run a command in a container.
 
     Exits with its status; with 125 when it could not be run. LEASE is an id, the beginning of
-    one, or a name.
+    one, or a name. With the name of a group it runs in all of it at once, and each line says
+    where; the status is then the first that is not 0.
     """
     request: JsonObject = {
         "type": "exec",
@@ -56,11 +57,27 @@ def exec_command(
     try:
         if on_terminal and takes_input and not sys.stdin.isatty():
             raise InvalidInput("my input is no terminal", hint="leave out `-t`")
-        status = _run(invocation, lease, request)
+        status = _run_in_one_or_all(invocation, lease, request)
     except P2prcError as error:
         tell(error, as_json=invocation.as_json, home=invocation.typed_home)
         status = COULD_NOT_RUN_STATUS
     raise click.exceptions.Exit(status)
+
+
+def _run_in_one_or_all(invocation: Invocation, lease: str, request: JsonObject) -> int:
+    try:
+        return _run(invocation, lease, request)
+    except LeaseUnknown as error:
+        if not error.message.startswith("no lease"):
+            raise
+        groups = [group for group in invocation.client.groups() if group.name == lease]
+        if not groups:
+            raise
+    if request["input"] or request["terminal"]:
+        raise InvalidInput("a group has no one input or terminal", hint="leave out `-i` and `-t`")
+    from p2prc.cli.commands.exec_in_group import run_in_all  # noqa: PLC0415 - groups alone pay
+
+    return run_in_all(invocation, groups[0], request)
 
 
 def _run(invocation: Invocation, lease: str, request: JsonObject) -> int:
@@ -86,6 +103,20 @@ def _run(invocation: Invocation, lease: str, request: JsonObject) -> int:
 
 def _print(call: DuplexCall) -> JsonObject:
     """Show what it prints; return the last event."""
+
+    def show(channel: int, content: bytes) -> None:
+        stream = (sys.stdout if channel == 1 else sys.stderr).buffer
+        stream.write(content)
+        stream.flush()
+
+    return read_answer(call, show)
+
+
+def read_answer(call: DuplexCall, show: Callable[[int, bytes], None]) -> JsonObject:
+    """Hand on what the command prints, with its channel; return the last event.
+
+    Raises what the node refuses with.
+    """
     held = b""
     for piece in call.answer():
         *lines, held = (held + piece).split(b"\n")
@@ -93,9 +124,7 @@ def _print(call: DuplexCall) -> JsonObject:
             event: JsonObject = json.loads(line)
             match event["type"]:
                 case "output":
-                    stream = (sys.stdout if event["channel"] == 1 else sys.stderr).buffer
-                    stream.write(a2b_base64(event["content"]))
-                    stream.flush()
+                    show(event["channel"], a2b_base64(event["content"]))
                 case "error":
                     fields = event["error"]
                     raise from_fields(fields["code"], fields["message"], hint=fields["hint"])
