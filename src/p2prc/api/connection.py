@@ -29,10 +29,13 @@ def call(home: str, method: str, path: str, content: bytes = b"", *, timeout_s: 
         return _read(answer, _read_head(answer))
 
 
+_LAST = ("ended", "all-ended")
+
+
 def events(
     home: str, method: str, path: str, request: Mapping[str, object] | None = None
 ) -> Generator[JsonObject, None, None]:
-    """Ask and yield each event until the one named `ended`. Closing the iterator hangs up."""
+    """Ask and yield each event until the last one. Closing the iterator hangs up."""
     content = b"" if request is None else json.dumps(request).encode()
     with _asked(home, method, path, content, STREAM_SILENCE_TIMEOUT_S) as answer:
         _read_head(answer)
@@ -43,7 +46,7 @@ def events(
             if event["type"] == "error":
                 raise _error_of(event)
             yield event
-            if event["type"] == "ended":
+            if event["type"] in _LAST:
                 return
         raise _CutOff
 

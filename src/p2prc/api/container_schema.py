@@ -98,9 +98,9 @@ class CreateNote(Answer, frozen=True, tag="note", tag_field="type"):
 
 
 class CreateEnded(Answer, frozen=True, tag="ended", tag_field="type"):
-    """The last event: it is there. Of several each was told before, and it is null."""
+    """The last event where one was asked for: it is there."""
 
-    container: ContainerRow | None
+    container: ContainerRow
 
 
 class CreateMade(Answer, frozen=True, tag="made", tag_field="type"):
@@ -116,7 +116,13 @@ class CreateFailed(Answer, frozen=True, tag="failed", tag_field="type"):
     error: ErrorFields
 
 
-CreateEvent = CreateNote | CreateMade | CreateFailed | CreateEnded
+class CreateAllEnded(Answer, frozen=True, tag="all-ended", tag_field="type"):
+    """The last event where several were asked for: each was told before."""
+
+    made: int
+
+
+CreateEvent = CreateNote | CreateMade | CreateFailed | CreateEnded | CreateAllEnded
 
 
 class TerminalRequest(Request, frozen=True):

@@ -91,17 +91,18 @@ class ContainerDesk:
                 )
                 making.add_done_callback(partial(done, name=name))
                 makings.append(making)
-            left = len(makings)
+            left, made = len(makings), 0
             while left:
                 if (event := await events.get()) is None:
                     await asyncio.gather(*(each for each in makings if each.done()))
                     continue
-                if isinstance(event, schema.CreateEnded | schema.CreateMade) and event.container:
+                if isinstance(event, schema.CreateEnded | schema.CreateMade):
+                    made += 1
                     untold.discard(LeaseId(event.container.id))
                 left -= not isinstance(event, schema.CreateNote)
                 yield event
             if request.count > 1:
-                yield schema.CreateEnded(None)
+                yield schema.CreateAllEnded(made)
         finally:
             for making in makings:
                 making.cancel()

@@ -10,6 +10,7 @@ import click
 from p2prc.api.container_schema import (
     COUNT_LIMIT,
     ContainerRow,
+    CreateAllEnded,
     CreateFailed,
     CreateNote,
     CreateRequest,
@@ -105,7 +106,7 @@ def create_command(
                 note(plain(event.message))
             elif isinstance(event, CreateFailed):
                 status = _tell_failed(invocation, event) or status
-            elif event.container is not None:
+            elif not isinstance(event, CreateAllEnded):
                 made.append(event.container)
                 if not invocation.as_json:
                     _tell_created(event.container, is_one=count == 1)
