@@ -7,8 +7,8 @@ import os
 import signal
 import sys
 import threading
-from binascii import a2b_base64, b2a_base64
-from collections.abc import Callable, Iterator
+from binascii import b2a_base64
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -16,11 +16,12 @@ import click
 
 from p2prc.api.connection import JsonObject, quoted
 from p2prc.api.duplex_client import DuplexCall
+from p2prc.cli.command_answer import read_answer
 from p2prc.cli.commands.run import COULD_NOT_RUN_STATUS
 from p2prc.cli.failures import tell
 from p2prc.cli.invocation import Invocation, RunLike, command
 from p2prc.cli.values import variables
-from p2prc.errors import InvalidInput, LeaseUnknown, NodeNotRunning, P2prcError, from_fields
+from p2prc.errors import InvalidInput, LeaseUnknown, P2prcError, from_fields
 
 _PIECE_BYTES = 64 * 1024
 
@@ -110,27 +111,6 @@ def _print(call: DuplexCall) -> JsonObject:
         stream.flush()
 
     return read_answer(call, show)
-
-
-def read_answer(call: DuplexCall, show: Callable[[int, bytes], None]) -> JsonObject:
-    """Hand on what the command prints, with its channel; return the last event.
-
-    Raises what the node refuses with.
-    """
-    held = b""
-    for piece in call.answer():
-        *lines, held = (held + piece).split(b"\n")
-        for line in filter(None, lines):
-            event: JsonObject = json.loads(line)
-            match event["type"]:
-                case "output":
-                    show(event["channel"], a2b_base64(event["content"]))
-                case "error":
-                    fields = event["error"]
-                    raise from_fields(fields["code"], fields["message"], hint=fields["hint"])
-                case "ended":
-                    return event
-    raise NodeNotRunning("the node stopped before the command ended")
 
 
 def _feed(call: DuplexCall) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from p2prc.api.connection import JsonObject, quoted
 from p2prc.api.container_schema import GroupRow
 from p2prc.api.duplex_client import DuplexCall
-from p2prc.cli.commands.exec import read_answer
+from p2prc.cli.command_answer import read_answer
 from p2prc.cli.commands.run import COULD_NOT_RUN_STATUS
 from p2prc.cli.failures import tell
 from p2prc.cli.invocation import Invocation
