@@ -10,6 +10,8 @@ from p2prc.api.schema import ARGUMENTS_LIMIT, Answer, ErrorFields, Request
 from p2prc.model.resources import LONGEST_S
 
 COUNT_LIMIT = 256
+IS_A_GROUP = "is a group, not one container"
+"""How the refusal ends of what is for one container and was asked of a group."""
 _Word = Annotated[str, Meta(max_length=128 * 1024)]
 _Name = Annotated[str, Meta(min_length=1, max_length=200)]
 _Bytes = Annotated[int, Meta(ge=1, le=1 << 60)]

@@ -273,7 +273,14 @@ class ContainerDesk:
 
     def _find(self, typed: str) -> Held:
         """Return a container that may be worked in. Raises LeaseUnknown with why it is gone."""
-        lease = self._find_any(typed)
+        try:
+            lease = self._find_any(typed)
+        except LeaseUnknown:
+            if typed not in self._node.containers.groups:
+                raise
+            raise LeaseUnknown(
+                f"`{typed[:80]}` {schema.IS_A_GROUP}", hint=f"see `p2prc group show {typed[:80]}`"
+            ) from None
         [held] = [each for each in self._node.containers.all() if each.lease == lease]
         if held.state in _GONE:
             reason = held.reason or "it was removed"

@@ -69,7 +69,9 @@ def _run_in_one_or_all(invocation: Invocation, lease: str, request: JsonObject) 
     try:
         return _run(invocation, lease, request)
     except LeaseUnknown as error:
-        if not error.message.startswith("no lease"):
+        from p2prc.api.container_schema import IS_A_GROUP  # noqa: PLC0415 - only this pays for it
+
+        if not error.message.endswith(IS_A_GROUP):
             raise
         groups = [group for group in invocation.client.groups() if group.name == lease]
         if not groups:
