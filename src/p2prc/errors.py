@@ -105,6 +105,12 @@ class TemplateInvalid(JobInvalid):
     code = "template-invalid"
 
 
+class SceneInvalid(JobInvalid):
+    """The scene is no file that the engine can render."""
+
+    code = "scene-invalid"
+
+
 class SettingInvalid(InvalidInput):
     """A setting has a value that is not valid."""
 

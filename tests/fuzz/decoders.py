@@ -6,6 +6,7 @@ The property tests beside this file and `make fuzz` both run over this list.
 
 from __future__ import annotations
 
+import gzip
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ from p2prc.protocol.upnp import read_location
 from p2prc.reachability.lan_word import seal, unseal
 from p2prc.reachability.xml_values import read_xml
 from p2prc.relay.admission import Household, RelayAdmission, member_bearer
+from p2prc.scenes.blend import read_version
 from p2prc.templates.document import read_document
 from p2prc.templates.plan import Fault, Order, answer_codec, order_codec
 from p2prc.templates.ranges import read_range
@@ -277,6 +279,15 @@ DECODERS = (
         "status lines",
         _status_lines,
         (b"x\nopenjd_progress: 5.5\nopenjd_env: A=b\nopenjd_unset_env: A\nopenjd_fail: no\n",),
+    ),
+    Decoder(
+        "blend header",
+        read_version,
+        (
+            b"BLENDER-v405REND" + bytes(40),
+            b"BLENDER17-01v0500REND" + bytes(40),
+            gzip.compress(b"BLENDER_V293REND" + bytes(400), mtime=0),
+        ),
     ),
     Decoder("template range", _range, (b"1-10:2, 30-20:-3,7", b"-5--1")),
     Decoder("router xml", read_xml, (b"<a x='1'><b>text</b><c/></a>",)),

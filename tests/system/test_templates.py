@@ -51,6 +51,14 @@ def test_templates_run_their_files_chunks_steps_and_environments(
     # Each place started its server once: nobody but the first asks a server for the first time.
     assert sum(answer.split()[2] == "1" for answer in answers) <= 2
 
+    scene = tmp_path / "scene.txt"
+    scene.write_text("a scene")
+    asking.p2prc(
+        "render", str(scene), "--engine", "command", "--frames", "1-2", "--to", str(tmp_path / "f"),
+        "--memory", "256M", "--watch", "--", "cp", "{scene}", "{out}/{frames}.txt",
+    )  # fmt: skip
+    assert (tmp_path / "f" / "2.txt").read_text() == "a scene"
+
     bad = tmp_path / "bad.yaml"
     bad.write_text(FAILING)
     said = asking.p2prc("submit", str(bad), "--retries", "0", "--watch", status=7)

@@ -38,6 +38,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "My work": {
         "run": (f"{_COMMANDS}.run", "Run one command on another node."),
         "map": (f"{_COMMANDS}.map", "Run one command over a range, on all nodes."),
+        "render": (f"{_COMMANDS}.render", "Render an animation; frames arrive as they are done."),
         "submit": (f"{_COMMANDS}.submit", "Run an Open Job Description template."),
         "jobs": (f"{_COMMANDS}.jobs", "Show my jobs."),
         "job": (f"{_COMMANDS}.jobs", "Show one job in full."),
