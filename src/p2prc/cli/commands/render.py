@@ -13,7 +13,7 @@ import click
 import msgspec
 
 from p2prc.api.schema import TemplateRequest
-from p2prc.cli.commands.work_options import place_options, placed_by
+from p2prc.cli.commands.work_options import place_options, taken_from
 from p2prc.cli.failures import note
 from p2prc.cli.following import announce
 from p2prc.cli.invocation import CommandWithTail, Invocation, absolute, command
@@ -81,9 +81,12 @@ def render_command(
     fetch once. With `--engine command`, `{scene}`, `{frames}` and `{out}` stand in the command
     after `--`.
     """
-    place = placed_by(options)
+    work = taken_from(options)
+    place = work.request([])
+    for other in ("argv", "to"):
+        del place[other]
     rendering = _rendering(argv, options)
-    requirements = [*place.pop("requirements"), *_requirements(rendering, options["blender"])]
+    requirements = [*work.requirements, *_requirements(rendering, options["blender"])]
     document = template_of(rendering)
     if template:
         write(json.dumps(document, indent=2))
@@ -91,12 +94,12 @@ def render_command(
     fields = {
         **place,
         "requirements": requirements,
-        "memory_bytes": place["memory_bytes"] or MEMORY_BYTES,
+        "memory_bytes": work.memory or MEMORY_BYTES,
         "retries": options["retries"],
         "on": [
             each.strip() for names in options["on"] for each in names.split(",") if each.strip()
         ],
-        "name": place["name"] or f"render {rendering.name}"[:200],
+        "name": work.name or f"render {rendering.name}"[:200],
         "template": json.dumps(document, indent=1),
         "template_name": "render.json",
         "folder": os.getcwd(),  # noqa: PTH109 - as a text

@@ -144,37 +144,6 @@ def _with(
     return function
 
 
-_PLACE_NAMES = {
-    "requirements": "requirements",
-    "cpus": "cpus",
-    "memory": "memory_bytes",
-    "disk": "disk_bytes",
-    "gpus": "gpus",
-    "timeout": "timeout_s",
-    "lifetime": "lifetime_s",
-    "runtime": "runtime",
-    "tiers": "tiers",
-    "image": "image",
-    "network": "network",
-    "name": "name",
-}
-
-
-def place_options(function: _Decorated) -> _Decorated:
-    """Add those options that say what the place is like, and nothing of the command in it."""
-    for option in reversed(_OPTIONS[-len(_PLACE_NAMES) :]):
-        function = option(function)
-    return function
-
-
-def placed_by(options: dict[str, Any]) -> dict[str, Any]:
-    """Return a request's fields that those options give, removing them from a command's own."""
-    found = {field: options.pop(name) for name, field in _PLACE_NAMES.items()}
-    return {
-        field: list(value) if isinstance(value, tuple) else value for field, value in found.items()
-    }
-
-
 def taken_from(options: dict[str, Any]) -> WorkOptions:
     """Return the shared options, removing them from a command's own."""
     usual = {"inputs": (), "outputs": (), "to": None, "timeout": None}
