@@ -81,11 +81,12 @@ def render_command(
     fetch once. With `--engine command`, `{scene}`, `{frames}` and `{out}` stand in the command
     after `--`.
     """
+    to = absolute(options.pop("to") or "frames")
     work = taken_from(options)
     place = work.request([])
     for other in ("argv", "to"):
         del place[other]
-    rendering = _rendering(argv, options)
+    rendering = _rendering(argv, options, to)
     requirements = [*work.requirements, *_requirements(rendering, options["blender"])]
     document = template_of(rendering)
     if template:
@@ -115,7 +116,7 @@ def render_command(
     announce(invocation, created, is_watched=is_watched)
 
 
-def _rendering(argv: list[str], options: dict[str, Any]) -> Rendering:
+def _rendering(argv: list[str], options: dict[str, Any], to: str) -> Rendering:
     scene = absolute(options["scene"])
     if not Path(scene).is_file():
         raise FileUnknown(f"there is no scene `{options['scene']}`")
@@ -128,7 +129,7 @@ def _rendering(argv: list[str], options: dict[str, Any]) -> Rendering:
     return Rendering(
         scene=scene,
         frames=options["frames"],
-        to=absolute(options["to"] or "frames"),
+        to=to,
         engine=engine,
         folder=None if options["folder"] is None else absolute(options["folder"]),
         chunk=options["chunk"],
