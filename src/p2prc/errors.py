@@ -311,7 +311,7 @@ class NoNodeMatches(PeerError):
     """No node meets what the work needs."""
 
     code = "no-node-matches"
-    hint = "see what there is: `p2prc nodes`"
+    hint = "see who is online, and what each offers: `p2prc nodes`"
     retryable = True
 
 

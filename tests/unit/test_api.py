@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from p2prc.api import container_schema, schema
+from p2prc.api import connection, container_schema, schema
 from p2prc.api.address import socket_path
 from p2prc.api.client import ControlClient
 from p2prc.api.connection import events
@@ -345,3 +345,26 @@ def test_create_takes_every_network_that_run_does_for_its_provider_says_which_it
     asked = {"target": "any", "network": network}
     assert msgspec.convert(asked, container_schema.CreateRequest).network == network
     assert msgspec.convert({**asked, "argv": ["true"]}, schema.RunRequest).network == network
+
+
+def test_a_person_is_told_once_what_a_slow_answer_waits_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection, "SILENCE_S", 0.02)
+    here, there = socket.socketpair()
+    told: list[str] = []
+    with here, there:
+        connection.say_if_slow(here, lambda: told.append("slow"))
+        assert told == ["slow"]
+        there.sendall(b"answer")
+        connection.say_if_slow(here, lambda: told.append("again"))
+        assert told == ["slow"]
+
+
+def test_the_sentence_names_who_is_waited_for(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "select", lambda *_: ([], [], []))
+    told: list[str] = []
+    client = ControlClient(str(home), tell=told.append)
+    client.status()
+    client.ping(PEER, 1)
+    assert told == ["waiting for the node, which is busy...", f"waiting for {PEER} to answer..."]

@@ -304,7 +304,9 @@ def test_run_that_is_refused_is_125_and_the_reason(call: Call, fake: FakeNode) -
     fake.error = NoNodeMatches("no node has 9 GPUs")
     status, _, told = call("run", "any", "--json", "--gpus", "9", "true")
     assert status == 125
-    assert told.startswith("error: no node has 9 GPUs\nhint: see what there is: `p2prc nodes`\n")
+    assert told.startswith(
+        "error: no node has 9 GPUs\nhint: see who is online, and what each offers: `p2prc nodes`\n"
+    )
     assert json.loads(told.splitlines()[-1])["error"]["code"] == "no-node-matches"
 
 

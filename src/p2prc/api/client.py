@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import TypeVar
 
 import msgspec
 
-from p2prc.api.connection import JsonObject, call, events, quoted
+from p2prc.api.connection import JsonObject, Slow, call, events, quoted
 from p2prc.api.container_schema import (
     ContainerRow,
     CreateEvent,
@@ -66,14 +66,19 @@ PEER_CALL_TIMEOUT_S = 120.0
 """For calls that wait for other nodes."""
 BULK_CALL_TIMEOUT_S = 24 * 3600.0
 """For calls that move files; the node's own timeouts end them earlier."""
+_THE_NODE = "the node, which is busy"
+_OTHERS = "other nodes to answer"
+_FILES = "files to be read and sent"
 _Answer = TypeVar("_Answer")
 
 
 class ControlClient:
     """The running node of one home. Every method raises errors of `p2prc.errors`."""
 
-    def __init__(self, home: str) -> None:
+    def __init__(self, home: str, tell: Callable[[str], None] | None = None) -> None:
+        """`tell` is given a sentence, once a request, when the answer takes long."""
         self._home = home
+        self._tell = tell
 
     # -- this node
 
@@ -97,15 +102,21 @@ class ControlClient:
     # -- the network
 
     def invite(self, request: InviteRequest) -> Invitation:
-        return self._post("/v1/invite", request, Invitation)
+        waits_for = "a way in from outside: routers and relays are asked"
+        return self._post("/v1/invite", request, Invitation, waits_for=waits_for)
 
     def join(self, ticket: str) -> Joined:
         request = JoinRequest(ticket=ticket)
-        return self._post("/v1/join", request, Joined, timeout_s=PEER_CALL_TIMEOUT_S)
+        waits_for = "the member that made the ticket"
+        return self._post(
+            "/v1/join", request, Joined, timeout_s=PEER_CALL_TIMEOUT_S, waits_for=waits_for
+        )
 
     def ask(self, request: AskRequest) -> Generator[AskEvent, None, None]:
         """Ask to be let in and wait. Closing the iterator withdraws the request."""
-        for event in events(self._home, "POST", "/v1/ask", msgspec.to_builtins(request)):
+        for event in events(
+            self._home, "POST", "/v1/ask", msgspec.to_builtins(request), slow=self._slow(_OTHERS)
+        ):
             yield msgspec.convert(event, AskEvent)
 
     def requests(self) -> list[RequestRow]:
@@ -124,18 +135,18 @@ class ControlClient:
         return self._post("/v1/metadata", MetadataRequest(changes=changes), dict[str, str])
 
     def leave(self) -> None:
-        self._call("POST", "/v1/leave", timeout_s=PEER_CALL_TIMEOUT_S)
+        self._call("POST", "/v1/leave", timeout_s=PEER_CALL_TIMEOUT_S, waits_for=_OTHERS)
 
     def nodes(self) -> list[NodeRow]:
         return self._get("/v1/nodes", list[NodeRow])
 
     def specs(self, node: str = "") -> SpecsOfNode:
         path = f"/v1/specs?node={quoted(node)}"
-        return self._get(path, SpecsOfNode, timeout_s=PEER_CALL_TIMEOUT_S)
+        return self._get(path, SpecsOfNode, timeout_s=PEER_CALL_TIMEOUT_S, waits_for=_OTHERS)
 
     def volumes(self, node: str = "") -> list[VolumeRow]:
         path = f"/v1/volumes?node={quoted(node)}"
-        return self._get(path, list[VolumeRow], timeout_s=PEER_CALL_TIMEOUT_S)
+        return self._get(path, list[VolumeRow], timeout_s=PEER_CALL_TIMEOUT_S, waits_for=_OTHERS)
 
     def erase_volume(self, request: EraseRequest) -> None:
         self._call(
@@ -143,51 +154,59 @@ class ControlClient:
             "/v1/volumes/erase",
             msgspec.to_builtins(request),
             timeout_s=PEER_CALL_TIMEOUT_S,
+            waits_for=_OTHERS,
         )
 
     def images(self, node: str = "") -> list[ImageRow]:
         path = f"/v1/images?node={quoted(node)}"
-        return self._get(path, list[ImageRow], timeout_s=PEER_CALL_TIMEOUT_S)
+        return self._get(path, list[ImageRow], timeout_s=PEER_CALL_TIMEOUT_S, waits_for=_OTHERS)
 
     def bring_image(self, request: ImageRequest) -> Generator[ImageEvent, None, None]:
         """Build, fetch or send an image; the last event is `ImageBrought`."""
-        for event in events(self._home, "POST", "/v1/images", msgspec.to_builtins(request)):
+        for event in events(
+            self._home, "POST", "/v1/images", msgspec.to_builtins(request), slow=self._slow(_OTHERS)
+        ):
             yield msgspec.convert(event, ImageEvent)
 
     def ping(self, node: str, count: int = 5) -> PingResult:
         path = f"/v1/ping?node={quoted(node)}&count={count}"
-        return self._get(path, PingResult, timeout_s=PEER_CALL_TIMEOUT_S)
+        waits_for = f"{node} to answer"
+        return self._get(path, PingResult, timeout_s=PEER_CALL_TIMEOUT_S, waits_for=waits_for)
 
     def interfaces(self) -> list[InterfaceRow]:
         return self._get("/v1/interfaces", list[InterfaceRow])
 
     def doctor(self, node: str = "") -> list[Check]:
         path = f"/v1/doctor?node={quoted(node)}"
-        return self._get(path, list[Check], timeout_s=PEER_CALL_TIMEOUT_S)
+        return self._get(path, list[Check], timeout_s=PEER_CALL_TIMEOUT_S, waits_for=_OTHERS)
 
     # -- work
 
     def run(self, request: RunRequest) -> Generator[RunEvent, None, None]:
         """Run one command to its end. Closing the iterator cancels it."""
-        for event in events(self._home, "POST", "/v1/run", msgspec.to_builtins(request)):
+        for event in events(
+            self._home, "POST", "/v1/run", msgspec.to_builtins(request), slow=self._slow(_OTHERS)
+        ):
             yield msgspec.convert(event, RunEvent)
 
     def create(self, request: CreateRequest) -> Generator[CreateEvent, None, None]:
         """Get a container. Closing the iterator before its end gives it back."""
         body = msgspec.to_builtins(request)
-        for event in events(self._home, "POST", "/v1/containers", body):
+        for event in events(self._home, "POST", "/v1/containers", body, slow=self._slow(_OTHERS)):
             yield msgspec.convert(event, CreateEvent)
 
     def containers(self, *, is_all: bool = False) -> list[ContainerRow]:
         path = f"/v1/containers?every={int(is_all)}"
-        return self._get(path, list[ContainerRow], timeout_s=PEER_CALL_TIMEOUT_S)
+        return self._get(path, list[ContainerRow], timeout_s=PEER_CALL_TIMEOUT_S, waits_for=_OTHERS)
 
     def remove(self, leases: list[str]) -> list[ContainerRow]:
-        return self._post("/v1/containers/remove", RemoveRequest(leases), list[ContainerRow])
+        return self._post(
+            "/v1/containers/remove", RemoveRequest(leases), list[ContainerRow], waits_for=_OTHERS
+        )
 
     def container_log(self, lease: str, *, follows: bool) -> Generator[RunEvent, None, None]:
         path = f"/v1/containers/{quoted(lease)}/log?follow={int(follows)}"
-        for event in events(self._home, "GET", path):
+        for event in events(self._home, "GET", path, slow=self._slow(_OTHERS)):
             yield msgspec.convert(event, RunEvent)
 
     def groups(self) -> list[GroupRow]:
@@ -198,11 +217,15 @@ class ControlClient:
 
     def submit(self, request: JobRequest) -> JobCreated:
         """Submit a job; its inputs are read before this returns."""
-        return self._post("/v1/jobs", request, JobCreated, timeout_s=BULK_CALL_TIMEOUT_S)
+        return self._post(
+            "/v1/jobs", request, JobCreated, timeout_s=BULK_CALL_TIMEOUT_S, waits_for=_FILES
+        )
 
     def submit_template(self, request: TemplateRequest) -> JobCreated:
         """Submit a template; its inputs are read before this returns."""
-        return self._post("/v1/templates", request, JobCreated, timeout_s=BULK_CALL_TIMEOUT_S)
+        return self._post(
+            "/v1/templates", request, JobCreated, timeout_s=BULK_CALL_TIMEOUT_S, waits_for=_FILES
+        )
 
     def jobs(self) -> list[JobRow]:
         return self._get("/v1/jobs", list[JobRow])
@@ -212,17 +235,21 @@ class ControlClient:
 
     def job_events(self, job: str) -> Generator[JobEvent, None, None]:
         """Follow a job to its end. Closing the iterator changes nothing for the job."""
-        for event in events(self._home, "GET", f"/v1/jobs/{_job_segment(job)}/events"):
+        for event in events(
+            self._home, "GET", f"/v1/jobs/{_job_segment(job)}/events", slow=self._slow(_OTHERS)
+        ):
             yield msgspec.convert(event, JobEvent)
 
     def task_logs(self, job: str, task: str | None = None) -> list[TaskLog]:
         query = "" if task is None else f"?task={quoted(task)}"
         path = f"/v1/jobs/{_job_segment(job)}/logs{query}"
-        return self._get(path, list[TaskLog], timeout_s=PEER_CALL_TIMEOUT_S)
+        return self._get(path, list[TaskLog], timeout_s=PEER_CALL_TIMEOUT_S, waits_for=_OTHERS)
 
     def results(self, job: str, to: str) -> Collected:
         path = f"/v1/jobs/{_job_segment(job)}/results"
-        return self._post(path, ResultsRequest(to=to), Collected, timeout_s=BULK_CALL_TIMEOUT_S)
+        return self._post(
+            path, ResultsRequest(to=to), Collected, timeout_s=BULK_CALL_TIMEOUT_S, waits_for=_FILES
+        )
 
     def cancel(self, job: str) -> JobRow:
         return self._post(f"/v1/jobs/{_job_segment(job)}/cancel", None, JobRow)
@@ -261,20 +288,45 @@ class ControlClient:
 
     # -- how
 
-    def _get(self, path: str, kind: type[_Answer], *, timeout_s: float = CALL_TIMEOUT_S) -> _Answer:
-        return msgspec.json.decode(self._call("GET", path, timeout_s=timeout_s), type=kind)
+    def _get(
+        self,
+        path: str,
+        kind: type[_Answer],
+        *,
+        timeout_s: float = CALL_TIMEOUT_S,
+        waits_for: str = _THE_NODE,
+    ) -> _Answer:
+        answer = self._call("GET", path, timeout_s=timeout_s, waits_for=waits_for)
+        return msgspec.json.decode(answer, type=kind)
 
     def _post(
-        self, path: str, body: object, kind: type[_Answer], *, timeout_s: float = CALL_TIMEOUT_S
+        self,
+        path: str,
+        body: object,
+        kind: type[_Answer],
+        *,
+        timeout_s: float = CALL_TIMEOUT_S,
+        waits_for: str = _THE_NODE,
     ) -> _Answer:
         content = b"" if body is None else msgspec.json.encode(body)
-        answer = self._call("POST", path, content, timeout_s=timeout_s)
+        answer = self._call("POST", path, content, timeout_s=timeout_s, waits_for=waits_for)
         return msgspec.json.decode(answer, type=kind)
 
     def _call(
-        self, method: str, path: str, content: bytes = b"", *, timeout_s: float = CALL_TIMEOUT_S
+        self,
+        method: str,
+        path: str,
+        content: bytes = b"",
+        *,
+        timeout_s: float = CALL_TIMEOUT_S,
+        waits_for: str = _THE_NODE,
     ) -> bytes:
-        return call(self._home, method, path, content, timeout_s=timeout_s)
+        slow = self._slow(waits_for)
+        return call(self._home, method, path, content, timeout_s=timeout_s, slow=slow)
+
+    def _slow(self, waits_for: str) -> Slow | None:
+        tell = self._tell
+        return None if tell is None else lambda: tell(f"waiting for {waits_for}...")
 
 
 def _job_segment(job: str) -> str:

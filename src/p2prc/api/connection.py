@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
+from select import select
 from typing import IO, Any
 
 from p2prc.api.address import short_address, socket_path
@@ -19,13 +20,25 @@ from p2prc.errors import HomeUnusable, NodeNotRunning, P2prcError, from_fields
 CONNECT_TIMEOUT_S = 5.0
 STREAM_SILENCE_TIMEOUT_S = 60.0
 """A healthy node sends something, if only an empty line, four times as often."""
+SILENCE_S = 1.2
+"""After so long without an answer a person wants to know what is waited for."""
 _HEADERS_LIMIT_BYTES = 64 * 1024
+Slow = Callable[[], None]
+"""Called once, when the answer takes longer than `SILENCE_S`."""
 JsonObject = dict[str, Any]
 
 
-def call(home: str, method: str, path: str, content: bytes = b"", *, timeout_s: float) -> bytes:
+def call(
+    home: str,
+    method: str,
+    path: str,
+    content: bytes = b"",
+    *,
+    timeout_s: float,
+    slow: Slow | None = None,
+) -> bytes:
     """Ask and return the answer's body; raise the error that the node answered."""
-    with _asked(home, method, path, content, timeout_s) as answer:
+    with _asked(home, method, path, content, timeout_s=timeout_s, slow=slow) as answer:
         return _read(answer, _read_head(answer))
 
 
@@ -33,11 +46,18 @@ _LAST = ("ended", "all-ended")
 
 
 def events(
-    home: str, method: str, path: str, request: Mapping[str, object] | None = None
+    home: str,
+    method: str,
+    path: str,
+    request: Mapping[str, object] | None = None,
+    *,
+    slow: Slow | None = None,
 ) -> Generator[JsonObject, None, None]:
     """Ask and yield each event until the last one. Closing the iterator hangs up."""
     content = b"" if request is None else json.dumps(request).encode()
-    with _asked(home, method, path, content, STREAM_SILENCE_TIMEOUT_S) as answer:
+    with _asked(
+        home, method, path, content, timeout_s=STREAM_SILENCE_TIMEOUT_S, slow=slow
+    ) as answer:
         _read_head(answer)
         for line in answer:
             if line == b"\n":
@@ -53,13 +73,14 @@ def events(
 
 @contextmanager
 def _asked(
-    home: str, method: str, path: str, content: bytes, timeout_s: float
+    home: str, method: str, path: str, content: bytes, *, timeout_s: float, slow: Slow | None
 ) -> Iterator[IO[bytes]]:
     connection = connect(home)
     try:
         connection.settimeout(timeout_s)
         head = f"{method} {path} HTTP/1.0\r\nhost: p2prc\r\ncontent-length: {len(content)}\r\n"
         connection.sendall(head.encode("ascii") + b"\r\n" + content)
+        say_if_slow(connection, slow)
         with connection.makefile("rb") as answer:
             yield answer
     except TimeoutError as error:
@@ -88,6 +109,12 @@ def connect(home: str) -> socket.socket:
         connection.close()
         raise HomeUnusable(f"cannot open {path}: {error.strerror or error}") from error
     return connection
+
+
+def say_if_slow(connection: socket.socket, slow: Slow | None) -> None:
+    """Wait for an answer for `SILENCE_S`, then say that it takes longer."""
+    if slow is not None and not select([connection], [], [], SILENCE_S)[0]:
+        slow()
 
 
 class _CutOff(Exception):

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import IO
 
-from p2prc.api.connection import connect, read_refusal
+from p2prc.api.connection import Slow, connect, read_refusal, say_if_slow
 from p2prc.errors import NodeNotRunning
 
 _LINE_LIMIT_BYTES = 64 * 1024
@@ -42,8 +42,9 @@ class DuplexCall:
         with self._sending:
             self._socket.sendall(b"0\r\n\r\n")
 
-    def answer(self) -> Iterator[bytes]:
+    def answer(self, slow: Slow | None = None) -> Iterator[bytes]:
         """Yield the answer as it comes; raise what the node refuses with."""
+        say_if_slow(self._socket, slow)
         try:
             is_chunked = read_refusal(self._answer)
             if not is_chunked:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from p2prc.api.connection import JsonObject
 from p2prc.api.duplex_client import DuplexCall
+from p2prc.cli.failures import slow_note
 from p2prc.errors import NodeNotRunning, from_fields
 
 
@@ -17,7 +18,7 @@ def read_answer(call: DuplexCall, show: Callable[[int, bytes], None]) -> JsonObj
     Raises what the node refuses with.
     """
     held = b""
-    for piece in call.answer():
+    for piece in call.answer(slow_note("waiting for the container's node...")):
         *lines, held = (held + piece).split(b"\n")
         for line in filter(None, lines):
             event: JsonObject = json.loads(line)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Callable
 
 import click
 
@@ -51,6 +52,11 @@ def tell_usage(error: click.ClickException, *, as_json: bool) -> int:
 def note(line: str) -> None:
     """Tell a person something that is no data."""
     print(line, file=sys.stderr, flush=True)
+
+
+def slow_note(line: str) -> Callable[[], None] | None:
+    """Return what tells a person the line; None where our errors are another command's as well."""
+    return (lambda: note(line)) if sys.stderr.isatty() else None
 
 
 def _print(fields: dict[str, object], *, as_json: bool) -> None:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from p2prc.cli.failures import note
+
 if TYPE_CHECKING:
     from p2prc.api.client import ControlClient
 
@@ -34,7 +36,7 @@ class Invocation:
         """The running node of this home; importing it late keeps `--help` and `run` quick."""
         from p2prc.api.client import ControlClient  # noqa: PLC0415
 
-        return ControlClient(self.home)
+        return ControlClient(self.home, tell=note)
 
 
 def home_of(environment: Mapping[str, str]) -> str:

@@ -44,7 +44,7 @@ def start(
     extra: Sequence[str] = (),
 ) -> subprocess.Popen[bytes]:
     """Start the daemon; return once it is ready. Raise what it says was wrong."""
-    _refuse_second(home)
+    _refuse_second(home, tell)
     _make_home(home)
     reading, writing = os.pipe()
     with os.fdopen(reading, "rb") as news:
@@ -108,9 +108,9 @@ def signals_left_to(process: subprocess.Popen[bytes]) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before[1])
 
 
-def _refuse_second(home: str) -> None:
+def _refuse_second(home: str, tell: Callable[[str], None]) -> None:
     try:
-        status = ControlClient(home).status()
+        status = ControlClient(home, tell).status()
     except NodeNotRunning:
         return
     raise HomeBusy(

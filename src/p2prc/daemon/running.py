@@ -20,6 +20,9 @@ from p2prc.runtime.port import OutputChunk
 EVENTS_LIMIT = 64
 """How many events wait for a slow reader before the command itself is slowed down."""
 
+SILENCE_S = 1.2
+"""A person who still waits then is told for what."""
+
 
 class Running:
     """One `run`: its events, in order."""
@@ -29,6 +32,7 @@ class Running:
         self._request = request
         self._target = target
         self._events: asyncio.Queue[schema.RunEvent | None] = asyncio.Queue(EVENTS_LIMIT)
+        self._silence: asyncio.TimerHandle | None = None
 
     async def events(self) -> AsyncGenerator[schema.RunEvent, None]:
         """Yield until the end; closing this cancels the command."""
@@ -72,15 +76,22 @@ class Running:
             await self._note(f"choosing versions of {', '.join(request.requirements)}")
         environment = await environment_of(request.requirements)
         command = await command_of(request, self._node.blobs, owner=owner)
-        finished = await self._node.runs.run(
-            self._target,
-            workload_of(request, environment),
-            command,
-            owner=owner,
-            printed=self._printed,
-            noted=self._note_soon,
-            started=self._started,
+        whom = "a node with room" if self._target is None else self._node.name_of(self._target)
+        self._silence = asyncio.get_running_loop().call_later(
+            SILENCE_S, self._note_soon, f"waiting for {whom}..."
         )
+        try:
+            finished = await self._node.runs.run(
+                self._target,
+                workload_of(request, environment),
+                command,
+                owner=owner,
+                printed=self._printed,
+                noted=self._note_soon,
+                started=self._started,
+            )
+        finally:
+            self._silence.cancel()
         return await self._ended(finished)
 
     async def _ended(self, finished: Finished) -> schema.RunEnded:
@@ -129,6 +140,8 @@ class Running:
             self._events.put_nowait(schema.RunNote(message=text))
 
     async def _started(self, node: NodeId, lease: LeaseId) -> None:
+        if self._silence is not None:
+            self._silence.cancel()
         await self._events.put(
             schema.RunStarted(node=node, lease=lease, node_name=self._node.name_of(node))
         )

@@ -146,9 +146,14 @@ class Links:
         if (link := self.get(peer)) is not None:
             return link
         if (dial := self._dials.get(peer)) is not None:
-            # One that began when the peer's relay was away may fail though all is well now.
-            with suppress(PeerUnreachable):
+            began_at = asyncio.get_running_loop().time()
+            try:
                 return await asyncio.shield(dial)
+            except PeerUnreachable:
+                # One that began when the peer's relay was away may fail though all is well now;
+                # whoever has waited for most of it need not hear the same twice.
+                if asyncio.get_running_loop().time() - began_at > DIAL_TIMEOUT_S / 2:
+                    raise
         dial = self._dials.get(peer)
         if dial is None:
             dial = self._tasks.start_for_peer(self._dial(peer), f"dial {short(peer)}")

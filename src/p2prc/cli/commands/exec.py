@@ -56,6 +56,8 @@ def exec_command(
         "terminal": _size() if on_terminal else None,
     }
     try:
+        if not lease:
+            raise InvalidInput("which container?", hint="see yours: `p2prc ps`")
         if on_terminal and takes_input and not sys.stdin.isatty():
             raise InvalidInput("my input is no terminal", hint="leave out `-t`")
         status = _run_in_one_or_all(invocation, lease, request)

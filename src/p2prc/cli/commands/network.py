@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 
 import click
 
 from p2prc.api.client import ControlClient
+from p2prc.api.connection import SILENCE_S
 from p2prc.api.schema import (
     InterfaceRow,
     InviteRequest,
@@ -29,7 +29,6 @@ from p2prc.cli.watching import watch
 from p2prc.errors import P2prcError, PeerUnreachable, TicketInvalid
 
 _ASKED_AT_ONCE = 16
-_SILENCE_S = 1.5
 _REACH = {
     "internet": "usable from anywhere",
     "relay": "usable from anywhere, through a relay",
@@ -59,14 +58,7 @@ def invite_command(
     made with --admin may invite others in turn; other members let in nobody.
     """
     request = InviteRequest(expires_s=expires, is_admin=admin, is_lan=lan)
-    # Just started, a node first waits for routers and relays: a person should know for what.
-    waits = threading.Timer(_SILENCE_S, note, ("looking for a way in from outside...",))
-    waits.daemon = True
-    waits.start()
-    try:
-        invitation = invocation.client.invite(request)
-    finally:
-        waits.cancel()
+    invitation = invocation.client.invite(request)
     if invocation.as_json:
         write_json(invitation)
         return
@@ -128,7 +120,7 @@ def nodes_command(invocation: Invocation, /, *, is_watched: bool, refresh: bool)
     """Show the network as seen from here."""
     client = invocation.client
     if refresh:
-        _ask_everybody(client)
+        _ask_everybody(invocation)
     if is_watched:
         watch(client.nodes, _nodes_table, as_json=invocation.as_json)
     nodes = client.nodes()
@@ -185,8 +177,9 @@ def ping_command(invocation: Invocation, /, *, node: str, count: int) -> None:
         raise PeerUnreachable(f"no answer from {plain(node)}")
 
 
-def _ask_everybody(client: ControlClient) -> None:
+def _ask_everybody(invocation: Invocation) -> None:
     """Dial and measure every node that has not said goodbye."""
+    client = ControlClient(invocation.home)
 
     def ask(node: str) -> None:
         # What came of it is in the table that follows.
@@ -195,7 +188,10 @@ def _ask_everybody(client: ControlClient) -> None:
 
     asked = [node.id for node in client.nodes() if not node.is_self and node.state != "left"]
     with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
-        list(pool.map(ask, asked))
+        pending = [pool.submit(ask, node) for node in asked]
+        silent = wait(pending, timeout=SILENCE_S).not_done
+        if silent:
+            note(f"waiting for {counted(len(silent), 'node')} to answer...")
 
 
 def _nodes_table(nodes: list[NodeRow]) -> str:

@@ -15,7 +15,7 @@ import click
 
 from p2prc.api.connection import JsonObject, events
 from p2prc.cli.commands.work_options import taken_from, work_options
-from p2prc.cli.failures import note, tell
+from p2prc.cli.failures import note, slow_note, tell
 from p2prc.cli.invocation import Invocation, RunLike, command
 from p2prc.errors import P2prcError, from_fields
 
@@ -48,7 +48,9 @@ def run_command(invocation: Invocation, /, *, target: str, argv: list[str], **op
 def _run(invocation: Invocation, request: dict[str, object]) -> int:
     kept = {1: bytearray(), 2: bytearray()} if invocation.as_json else None
     ended: JsonObject = {}
-    with closing(events(invocation.home, "POST", "/v1/run", request)) as stream:
+    waits_for = "a node with room" if request["target"] == "any" else request["target"]
+    slow = slow_note(f"waiting for {waits_for}...")
+    with closing(events(invocation.home, "POST", "/v1/run", request, slow=slow)) as stream:
         for event in stream:
             match event["type"]:
                 case "output":
