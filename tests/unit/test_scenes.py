@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import gzip
 import json
+import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import zstandard
+from PIL import Image
 
 from p2prc.errors import JobInvalid, SceneInvalid
 from p2prc.scenes.blend import BlenderVersion, read_version
+from p2prc.scenes.gallery import Checked, frame_name, page_of, read_facts
 from p2prc.scenes.programs import blender_frames
 from p2prc.scenes.rendering import (
     Rendering,
@@ -22,6 +27,7 @@ from p2prc.scenes.rendering import (
 from p2prc.templates.child import plan_of
 from p2prc.templates.plan import Order, Plan
 
+PROGRAMS = Path(blender_frames.__file__).parent
 OLD, NEW = b"BLENDER-v405REND" + bytes(500), b"BLENDER17-01v0500REND" + bytes(500)
 
 
@@ -131,3 +137,39 @@ def test_the_program_for_blender_says_what_is_missing() -> None:
 
     assert blender_frames.missing_files(Blender()) == ["//wood.png"]
     assert sys.modules.get("bpy") is None
+
+
+def picture(path: Path, size: tuple[int, int] = (8, 4)) -> None:
+    made = Image.new("RGB", size, "red")
+    made.putpixel((0, 0), (1, 2, 3))
+    made.save(path)
+
+
+def test_frames_are_looked_at_and_what_is_wrong_is_told_by_name(tmp_path: Path) -> None:
+    frames, out = tmp_path / "frames", tmp_path / "made"
+    frames.mkdir()
+    for number in range(1, 5):
+        picture(frames / frame_name(number))
+    picture(frames / frame_name(5), (4, 4))
+    (frames / frame_name(6)).write_bytes((frames / frame_name(1)).read_bytes()[:60])
+    (frames / frame_name(7)).write_bytes(b"")
+    Image.new("RGB", (8, 4), "black").save(frames / frame_name(8))
+    argv = [sys.executable, str(PROGRAMS / "check_frames.py"), str(frames), str(out), "-"]
+    subprocess.run(argv, check=True, timeout=60)
+    checked = msgspec.json.decode((out / "checked.json").read_bytes(), type=Checked)
+    assert sorted(checked.problems) == [frame_name(number) for number in (5, 6, 7, 8)]
+    assert "4x4, not 8x4" in checked.problems[frame_name(5)]
+    assert (out / "contact.jpg").stat().st_size
+
+
+def test_the_gallery_escapes_what_strangers_wrote(tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script>"
+    (tmp_path / "frame_0001.json").write_text(json.dumps({"seconds": 1.5, "device": evil}))
+    (tmp_path / "frame_0002.json").write_text(json.dumps({"seconds": "long"}))
+    (tmp_path / "frame_0003.json").write_text("x" * 5000)
+    facts = read_facts(tmp_path, range(1, 5))
+    assert list(facts) == [1]
+    page = page_of(evil, [1, 2], facts, Checked(problems={frame_name(2): '">' + evil}))
+    assert evil not in page
+    assert "1.5 s" in page
+    assert "damaged" in page

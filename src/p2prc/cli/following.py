@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from typing import Protocol
 
 import click
 
@@ -18,14 +19,32 @@ from p2prc.cli.render.text import counted
 from p2prc.errors import NodeNotRunning, WorkFailed
 
 
-def announce(invocation: Invocation, created: JobCreated, *, is_watched: bool) -> None:
+class Companion(Protocol):
+    """Something that goes along with a job that is followed."""
+
+    def progressed(self) -> None:
+        """Something happened to the job."""
+        ...
+
+    def ended(self, job: JobDetail) -> bool:
+        """The job is over; say whether all is well with what it made."""
+        ...
+
+
+def announce(
+    invocation: Invocation,
+    created: JobCreated,
+    *,
+    is_watched: bool,
+    companion: Companion | None = None,
+) -> None:
     """Say that a job was begun, or follow it to its end."""
     for notice in created.notices:
         note(notice)
     if is_watched:
         if not invocation.as_json:
             note(f"job {created.id}: {counted(created.tasks, 'task')}")
-        follow(invocation.client, created.id, as_json=invocation.as_json)
+        follow(invocation.client, created.id, as_json=invocation.as_json, companion=companion)
     elif invocation.as_json:
         write_json(created)
     else:
@@ -33,31 +52,36 @@ def announce(invocation: Invocation, created: JobCreated, *, is_watched: bool) -
         note(f"follow it: `p2prc watch {created.id[:10]}`")
 
 
-def follow(client: ControlClient, job: str, *, as_json: bool) -> None:
+def follow(
+    client: ControlClient, job: str, *, as_json: bool, companion: Companion | None = None
+) -> None:
     """Show how far a job is, then how it ended; Ctrl-C stops the showing only.
 
     Exits with the status of failed work unless the job succeeded.
     """
     try:
-        ended = _shown_to_end(client, job)
+        ended = _shown_to_end(client, job, companion)
     except KeyboardInterrupt:
         note("the job goes on")
         note(f"follow it: `p2prc watch {job}`; stop it: `p2prc cancel {job}`")
         raise click.exceptions.Exit(INTERRUPTED_STATUS) from None
+    is_well = companion is None or companion.ended(ended)
     if as_json:
         write_json(ended)
     else:
         write(summary(ended))
-    if ended.state != "succeeded":
+    if ended.state != "succeeded" or not is_well:
         raise click.exceptions.Exit(WorkFailed.exit_status)
 
 
-def _shown_to_end(client: ControlClient, job: str) -> JobDetail:
+def _shown_to_end(client: ControlClient, job: str, companion: Companion | None) -> JobDetail:
     with open_display() as display, closing(client.job_events(job)) as events:
         for event in events:
             match event:
                 case JobProgress():
                     display.show(event)
+                    if companion is not None:
+                        companion.progressed()
                 case JobEnded():
                     display.show(last_progress(event.job))
                     return event.job

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from openjd.model import (
     CompatibilityError,
@@ -99,7 +100,7 @@ def _translated(document: Document, error: Exception) -> TemplateInvalid:
         if line.startswith("\t") and faults:
             faults[-1][1].append(line.strip())
         else:
-            faults.append((_place(line), []))
+            faults.append((_place(line, document.value), []))
     place, told = faults[0]
     what = "; ".join(told) or "not valid"
     if len(faults) > 1:
@@ -107,9 +108,20 @@ def _translated(document: Document, error: Exception) -> TemplateInvalid:
     return document.fault(place, what)
 
 
-def _place(line: str) -> Place:
-    parts: list[str | int] = []
-    for step in line.rstrip(":").split(" -> "):
-        for name, number in _PART.findall(step):
-            parts.append(int(number) if number else name)
-    return tuple(parts)
+def _place(line: str, value: Any) -> Place:
+    """Return the place that the library names, without the kinds of values that it puts between."""
+    steps = [
+        int(number) if number else name
+        for step in line.rstrip(":").split(" -> ")
+        for name, number in _PART.findall(step)
+    ]
+    found: list[str | int] = []
+    for step in steps:
+        is_key = isinstance(value, dict) and step in value
+        is_index = isinstance(value, list) and isinstance(step, int) and step < len(value)
+        if is_key or is_index:
+            value = value[step]
+        elif step is not steps[-1]:
+            continue
+        found.append(step)
+    return tuple(found)

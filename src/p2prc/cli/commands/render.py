@@ -12,15 +12,19 @@ from typing import Any
 import click
 import msgspec
 
-from p2prc.api.schema import TemplateRequest
+from p2prc.api.schema import JobDetail, TemplateRequest
 from p2prc.cli.commands.work_options import place_options, taken_from
 from p2prc.cli.failures import note
 from p2prc.cli.following import announce
 from p2prc.cli.invocation import CommandWithTail, Invocation, absolute, command
+from p2prc.cli.render.frames import Gallery, check_frames
 from p2prc.cli.render.output import write
-from p2prc.errors import FileUnknown, JobInvalid, SceneInvalid
+from p2prc.cli.render.text import plain
+from p2prc.errors import FileUnknown, JobInvalid, P2prcError, SceneInvalid
 from p2prc.scenes.blend import HEAD_BYTES, read_version
+from p2prc.scenes.gallery import FRAMES_LIMIT
 from p2prc.scenes.rendering import Engine, Rendering, blender_requirement, template_of, values_of
+from p2prc.templates.ranges import read_range
 
 MEMORY_BYTES = 2 << 30
 """What a frame may need when nothing is said: Blender alone takes half a gigabyte."""
@@ -113,7 +117,51 @@ def render_command(
     except msgspec.ValidationError as error:
         raise JobInvalid(f"the job is not valid: {error}") from error
     created = invocation.client.submit_template(request)
-    announce(invocation, created, is_watched=is_watched)
+    companion = None
+    if rendering.engine != "command":
+        # What another program calls its frames, nobody knows.
+        companion = _Frames(invocation, rendering)
+        companion.gallery.write()
+    announce(invocation, created, is_watched=is_watched, companion=companion)
+
+
+class _Frames:
+    """The frames of one rendering, while they arrive."""
+
+    def __init__(self, invocation: Invocation, rendering: Rendering) -> None:
+        self._invocation = invocation
+        self._rendering = rendering
+        self._folder = Path(rendering.to)
+        self.gallery = Gallery(rendering.name, self._folder, _numbers(rendering.frames))
+
+    def progressed(self) -> None:
+        self.gallery.progressed()
+
+    def ended(self, job: JobDetail) -> bool:
+        self.gallery.write()
+        if not any(self._folder.glob("*.png")):
+            return True
+        size = None
+        if self._rendering.width and self._rendering.height:
+            size = self._rendering.width, self._rendering.height
+        try:
+            checked = check_frames(self._invocation.client, self._folder, size, note)
+        except P2prcError as error:
+            note(f"{error.message}; look at them yourself")
+            return True
+        self.gallery.write(checked)
+        for name, problem in list(checked.problems.items())[:10]:
+            note(f"{plain(name)}: {plain(problem)}")
+        return not checked.problems
+
+
+def _numbers(frames: str) -> list[int]:
+    """Return the frames that the gallery shows."""
+    found: list[int] = []
+    for span in read_range(frames):
+        room = FRAMES_LIMIT - len(found)
+        found += list(range(span.start, span.end + 1, span.step)[:room])
+    return found
 
 
 def _rendering(argv: list[str], options: dict[str, Any], to: str) -> Rendering:
@@ -122,6 +170,7 @@ def _rendering(argv: list[str], options: dict[str, Any], to: str) -> Rendering:
         raise FileUnknown(f"there is no scene `{options['scene']}`")
     if not _FRAMES.fullmatch(options["frames"]):
         raise JobInvalid(f"not a range of frames: `{options['frames'][:80]}`", hint="like `1-250`")
+    read_range(options["frames"])
     width, height = _resolution(options["resolution"])
     engine: Engine = "blender" if options["engine"] == "bpy" else options["engine"]
     if argv and engine != "command":
