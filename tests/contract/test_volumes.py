@@ -14,7 +14,7 @@ from p2prc.model.resources import MEBIBYTE
 from p2prc.model.workload import Volume
 from p2prc.node.volumes import VOLUMES_LIMIT, VolumeStore
 from p2prc.runtime.port import VolumeMount
-from tests.contract.runtime_bench import CONTAINED, Bench, open_bench, python, run
+from tests.contract.runtime_bench import CONTAINED, WALLED, Bench, open_bench, python, run
 
 ALICE, BOB = NodeId("a" * 64), NodeId("b" * 64)
 ONE, TWO = LeaseId("1" * 20), LeaseId("2" * 20)
@@ -61,12 +61,12 @@ async def test_volumes_of_one_peer_have_a_bound_in_bytes_and_number(store: Volum
         await store.hold(BOB, ONE, (Volume("more", "/data"),))
 
 
-# -- in containers ----------------------------------------------------------------------------
+# -- in sandboxes of every kind that has folders of its own -----------------------------------
 
 
-@pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    async with open_bench(CONTAINED, tmp_path) as opened:
+@pytest.fixture(params=[CONTAINED, *WALLED])
+async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
+    async with open_bench(request.param, tmp_path) as opened:
         yield opened
 
 
@@ -111,8 +111,32 @@ async def test_a_volume_hides_nothing_of_the_systems(
         await bench.runtime.create(replace(bench.spec(), volumes=(VolumeMount(tmp_path, target),)))
 
 
-async def test_the_sandbox_says_that_it_keeps_none(tmp_path: Path) -> None:
-    async with open_bench("shared", tmp_path) as bench:
+async def test_two_volumes_are_apart(bench: Bench, tmp_path: Path) -> None:
+    mounts = (VolumeMount(tmp_path, "/data"), VolumeMount(tmp_path, "/data/inner"))
+    with pytest.raises(JobInvalid):
+        await bench.runtime.create(replace(bench.spec(), volumes=mounts))
+
+
+async def test_nothing_but_the_volume_can_be_written(bench: Bench, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    sandbox = await bench.runtime.create(
+        replace(bench.spec(), volumes=(VolumeMount(kept, "/srv/data"),))
+    )
+    result, _, _ = await run(sandbox, ["sh", "-c", "echo no > /srv/no; echo yes > /srv/data/yes"])
+    assert result.status == 0
+    assert [path.name for path in kept.iterdir()] == ["yes"]
+    script = "cp /bin/true /srv/data/t; chmod u+s /srv/data/t; mknod /srv/data/n c 1 3"
+    assert (await run(sandbox, ["sh", "-c", script]))[0].status != 0
+    assert not (kept / "n").exists()
+    await sandbox.end()
+
+
+@pytest.mark.parametrize("variant", ["fenced", "bare"])
+async def test_without_folders_of_its_own_a_sandbox_says_that_it_keeps_none(
+    variant: str, tmp_path: Path
+) -> None:
+    async with open_bench(variant, tmp_path) as bench:
         with pytest.raises(RuntimeMissing):
             await bench.runtime.create(
                 replace(bench.spec(), volumes=(VolumeMount(tmp_path, "/data"),))

@@ -12,6 +12,7 @@ from tests.system.nodes import (
     NodeUnderTest,
     join_all,
     processes_below,
+    sees_all,
     stop_all,
     up_all,
     wait_until,
@@ -50,11 +51,11 @@ def test_a_container_outlives_the_death_of_its_node(
     grace.p2prc("policy", "set", "lend.lifetime", "none")
     kept = ada.json(
         "create", "grace", "--cpus", "0.2", "-e", "GREETING=hello", "--name", "box", "--lifetime",
-        "none", "--restart", "always", "--", "sh", "-c", AGAIN,
+        "none", "--volume", "data:/data", "--restart", "always", "--", "sh", "-c", AGAIN,
     )["id"]  # fmt: skip
     short = ada.json("create", "grace", "--cpus", "0.2", "--lifetime", "8s")["id"]
     given_back = ada.json("create", "grace", "--cpus", "0.2")["id"]
-    ada.p2prc("exec", "box", "--", "sh", "-c", "echo $GREETING > file")
+    ada.p2prc("exec", "box", "--", "sh", "-c", "echo $GREETING > file; echo kept > /data/file")
     ada.p2prc("rm", given_back)
     wait_until(lambda: len(grace.json("leases")) == 2, "one is given back")
 
@@ -88,6 +89,8 @@ def test_a_container_outlives_the_death_of_its_node(
     folders = list((grace.home / "leases").iterdir())
     assert [folder.name.rpartition("-")[2] for folder in folders] == [kept]
 
+    said = ada.p2prc("volumes", "grace", "--erase", "data", status=6)
+    assert "is used by a lease" in said.err
     ada.p2prc("rm", "box")
     wait_until(lambda: grace.json("leases") == [], "it is given back")
     assert list((grace.home / "leases").iterdir()) == []
@@ -95,6 +98,14 @@ def test_a_container_outlives_the_death_of_its_node(
     grace.kill_9()
     grace.up()
     assert grace.json("leases") == []
+
+    wait_until(lambda: sees_all(ada, [ada, grace]), "they see each other")
+    ada.p2prc("create", "grace", "--cpus", "0.2", "--volume", "data:/mnt", "--name", "next")
+    assert ada.p2prc("exec", "next", "--", "cat", "/mnt/file").out == "kept\n"
+    ada.p2prc("rm", "next")
+    wait_until(lambda: [v["used"] for v in ada.json("volumes", "grace")] == [False], "it is free")
+    grace.p2prc("volumes", "--erase", "data", "--peer", "ada")
+    assert ada.json("volumes", "grace") == grace.json("volumes") == []
 
 
 def test_an_owner_may_want_nothing_kept(pair: tuple[NodeUnderTest, NodeUnderTest]) -> None:

@@ -152,7 +152,7 @@ class ControlClient:
         self._call(
             "POST",
             "/v1/volumes/erase",
-            msgspec.to_builtins(request),
+            msgspec.json.encode(request),
             timeout_s=PEER_CALL_TIMEOUT_S,
             waits_for=_OTHERS,
         )

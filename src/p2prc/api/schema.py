@@ -333,6 +333,7 @@ class VolumeRow(Answer, frozen=True):
     peer: str
     size_bytes: int
     is_used: bool = field(name="used", default=False)
+    peer_name: str = ""
 
 
 class EraseRequest(Request, frozen=True):

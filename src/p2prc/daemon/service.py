@@ -214,7 +214,11 @@ class DaemonService:
             kept = await self._node.volumes.kept()
             return [
                 schema.VolumeRow(
-                    name=each.name, peer=each.peer, size_bytes=each.size_bytes, is_used=each.is_used
+                    name=each.name,
+                    peer=each.peer,
+                    size_bytes=each.size_bytes,
+                    is_used=each.is_used,
+                    peer_name=self._node.name_of(each.peer),
                 )
                 for each in kept
             ]
@@ -224,6 +228,7 @@ class DaemonService:
                 peer=self._node.id,
                 size_bytes=each.size_bytes,
                 is_used=each.is_used,
+                peer_name=self._node.name_of(self._node.id),
             )
             for each in await self._node.volumes_at(self._find(node))
         ]

@@ -176,7 +176,10 @@ def is_runtime_suitable(offer: RuntimeOffer, workload: Workload) -> bool:
         return False
     if workload.limits.gpus and not shows_cards(offer):
         return False
-    return not ((workload.image or workload.volumes) and offer.name == IMAGELESS_RUNTIME)
+    if workload.volumes and offer.tier in OPEN_TIERS:
+        # Without folders of its own there is no place where one could appear.
+        return False
+    return not (workload.image and offer.name == IMAGELESS_RUNTIME)
 
 
 def shows_cards(offer: RuntimeOffer) -> bool:
@@ -208,7 +211,7 @@ def select_runtime(
             return Refusal("policy-refuses", message)
         wanted = f"image `{workload.image}`" if workload.image else f"runtime `{workload.runtime}`"
         if workload.volumes:
-            wanted = "what keeps volumes (containers do)"
+            wanted = "what keeps volumes"
         return Refusal("policy-refuses", f"this node has nothing that runs {wanted}")
     accepted = [offer for offer in suitable if is_tier_accepted(offer, workload)]
     if not accepted:

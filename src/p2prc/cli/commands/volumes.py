@@ -8,7 +8,7 @@ from p2prc.api.schema import EraseRequest
 from p2prc.cli.failures import note
 from p2prc.cli.invocation import Invocation, command
 from p2prc.cli.render.output import write, write_json
-from p2prc.cli.render.text import size, table
+from p2prc.cli.render.text import plain, size, table
 from p2prc.errors import InvalidInput
 
 _PEER_SHOWN = 10
@@ -32,7 +32,12 @@ def volumes_command(invocation: Invocation, /, *, node: str, erase: str | None, 
         write_json(rows)
     elif rows:
         shown = [
-            (row.name, row.peer[:_PEER_SHOWN], size(row.size_bytes), "yes" if row.is_used else "no")
+            (
+                row.name,
+                plain(row.peer_name) or row.peer[:_PEER_SHOWN],
+                size(row.size_bytes),
+                "yes" if row.is_used else "no",
+            )
             for row in rows
         ]
         write(table(("VOLUME", "PEER", "SIZE", "IN USE"), shown))

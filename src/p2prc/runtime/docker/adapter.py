@@ -17,11 +17,12 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from random import Random, SystemRandom
 
-from p2prc.errors import JobInvalid, LeaseEnded, MachineCannot, RuntimeMissing
+from p2prc.errors import LeaseEnded, MachineCannot, RuntimeMissing
 from p2prc.model.identity import LeaseId
 from p2prc.model.image import ImageOffer
 from p2prc.model.resources import Limits, RuntimeOffer
 from p2prc.model.tiers import Attack, unstopped
+from p2prc.runtime import volume_mounts
 from p2prc.runtime.docker import images
 from p2prc.runtime.docker.config import (
     ENVIRONMENT,
@@ -47,11 +48,6 @@ NAME = "docker"
 CONTAINER = "container"
 _PROBE_LIMITS = Limits(memory_bytes=1 << 28, disk_bytes=1 << 28, processes=64, lifetime_s=60)
 _PROBE_S = 30.0
-_GIVING_S = 60.0
-_RESERVED = (
-    *("bin", "boot", "dev", "environment", "etc", "inputs", "lib", "lib32", "lib64", "libx32"),
-    *("proc", "run", "sbin", "sys", "tmp", "usr", "work", ".p2prc-first"),
-)
 _GRACE_S = 60
 """A container outlives its lease by so much at most, when nobody is there to end it."""
 _ENDLESS_S = 100 * 366 * 86400.0
@@ -120,12 +116,12 @@ class DockerRuntime:
         await self._prepare()
         await self._sweep()
         uid = self._new_uid()
-        _check_volumes(spec)
+        volume_mounts.check(spec.volumes, hidden=self._interpreter.prefix)
         plan = await self._plan(spec, uid)
         container = ""
         try:
             await asyncio.to_thread(_make_folders, spec.folder, uid)
-            await _give_volumes(spec, uid)
+            await volume_mounts.give(spec.volumes, uid)
             container = await self._engine.create(self._name_of(plan), container_config(plan))
             sandbox = await self._start(spec, container, uid)
             self._cards[sandbox] = plan.cards
@@ -339,36 +335,6 @@ def _until(limits: Limits) -> float:
 
 def _real(path: Path) -> str:
     return os.path.realpath(path)
-
-
-def _check_volumes(spec: SandboxSpec) -> None:
-    """Refuse what would hide something of ours or of the system. Raises JobInvalid."""
-    targets = [volume.target for volume in spec.volumes]
-    for target in targets:
-        if target.split("/")[1] in _RESERVED or ".." in target.split("/"):
-            raise JobInvalid(f"a volume cannot be at {target[:100]!a}", hint="for example `/data`")
-    if len(set(targets)) < len(targets):
-        raise JobInvalid("two volumes cannot be at the same place")
-
-
-async def _give_volumes(spec: SandboxSpec, uid: int) -> None:
-    """Make the tenant of this lease the owner of what the last one's left."""
-    if os.geteuid() != 0 or not spec.volumes:
-        return
-    # Not in Python: a stranger's folders are as deep as they like, and hold any number of files.
-    paths = [_real(volume.source) for volume in spec.volumes]
-    chown = await asyncio.create_subprocess_exec(
-        "chown", "-R", "-P", "-h", f"{uid}:{uid}", "--", *paths, stderr=asyncio.subprocess.DEVNULL
-    )
-    try:
-        async with asyncio.timeout(_GIVING_S):
-            status = await chown.wait()
-    except BaseException:
-        chown.kill()
-        await chown.wait()
-        raise
-    if status != 0:
-        raise MachineCannot("a volume cannot be given to the lease")
 
 
 def _limits(facts: Facts) -> str:

@@ -20,6 +20,7 @@ from p2prc.errors import MachineCannot, RuntimeMissing
 from p2prc.model.identity import LeaseId
 from p2prc.model.resources import Limits, RuntimeOffer
 from p2prc.model.tiers import Attack, unstopped
+from p2prc.runtime import volume_mounts
 from p2prc.runtime.port import Feature, Sandbox, SandboxSpec, check_features
 from p2prc.runtime.process import adoption, folders
 from p2prc.runtime.process.assets import (
@@ -52,8 +53,8 @@ TIERS = (SANDBOXED, UNSHARED, FENCED, BARE)
 """Best first: the first that works here is offered, and `none`."""
 _LASTING = {Feature.INPUT, Feature.TERMINAL, Feature.SESSIONS, Feature.ADOPT}
 _FEATURES = {
-    SANDBOXED: frozenset({*_LASTING, Feature.DIAL}),
-    UNSHARED: frozenset({*_LASTING, Feature.DIAL}),
+    SANDBOXED: frozenset({*_LASTING, Feature.DIAL, Feature.VOLUMES}),
+    UNSHARED: frozenset({*_LASTING, Feature.DIAL, Feature.VOLUMES}),
     FENCED: frozenset(_LASTING),
     BARE: frozenset(_LASTING),
 }
@@ -128,11 +129,13 @@ class ProcessRuntime:
             raise RuntimeMissing(f"the tier `{spec.tier}` shows no graphics card: take a container")
         if spec.tier == SANDBOXED and not self._bwrap:
             raise RuntimeMissing("`bwrap` is not installed")
+        volume_mounts.check(spec.volumes, hidden=self._interpreter.prefix)
         self._prepare()
         uid = tenant_uid({sandbox.uid for sandbox in self._sandboxes}, self._rng)
         sandbox = ProcessSandbox(spec, uid=uid, channel=self._nursery.new_supervisor(), host=self)
         self._sandboxes.add(sandbox)
         try:
+            await volume_mounts.give(spec.volumes, uid)
             await sandbox.start(self._start(spec, uid))
         except BaseException:
             await sandbox.end()
@@ -260,6 +263,7 @@ class ProcessRuntime:
             name=adoption.name_of(_real(spec.folder)),
             keeps_s=self._kept_s,
             listens_at=PROXY_PORT if spec.egress is not None else 0,
+            volumes=[[_real(volume.source), volume.target] for volume in spec.volumes],
         )
 
     def _prepare(self) -> None:

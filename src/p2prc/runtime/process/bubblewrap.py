@@ -39,6 +39,7 @@ class Walls(NamedTuple):
     prefix: str
     environment: str
     shared_memory_bytes: int
+    volumes: tuple[tuple[str, str], ...] = ()
 
 
 def options(walls: Walls, *, is_agent: bool) -> bytes:
@@ -57,6 +58,8 @@ def options(walls: Walls, *, is_agent: bool) -> bytes:
     words += ["--bind", f"{walls.folder}/tmp", "/tmp"]
     words += ["--ro-bind", f"{walls.folder}/inputs", INPUTS]
     words += ["--bind", f"{walls.folder}/work", WORK]
+    for source, target in walls.volumes:
+        words += ["--bind", source, target]
     words += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", WORK]
     return _joined(words)
 

@@ -51,6 +51,7 @@ class Gauge:
             with own_power(self._start.uid):
                 work = folders.used_bytes(f"{self._start.folder}/work")
                 used = work + folders.used_bytes(f"{self._start.folder}/tmp")
+                used += sum(folders.used_bytes(source) for source, _ in self._start.volumes)
         except folders.TooDeep as error:
             return f"disk: {error}"
         if is_busy:

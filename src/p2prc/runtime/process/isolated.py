@@ -29,6 +29,7 @@ class IsolatedPlace:
             (bubblewrap.INPUTS, f"{walls.folder}/inputs"),
             (bubblewrap.ENVIRONMENT, walls.environment),
             ("/run", f"{walls.assets}/run"),
+            *((target, source) for source, target in walls.volumes),
         )
         self._request: Execute | None = None
         self._variables: dict[str, str] = {}

@@ -25,7 +25,8 @@ class Start(NamedTuple):
     """Make a sandbox. `uid` 0 keeps the daemon's own user, which is then not root.
 
     `registry` is the folder where a lease that outlives its node for `keeps_s` seconds is found
-    by the next one, under `name`; "" for one that ends with its node.
+    by the next one, under `name`; "" for one that ends with its node. `volumes` are folders of
+    the host that the tenant may write to, and where they appear.
     """
 
     folder: str
@@ -47,6 +48,7 @@ class Start(NamedTuple):
     name: str
     keeps_s: float
     listens_at: int
+    volumes: list[list[str]]
 
 
 class Execute(NamedTuple):

@@ -144,7 +144,9 @@ def _build(walls: bubblewrap.Walls) -> None:
     _links()
     _show(f"{walls.folder}/tmp", "/tmp")
     _show(f"{walls.folder}/work", bubblewrap.WORK)
-    for name in ("/tmp", bubblewrap.WORK):
+    for source, target in walls.volumes:
+        _show(source, target)
+    for name in ("/tmp", bubblewrap.WORK, *(target for _, target in walls.volumes)):
         kernel.lock(_NEW + name, is_writable=True)
     os.mkdir(f"{_NEW}/proc")
     kernel.mount_processes(f"{_NEW}/proc")

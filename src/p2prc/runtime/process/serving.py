@@ -64,6 +64,7 @@ def _prepare(start: Start) -> Place:
         os.chown(f"{start.folder}/work", start.uid, start.uid)
         os.chown(f"{start.folder}/tmp", start.uid, start.uid)
         needed = [start.folder, start.prefix, start.assets, start.bwrap, start.environment]
+        needed += [source for source, _ in start.volumes]
         staging.make_reachable(path for path in needed if path)
     kernel.adopt_orphans()
     if start.uid:
@@ -75,6 +76,7 @@ def _prepare(start: Start) -> Place:
         start.prefix,
         start.environment,
         max(_MEBIBYTE, start.memory_bytes // 2),
+        tuple((source, target) for source, target in start.volumes),
     )
     if start.tier in BARE_TIERS:
         return BarePlace(
