@@ -18,6 +18,7 @@ import pytest
 from p2prc.api import schema
 from p2prc.cli.invocation import Invocation, home_of
 from p2prc.cli.main import SECTIONS, root, run_command_line
+from p2prc.cli.render.progress_text import facts
 from p2prc.errors import NoNodeMatches, PeerBusy, TicketExpired, from_fields
 from tests.unit.api_fake import JOB, KEY, LEASE, NODE, PEER, FakeNode, job_detail, served
 
@@ -678,3 +679,13 @@ def test_a_bundle_has_no_addresses_in_it_and_replaces_no_file(call: Call, tmp_pa
     assert not any("10.1.2.3" in text for text in texts.values())
     assert path.stat().st_mode & 0o777 == 0o600
     assert call("doctor", "--bundle", str(path))[0] == 3
+
+
+def test_what_tasks_say_of_themselves_is_shown_while_they_run() -> None:
+    nodes = {"a" * 64: schema.NodeShare(running=1, name="beta", says="50 % · frame\x1b[2J 3")}
+    progress = schema.JobProgress(
+        id="x", state="running", tasks=schema.TaskCounts(total=2, running=1), nodes=nodes
+    )
+    told = facts(progress)[-1]
+    assert told.startswith("beta: 50 % · frame")
+    assert "\x1b" not in told

@@ -532,12 +532,13 @@ class JobRow(Answer, frozen=True):
 
 
 class NodeShare(Answer, frozen=True):
-    """What one node did of a job."""
+    """What one node did of a job. `says` is what a task that runs there last said of itself."""
 
     succeeded: int = 0
     failed: int = 0
     running: int = 0
     name: str = ""
+    says: str = ""
 
 
 class TaskFailure(Answer, frozen=True):

@@ -215,6 +215,7 @@ class JobDesk:
                 failed=counts.failed,
                 running=counts.running,
                 name=self._node.name_of(node),
+                says=runner.notes.get(node, "") if counts.running else "",
             )
             for node, counts in runner.ledger.nodes.items()
         }

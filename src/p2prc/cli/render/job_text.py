@@ -78,7 +78,10 @@ def shares_table(job: JobDetail) -> str:
         (share_name(node, share), str(share.succeeded), str(share.failed), str(share.running))
         for node, share in job.nodes.items()
     ]
-    return table(("NODE", "DONE", "FAILED", "RUNNING"), rows)
+    if not any(share.says for share in job.nodes.values()):
+        return table(("NODE", "DONE", "FAILED", "RUNNING"), rows)
+    told = [(*row, share.says) for row, share in zip(rows, job.nodes.values(), strict=True)]
+    return table(("NODE", "DONE", "FAILED", "RUNNING", "SAYS"), told)
 
 
 def share_name(node: str, share: NodeShare) -> str:
