@@ -26,17 +26,35 @@ def test_the_same_key_asks_once_and_its_newest_request_counts() -> None:
     assert [asked.address for asked in book.requests()] == ["192.0.2.9:7"]
 
 
-def test_one_address_takes_a_few_places_and_all_together_a_few_more() -> None:
+def test_one_address_takes_a_few_places() -> None:
     book = RequestBook(AskConfig(limit=6, per_source=4, asks_burst=100))
     for number in range(4):
         ask(book, number)
     with pytest.raises(PeerBusy):
         ask(book, 9)
+
+
+def test_a_few_addresses_that_fill_the_list_make_room_for_another() -> None:
+    book = RequestBook(AskConfig(limit=6, per_source=4, asks_burst=100))
+    for number in range(4):
+        ask(book, number)
     ask(book, 10, address="192.0.2.2:1")
     ask(book, 11, address="192.0.2.3:1")
+    ask(book, 12, address="192.0.2.4:1")
+    assert [int(asked.joiner, 16) for asked in book.requests()] == [0, 1, 2, 10, 11, 12]
+    # Now the first has three; who has one takes no place of theirs for a second and a third.
+    ask(book, 13, address="192.0.2.4:1")
     with pytest.raises(PeerBusy):
-        ask(book, 12, address="192.0.2.4:1")
+        ask(book, 14, address="192.0.2.4:1")
     assert len(book.requests()) == 6
+
+
+def test_a_list_full_of_single_requests_takes_no_more() -> None:
+    book = RequestBook(AskConfig(limit=6, per_source=4, asks_burst=100))
+    for number in range(6):
+        ask(book, number, address=f"192.0.2.{number}:1")
+    with pytest.raises(PeerBusy):
+        ask(book, 9, address="192.0.2.9:1")
 
 
 @pytest.mark.parametrize("of", ["", "[2001:db8::{:x}]:1"])

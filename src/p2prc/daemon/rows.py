@@ -80,8 +80,8 @@ def relay_of(relaying: Relaying) -> schema.RelayServing:
 
 
 def notices_of_bugs(count: int) -> list[str]:
-    """Say that work for single peers met bugs of ours, when it did."""
-    return [f"unforeseen errors in work for single peers: {count}; see `p2prc doctor`"][:count]
+    """Say that work for single peers, jobs or leases met bugs of ours, when it did."""
+    return [f"unforeseen errors in single pieces of work: {count}; see `p2prc doctor`"][:count]
 
 
 def specs_of(specs: Specs) -> schema.SpecsOfNode:

@@ -17,6 +17,7 @@ from typing import Any
 from p2prc.authority import Rights, verify_chain
 from p2prc.errors import (
     P2prcError,
+    PeerBusy,
     PeerError,
     PeerLost,
     PeerMisbehaved,
@@ -161,6 +162,10 @@ class Door:
         asked = self._book.add(joiner, name=name, address=address, door=door, now=now)
         if before is not None:
             self._decide(before, RequestDenied("the same node asked again"))
+        for other in list(self._decisions):
+            if self._book.get(other.joiner) is not other:
+                # Its place was given to one that has fewer.
+                self._decide(other, PeerBusy("too many wait to be let in here"))
         self._decisions[asked] = asyncio.get_running_loop().create_future()
         # Nobody may be left to look at it.
         self._decisions[asked].add_done_callback(_looked_at)

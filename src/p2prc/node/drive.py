@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Generic, Protocol, TypeVar
 
+from p2prc.errors import P2prcError
+
 EventIn = TypeVar("EventIn", contravariant=True)
 EffectOut = TypeVar("EffectOut", covariant=True)
 Event = TypeVar("Event")
@@ -34,7 +36,10 @@ class Driver(Generic[Event, Effect]):
         perform: Callable[[Effect], None],
         *,
         tick: Callable[[], Event],
+        broken: Callable[[Exception], None] | None = None,
     ) -> None:
+        """With `broken` a bug in this machine stops it alone; without, it is everybody's."""
+        self._broken = broken
         self._machine = machine
         self._perform = perform
         self._tick = tick
@@ -56,6 +61,14 @@ class Driver(Generic[Event, Effect]):
                 now = asyncio.get_running_loop().time()
                 for effect in self._machine.handle(self._inbox.popleft(), now):
                     self._perform(effect)
+        except P2prcError:
+            # A peer's illegal event: nothing has changed.
+            raise
+        except Exception as error:
+            if self._broken is None:
+                raise
+            self.stop()
+            self._broken(error)
         finally:
             self._is_feeding = False
         self._arm()

@@ -89,7 +89,9 @@ class JobRunner:
         self.coordinator = Coordinator(
             self.ledger, rng, utc_offset_s=time.time() - asyncio.get_running_loop().time()
         )
-        self._driver = Driver(self.coordinator, self._perform, tick=coordination.Tick)
+        self._driver = Driver(
+            self.coordinator, self._perform, tick=coordination.Tick, broken=self._break
+        )
 
     @property
     def id(self) -> JobId:
@@ -128,7 +130,7 @@ class JobRunner:
     def node_back(self, node: NodeId) -> None:
         """A link to the node exists: ask what it holds of ours, if we wait to know."""
         if node in self._unanswered:
-            self._tasks.start(self._ask(node), f"ask about {self.id}")
+            self._tasks.start_contained(self._ask(node), f"ask about {self.id}")
 
     def cancel(self) -> None:
         """Stop everything; there is no way back."""
@@ -222,24 +224,26 @@ class JobRunner:
                 self._append(effect)
             case coordination.OpenSlot():
                 self._leases[effect.lease] = effect.node
-                self._tasks.start(self._open(effect), f"open {effect.lease}")
+                self._tasks.start_contained(self._open(effect), f"open {effect.lease}")
             case coordination.CloseSlot():
                 self._leases.pop(effect.lease, None)
                 self._post.tell(effect.node, messages.EndLease(effect.lease))
             case coordination.StartAttempt():
-                self._tasks.start(self._start(effect), f"start {effect.attempt}")
+                self._tasks.start_contained(self._start(effect), f"start {effect.attempt}")
             case coordination.CancelAttempt():
                 self._post.tell(effect.node, messages.CancelAttempt(effect.attempt))
                 if (storing := self._storing.pop(effect.attempt, None)) is not None:
                     storing.stop()
             case coordination.StoreOutputs():
-                storing = self._tasks.start(self._store(effect), f"store {effect.attempt}")
+                storing = self._tasks.start_contained(
+                    self._store(effect), f"store {effect.attempt}"
+                )
                 self._storing[effect.attempt] = storing
             case coordination.Acknowledge():
                 self._post.tell(effect.node, messages.AcknowledgeAttempt(effect.attempt))
             case coordination.AskAttempts():
                 self._unanswered.add(effect.node)
-                self._tasks.start(self._ask(effect.node), f"ask about {self.id}")
+                self._tasks.start_contained(self._ask(effect.node), f"ask about {self.id}")
             case coordination.JobBlocked():
                 self.blocked_reason = effect.reason or ""
             case coordination.JobEnded():
@@ -257,9 +261,10 @@ class JobRunner:
             has_sessions=effect.has_sessions,
         )
         try:
-            granted = await self._post.ask(
+            asking = self._post.ask(
                 effect.node, request, messages.LeaseGranted, timeout_s=LEASE_TIMEOUT_S
             )
+            granted = await self._tasks.contained(asking, f"open {effect.lease}")
         except P2prcError as error:
             log.info("no slot", extra={"peer": effect.node, "reason": error.message})
             self._leases.pop(effect.lease, None)
@@ -284,7 +289,8 @@ class JobRunner:
             self._grants.allow(effect.node, effect.command.inputs, reason=self._reason)
         request = messages.StartAttempt(effect.lease, effect.attempt, effect.command)
         try:
-            await self._post.ask(effect.node, request, messages.Done)
+            asking = self._post.ask(effect.node, request, messages.Done)
+            await self._tasks.contained(asking, f"start {effect.attempt}")
         except PeerLost as error:
             # Also when the link lives and only the answer is late: what became of it is asked.
             log.info("start not confirmed", extra={"peer": effect.node, "why": error.message})
@@ -295,22 +301,9 @@ class JobRunner:
             )
 
     async def _store(self, effect: coordination.StoreOutputs) -> None:
-        task = effect.task
         owner = f"storing/{effect.attempt}"
         try:
-            tree = await self._bulk.obtain(effect.node, effect.outputs, owner)
-            folder = self.folder_for(task, self.stored.to_folder)
-            self._claims.claim(tree, f"{task.step}/{task.task}", to=str(folder))
-            await asyncio.to_thread(write_outputs, tree, self._blobs, folder)
-        except OSError as error:
-            self._driver.feed(
-                coordination.OutputsFailed(
-                    effect.attempt,
-                    MachineCannot.code,
-                    f"the machine refuses: {error.strerror or error}",
-                    is_peer_fault=False,
-                )
-            )
+            await self._tasks.contained(self._write(effect, owner), f"store {effect.attempt}")
         except P2prcError as error:
             self._driver.feed(
                 coordination.OutputsFailed(
@@ -325,6 +318,16 @@ class JobRunner:
         finally:
             self._blobs.unpin(owner)
             self._storing.pop(effect.attempt, None)
+
+    async def _write(self, effect: coordination.StoreOutputs, owner: str) -> None:
+        task = effect.task
+        tree = await self._bulk.obtain(effect.node, effect.outputs, owner)
+        folder = self.folder_for(task, self.stored.to_folder)
+        self._claims.claim(tree, f"{task.step}/{task.task}", to=str(folder))
+        try:
+            await asyncio.to_thread(write_outputs, tree, self._blobs, folder)
+        except OSError as error:
+            raise MachineCannot(f"the machine refuses: {error.strerror or error}") from error
 
     async def _ask(self, node: NodeId) -> None:
         request = messages.AskAttempts(self.id)
@@ -350,6 +353,19 @@ class JobRunner:
         if stored is None or stored.state != state:
             self._state.set_job_state(self.id, state, finished_at=self.ledger.finished_at)
             log.info("job ended", extra={"job": self.id, "state": state})
+
+    def _break(self, error: Exception) -> None:
+        """End this job's work for good: what nobody foresaw must not end the node."""
+        self._tasks.note_bug(error, f"job {self.id}")
+        self.halted = (
+            f"a bug of p2prc ({type(error).__name__}) stopped it: start the node anew "
+            "(`p2prc down`, `p2prc up --detach`) to let it go on"
+        )
+        for storing in list(self._storing.values()):
+            storing.stop()
+        for lease, node in self._leases.items():
+            self._post.tell(node, messages.EndLease(lease))
+        self._wake()
 
     # -- small things --
 

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from p2prc.errors import DiskFull, LeaseUnknown, MachineCannot, P2prcError, PeerBusy
@@ -146,7 +147,7 @@ class Provider:
                 place.main.ended_before(kept.main_status)
             else:
                 self._start_main(place, place.main, was_cut_off=True)
-        self._tasks.start(self._watch(place), f"watch {lease}")
+        self._tasks.start_contained(self._watch(place), f"watch {lease}")
         self._driver.feed(
             lending.LeaseAdopted(
                 kept.peer,
@@ -163,7 +164,7 @@ class Provider:
             if not main.is_stopped:
                 self._kept.main_ended(place.lease, main.status)
 
-        self._tasks.start(run(), f"main process of {place.lease}")
+        self._tasks.start_contained(run(), f"main process of {place.lease}")
 
     def start(self) -> None:
         """Take up the outcomes that the last run left: their trees stay and may be fetched."""
@@ -369,19 +370,17 @@ class Provider:
             return
         self._running[key] = place
         say(Done())
-        self._tasks.start(self._attempt(place, body), f"attempt {body.attempt}")
+        self._tasks.start_contained(self._attempt(place, body), f"attempt {body.attempt}")
 
     async def _attempt(self, place: Place, body: StartAttempt) -> None:
         key = (place.peer, body.attempt)
         is_kept = False
         try:
-            outcome = await self._places.run(place, body.command, _discard, keeper=_reason(*key))
-            name = outcome.outputs
-            outputs = None if name is None else await load_tree(self._blobs, name)
-            if key not in self._running or place.lease not in self._open:
+            working = self._attempted(place, body)
+            kept = await self._tasks.contained(working, f"attempt {body.attempt}")
+            if kept is None:
                 return
-            self._keep(place, body.attempt, outcome, outputs)
-            is_kept = True
+            outcome, is_kept = kept, True
         except DiskFull as error:
             # Told although it could not be kept: the submitter then does not wait for it.
             log.warning("an outcome could not be kept", extra={"reason": error.message})
@@ -395,6 +394,17 @@ class Provider:
             if not is_kept:
                 self._let_go(_reason(*key))
         self._post.tell(place.peer, AttemptEnded(body.attempt, outcome))
+
+    async def _attempted(self, place: Place, body: StartAttempt) -> Outcome | None:
+        """Run it and keep its outcome; None when it was cancelled meanwhile."""
+        key = (place.peer, body.attempt)
+        outcome = await self._places.run(place, body.command, _discard, keeper=_reason(*key))
+        name = outcome.outputs
+        outputs = None if name is None else await load_tree(self._blobs, name)
+        if key not in self._running or place.lease not in self._open:
+            return None
+        self._keep(place, body.attempt, outcome, outputs)
+        return outcome
 
     def _keep(
         self, place: Place, attempt: AttemptId, outcome: Outcome, outputs: Tree | None
@@ -421,7 +431,7 @@ class Provider:
     def _cancel_attempt(self, peer: NodeId, attempt: AttemptId) -> None:
         place = self._running.pop((peer, attempt), None)
         if place is not None:
-            self._tasks.start(self._places.cancel(place), f"cancel {attempt}")
+            self._tasks.start_contained(self._places.cancel(place), f"cancel {attempt}")
         self._forget(peer, attempt)
 
     def _standing(self, peer: NodeId, lease: LeaseId) -> LeaseStanding:
@@ -454,7 +464,7 @@ class Provider:
     def _perform(self, effect: lending.Effect) -> None:
         match effect:
             case lending.CreateSandbox():
-                making = self._tasks.start(self._create(effect), f"make {effect.lease}")
+                making = self._tasks.start_contained(self._create(effect), f"make {effect.lease}")
                 self._making[effect.lease] = making
             case lending.Granted():
                 left_s = finite(effect.expires_in_s)
@@ -471,11 +481,11 @@ class Provider:
             case lending.EndSandbox():
                 # Whatever happens from now on, the next life must not take it up.
                 self._kept.forget(effect.lease)
-                ending = self._tasks.start(self._end(effect), f"end {effect.lease}")
+                ending = self._tasks.start_contained(self._end(effect), f"end {effect.lease}")
                 self._endings.add(ending)
                 ending.add_done_callback(self._endings.discard)
             case lending.SuspendSandbox() | lending.ResumeSandbox():
-                self._tasks.start(self._suspend(effect), f"suspend {effect.lease}")
+                self._tasks.start_contained(self._suspend(effect), f"suspend {effect.lease}")
             case lending.TellEnded():
                 reason = effect.reason[:_SENTENCE_LIMIT]
                 self._post.tell(effect.peer, LeaseEnded(effect.lease, effect.ended_by, reason))
@@ -487,17 +497,18 @@ class Provider:
 
     async def _create(self, wanted: lending.CreateSandbox) -> None:
         lease = wanted.lease
+        creating = self._places.create(
+            wanted.peer,
+            lease,
+            wanted.workload,
+            tier=wanted.tier,
+            is_isolated=wanted.is_isolated,
+            has_sessions=wanted.has_sessions,
+            variables=wanted.variables,
+            progress=lambda text: self._progress(wanted.peer, lease, text),
+        )
         try:
-            place = await self._places.create(
-                wanted.peer,
-                lease,
-                wanted.workload,
-                tier=wanted.tier,
-                is_isolated=wanted.is_isolated,
-                has_sessions=wanted.has_sessions,
-                variables=wanted.variables,
-                progress=lambda text: self._progress(wanted.peer, lease, text),
-            )
+            place = await self._tasks.contained(creating, f"make {lease}")
         except P2prcError as error:
             self._free_again(lending.SandboxFailed(lease, error.code, error.message))
             return
@@ -511,7 +522,7 @@ class Provider:
             place.main = Main(place.sandbox, wanted.main, place.variables, place.log_file)
             place.argv = wanted.main.argv
             self._start_main(place, place.main)
-        self._tasks.start(self._watch(place), f"watch {lease}")
+        self._tasks.start_contained(self._watch(place), f"watch {lease}")
         self._driver.feed(lending.SandboxReady(lease))
 
     def _name_ports(self, place: Place, count: int, variables: Mapping[str, str]) -> None:
@@ -553,7 +564,7 @@ class Provider:
             del self._open[place.lease]
             self._kept.forget(place.lease)
             ended_by = "limit" if ended.code in _LIMITS else "lost"
-            await self._clean(place, ended_by=ended_by, reason=ended.reason)
+            await self._cleaned(place, ended_by=ended_by, reason=ended.reason)
             self._free_again(lending.SandboxEnded(place.lease, ended.code, ended.reason))
 
     async def _end(self, effect: lending.EndSandbox) -> None:
@@ -565,8 +576,9 @@ class Provider:
         if place is not None:
             place.end_reason = effect.reason
             if effect.ended_by == "requester":
-                await self._places.leave(place)
-            await self._clean(place, ended_by=effect.ended_by, reason=effect.reason)
+                with suppress(P2prcError):
+                    await self._tasks.contained(self._places.leave(place), f"leave {place.lease}")
+            await self._cleaned(place, ended_by=effect.ended_by, reason=effect.reason)
         self._free_again(lending.SandboxEnded(effect.lease))
 
     async def _suspend(self, effect: lending.SuspendSandbox | lending.ResumeSandbox) -> None:
@@ -580,6 +592,12 @@ class Provider:
         # A lease that was ending needs no effect any more, but its room is news to the others.
         self._driver.feed(event)
         self._capacity_changed()
+
+    async def _cleaned(self, place: Place, *, ended_by: str, reason: str) -> None:
+        # Whatever goes wrong with one, what it held is free again for the others.
+        cleaning = self._clean(place, ended_by=ended_by, reason=reason)
+        with suppress(P2prcError):
+            await self._tasks.contained(cleaning, f"clean up after {place.lease}")
 
     async def _clean(self, place: Place, *, ended_by: str, reason: str) -> None:
         self._grants.revoke(place.token)

@@ -13,7 +13,12 @@ from p2prc.model.identity import NodeId
 from p2prc.node.node import Node
 from p2prc.protocol.messages import PROTOCOL_VERSION
 from p2prc.protocol.relay_events import RelayTerms
-from p2prc.relay.admission import Household, RelayAdmission, member_bearer
+from p2prc.relay.admission import (
+    MEMBER_BYTES_PER_S,
+    Household,
+    RelayAdmission,
+    member_bearer,
+)
 from p2prc.relay.connection import Upgrade
 from p2prc.relay.server import Admit, RelayServer, WellKnown, open_relay
 from p2prc.transport.tls_door import BULK_PATH, BULK_PROTOCOL
@@ -54,6 +59,9 @@ async def open_relaying(
     def admit(key: NodeId, bearer: str) -> RelayTerms:
         # A member on its way to another by a relay that it does not use otherwise shows nothing:
         # its key is proved, and its chain is known from its record.
+        if key == network.own:
+            # Whatever network it shows: it is in ours, and may have left the other just now.
+            return RelayTerms(bytes_per_s=MEMBER_BYTES_PER_S)
         record = None if bearer else network.gossip.record_of(key)
         return judge(key, bearer if record is None else member_bearer(record.membership))
 

@@ -6,8 +6,10 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
 from urllib.parse import urlsplit
 
+from p2prc.errors import P2prcError
 from p2prc.node.drive import Driver
 from p2prc.node.network import Network
 from p2prc.node.relay_owners import RelayOwners, normal_url
@@ -29,7 +31,13 @@ SHARED_LIMIT = 4
 MAKERS = "of iroh's makers (n0)"
 """Whose relays are used when nobody names others."""
 
-Ping = Callable[[str], Awaitable[float | None]]
+
+class Ping(Protocol):
+    """Returns the seconds to a relay, None for none; `is_ours`: our owner has named it."""
+
+    def __call__(self, url: str, *, is_ours: bool) -> Awaitable[float | None]: ...
+
+
 log = logging.getLogger(__name__)
 
 
@@ -273,12 +281,23 @@ class Relays:
             log.warning(self.notice())
 
     async def _measure(self, url: str) -> None:
-        latency_s = None if self._ping is None else await self._ping(url)
+        try:
+            latency_s = await self._tasks.for_peer(self._latency_of(url), f"measure {url}")
+        except P2prcError as error:
+            # Whatever went wrong, the choice waits for an answer about this relay.
+            log.info("a relay was not measured", extra={"url": url, "why": error.message})
+            latency_s = None
+        self._driver.feed(relay_choice.Measured(url, latency_s))
+        self._measured()
+
+    async def _latency_of(self, url: str) -> float | None:
+        if self._ping is None:
+            return None
+        latency_s = await self._ping(url, is_ours=url in self._named or url in self._foreign)
         if latency_s is not None and not self._is_known_member(url):
             await self._owners.look(url)
             latency_s = None if self._owners.refusal(url) else latency_s
-        self._driver.feed(relay_choice.Measured(url, latency_s))
-        self._measured()
+        return latency_s
 
     def _is_known_member(self, url: str) -> bool:
         candidates = [each.candidate for each in self._choice.allowed()]

@@ -1,7 +1,8 @@
 """Background work with a parent: expected errors go to whoever waits, bugs end the node.
 
 Work for one peer is the exception: a peer must not be able to end a node by finding what nobody
-foresaw. There a bug is logged with its traceback, counted, and the peer has failed.
+foresaw. There a bug is logged with its traceback, counted, and the peer has failed. So it is with
+work for one job or one lease: that fails alone, and uses up one of its retries.
 
 A plain TaskGroup ends all its tasks when one fails. Here a failure in our own words (`P2prcError`)
 belongs to that piece of work alone: it is kept in the returned future and logged when nobody
@@ -28,7 +29,7 @@ class Tasks:
         self._group = group
         self._live: set[Work[Any]] = set()
         self.unforeseen = 0
-        """How many bugs work for a peer has met since the node started."""
+        """How many bugs work for one peer, job or lease has met since the node started."""
 
     def start(self, work: Coroutine[Any, Any, Result], name: str) -> Work[Result]:
         """Start it now; cancelling the node cancels it."""
@@ -47,6 +48,24 @@ class Tasks:
         except Exception as error:
             raise self._contain(error, name) from error
 
+    def start_contained(self, work: Coroutine[Any, Any, Result], name: str) -> Work[Result]:
+        """Start what serves one job or lease: a bug in it is its own failure, code `internal`."""
+        return self._started(Work(self._group, work, name, contain=self._contain_own))
+
+    async def contained(self, work: Coroutine[Any, Any, Result], name: str) -> Result:
+        """Do what serves one job or lease within other work: a bug is raised as code `internal`."""
+        try:
+            return await work
+        except P2prcError:
+            raise
+        except Exception as error:
+            raise self._contain_own(error, name) from error
+
+    def note_bug(self, error: Exception, name: str) -> None:
+        """Log a bug that was contained, and count it."""
+        self.unforeseen += 1
+        log.error("an unforeseen error, contained", exc_info=error, extra={"work": name})
+
     def _started(self, work: Work[Result]) -> Work[Result]:
         self._live.add(work)
         work.add_done_callback(self._live.discard)
@@ -57,9 +76,12 @@ class Tasks:
             _, bugs = error.split(P2prcError)
             if bugs is None:
                 return _first(error)
-        self.unforeseen += 1
-        log.error("an unforeseen error, of one peer alone", exc_info=error, extra={"work": name})
+        self.note_bug(error, name)
         return PeerLost(f"an unforeseen error ({type(error).__name__}) ended: {name}")
+
+    def _contain_own(self, error: Exception, name: str) -> P2prcError:
+        found = self._contain(error, name)
+        return P2prcError(found.message) if isinstance(found, PeerLost) else found
 
     def stop_all(self) -> None:
         """Cancel everything that still runs; the group then ends."""

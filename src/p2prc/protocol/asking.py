@@ -1,13 +1,14 @@
 """Who asks to be let in: a bounded list, so that strangers can fill neither memory nor screens.
 
 One request a key, a few from one address, a few through one member, and each for a while only.
-How often one address may ask is bounded too.
+How often one address may ask is bounded too. When the list is full, whoever has fewest places
+takes the newest one of whoever has most: it takes as many addresses as places to keep others out.
 """
 
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import dataclass
 
 from p2prc.errors import PeerBusy
@@ -18,6 +19,7 @@ from p2prc.protocol.crowd import crowd_of
 FINGERPRINT_DIGITS = 16
 _ODD = re.compile(r"[^A-Za-z0-9._-]+")
 _NAME_LIMIT = 63
+_LATER = "ask later, or ask a member for a ticket"
 
 
 def fingerprint(node: NodeId) -> str:
@@ -61,6 +63,19 @@ class Asked:
     at: float
 
 
+def _source(asked: Asked) -> str:
+    return asked.door or source_of(asked.address)
+
+
+def _newest_of_most(listed: list[Asked], *, more_than: int) -> Asked | None:
+    """Return the newest request of the source with the most, if it has more than so many."""
+    counts = Counter(map(_source, listed))
+    source, count = counts.most_common(1)[0]
+    if count <= more_than:
+        return None
+    return next(asked for asked in reversed(listed) if _source(asked) == source)
+
+
 class RequestBook:
     """The requests that wait for somebody to decide."""
 
@@ -80,17 +95,22 @@ class RequestBook:
     def add(
         self, joiner: NodeId, *, name: str, address: str, door: NodeId | None, now: float
     ) -> Asked:
-        """List a request; the same key again replaces its last one. Raises PeerBusy."""
+        """List a request; the same key again replaces its last one. Raises PeerBusy.
+
+        In a full list it may take the place of another one, which is then listed no more.
+        """
         source = door or source_of(address)
         if not self._may_ask(source, now):
             raise PeerBusy("asked too often", hint="wait a minute, or ask a member for a ticket")
         others = [asked for asked in self._asked.values() if asked.joiner != joiner]
-        same = sum((asked.door or source_of(asked.address)) == source for asked in others)
-        if len(others) >= self._config.limit or same >= self._config.per_source:
-            raise PeerBusy(
-                "too many wait to be let in here", hint="ask later, or ask a member for a ticket"
-            )
+        same = sum(_source(asked) == source for asked in others)
+        is_full = len(others) >= self._config.limit
+        crowding = _newest_of_most(others, more_than=same + 1) if is_full else None
+        if same >= self._config.per_source or (is_full and crowding is None):
+            raise PeerBusy("too many wait to be let in here", hint=_LATER)
         self._asked.pop(joiner, None)
+        if crowding is not None:
+            del self._asked[crowding.joiner]
         asked = Asked(joiner, usable_name(name), address[:100], door, now)
         self._asked[joiner] = asked
         return asked

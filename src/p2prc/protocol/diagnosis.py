@@ -325,7 +325,7 @@ def _unforeseen(count: int) -> Finding:
     return Finding(
         "errors",
         is_ok=False,
-        finding=f"unforeseen errors in work for single peers: {count}",
+        finding=f"unforeseen errors in single pieces of work: {count}",
         advice="it is a bug of p2prc: report the tracebacks in the node's log, then start the"
         " node anew: `p2prc down`, `p2prc up --detach`",
     )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Sequence
 from contextlib import suppress
+from ipaddress import IPv6Address, ip_address
 from urllib.parse import urlsplit
 
 from p2prc.transport.iroh_relays import is_relay_url
@@ -13,8 +15,12 @@ PING_TIMEOUT_S = 2.5
 _ANSWER_LIMIT_BYTES = 4096
 
 
-async def ping_relay(url: str) -> float | None:
-    """Return the seconds until the relay answered `GET /ping`; None when it did not."""
+async def ping_relay(url: str, *, is_ours: bool = True) -> float | None:
+    """Return the seconds until the relay answered `GET /ping`; None when it did not.
+
+    Nor does one that somebody else named and whose name leads to this machine itself: there it
+    would be nearest to everybody, and through it nobody is reached.
+    """
     if not is_relay_url(url):
         return None
     parts = urlsplit(url)
@@ -29,6 +35,8 @@ async def ping_relay(url: str) -> float | None:
                 limit=_ANSWER_LIMIT_BYTES,
             )
             try:
+                if not is_ours and is_this_machine(writer.get_extra_info("peername")):
+                    return None
                 started = asyncio.get_running_loop().time()
                 head = f"GET /ping HTTP/1.1\r\nhost: {parts.netloc}\r\nconnection: close\r\n\r\n"
                 writer.write(head.encode())
@@ -39,6 +47,17 @@ async def ping_relay(url: str) -> float | None:
     except (OSError, TimeoutError, ValueError):
         return None
     return took_s if _is_good(status) else None
+
+
+def is_this_machine(peer: Sequence[object] | None) -> bool:
+    """Whether a connection with this peer name has not left the machine."""
+    try:
+        number = ip_address(str(peer[0]).partition("%")[0]) if peer else None
+    except ValueError:
+        return False
+    if isinstance(number, IPv6Address) and number.ipv4_mapped is not None:
+        number = number.ipv4_mapped
+    return number is not None and (number.is_loopback or number.is_unspecified)
 
 
 def _is_good(status: bytes) -> bool:
