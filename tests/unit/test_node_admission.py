@@ -128,8 +128,8 @@ async def test_on_the_way_in_relays_are_shown_half_the_ticket(tmp_path: Path) ->
     async with three(tmp_path) as (ada, _, linus, _):
         ticket, shown = ticket_of(ada), []
 
-        async def borrow(_: Ticket, bearer: str) -> tuple[str, ...]:
-            shown.append(bearer)
+        async def borrow(_: Ticket, bearer: Callable[[], str]) -> tuple[str, ...]:
+            shown.append(bearer())
             return ()
 
         linus.joining._borrow_relays = borrow

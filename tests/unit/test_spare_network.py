@@ -13,7 +13,8 @@ from tests.unit.membership_room import ANNA, BERT, CARL, MANY, record
 def kept(folder: Path) -> SpareNetwork:
     spare = SpareNetwork(folder)
     spare.keep_place(b"network", b"chain")
-    spare.keep_records([record(ANNA).envelope, record(BERT).envelope])
+    spare.keep_records([record(ANNA), record(BERT)])
+    spare.write()
     return spare
 
 
@@ -28,19 +29,23 @@ def test_what_is_kept_is_found_again_by_its_owner_alone(tmp_path: Path) -> None:
 def test_only_another_way_to_a_node_is_worth_writing(tmp_path: Path) -> None:
     spare = kept(tmp_path)
     (tmp_path / FILE).unlink()
-    spare.keep_records([record(ANNA, 2, name="renamed").envelope], gone=[CARL])
+    spare.keep_records([record(ANNA, 2, name="renamed")], gone=[CARL])
+    spare.write()
     assert not (tmp_path / FILE).exists()
-    spare.keep_records([record(ANNA, 3, addresses=("192.0.2.9:8088",)).envelope])
+    spare.keep_records([record(ANNA, 3, addresses=("192.0.2.9:8088",))])
+    spare.write()
     assert len(SpareNetwork(tmp_path).records) == 2
 
 
 def test_there_is_an_end_to_it_and_who_is_gone_makes_room(tmp_path: Path) -> None:
     spare = kept(tmp_path)
-    spare.keep_records(record(node).envelope for node in MANY[2 : RECORDS_LIMIT + 9])
+    spare.keep_records(record(node) for node in MANY[2 : RECORDS_LIMIT + 9])
     assert len(spare.records) == RECORDS_LIMIT
     spare.keep_records([], gone=[ANNA, BERT])
+    spare.write()
     assert len(SpareNetwork(tmp_path).records) == RECORDS_LIMIT - 2
     spare.forget_records()
+    spare.write()
     assert SpareNetwork(tmp_path).records == []
 
 

@@ -22,6 +22,8 @@ _EXPIRY_BYTES = 5
 _FORM_IPV4, _FORM_IPV6, _FORM_TEXT = 0, 1, 2
 _FOUNDER_BIT = 0x80
 _SECURE = "https://"
+# Built now: the first ticket that is read need not wait for it.
+_tickets = msgspec.msgpack.Decoder(Ticket)
 
 
 def pack_ticket(ticket: Ticket) -> bytes:

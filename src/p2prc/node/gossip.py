@@ -15,7 +15,6 @@ from p2prc.node.tasks import Tasks
 from p2prc.protocol import membership, messages
 from p2prc.protocol.membership import Membership, NodeView
 from p2prc.protocol.previous_version import FIRST_SIGNING_VERSION
-from p2prc.wire.signed import Envelope
 
 log = logging.getLogger(__name__)
 
@@ -56,9 +55,9 @@ class Gossip:
         """Return the newest record of a node."""
         return self._machine.record_of(node)
 
-    def envelope_of(self, node: NodeId) -> Envelope | None:
+    def signed_of(self, node: NodeId) -> SignedRecord | None:
         """Return the newest record of a node as its author signed it."""
-        return self._machine.envelope_of(node)
+        return self._machine.signed_of(node)
 
     def refusals(self) -> dict[str, int]:
         """Return how often what was refused."""

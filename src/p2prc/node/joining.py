@@ -26,7 +26,7 @@ from p2prc.node.standing import Standing
 from p2prc.protocol.asking import fingerprint
 from p2prc.relay.admission import member_bearer
 
-BorrowRelays = Callable[[Ticket, str], Awaitable[tuple[str, ...]]]
+BorrowRelays = Callable[[Ticket, Callable[[], str]], Awaitable[tuple[str, ...]]]
 """Make ready to dial through a ticket's relays, showing members' this bearer; return their URLs."""
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class Joining:
             await self._meet(ticket, await self._relays_as_member(ticket))
             return self._network.standing
         self._refuse_second_network()
-        relays = await self._borrow_relays(ticket, shown_half(text))
+        relays = await self._borrow_relays(ticket, lambda: shown_half(text))
         host, chain, meeting = await self._ask_in(ticket, "".join(text.split()), relays)
         try:
             await self._network.change(self._standing_of(ticket.network, chain))
@@ -82,7 +82,9 @@ class Joining:
 
     async def _relays_as_member(self, ticket: Ticket) -> tuple[str, ...]:
         # A guest's way through a member's relay is slow, and ends within a minute.
-        return await self._borrow_relays(ticket, member_bearer(self._network.standing.chain))
+        return await self._borrow_relays(
+            ticket, lambda: member_bearer(self._network.standing.chain)
+        )
 
     async def _meet(self, ticket: Ticket, relays: Sequence[str]) -> None:
         for node, addresses in ticket.bootstraps:

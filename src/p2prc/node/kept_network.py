@@ -20,8 +20,13 @@ from p2prc.wire.codec import Codec, encode
 from p2prc.wire.signed import Envelope
 
 SAVE_DELAY_S = 5.0
-SAVE_NEWCOMER_DELAY_S = 0.1
+SAVE_NEWCOMER_DELAY_S = 1.0
+SAVE_FIRST_DELAY_S = 0.1
 """Soon, unlike news of a known node: who restarts finds the network by the addresses it kept."""
+SPARE_DELAY_S = 1.0
+"""Writing a file waits for the disk, which somebody who joins need not: the database has it."""
+FEW = 4
+"""Whoever has kept no more than these takes the first delay for the next."""
 RELAYS = "relays-of-ticket"
 
 log = logging.getLogger(__name__)
@@ -32,26 +37,28 @@ class KeptNetwork:
     """Writes what is worth finding again, not more often than needed."""
 
     def __init__(
-        self, own: NodeId, state: State, envelope_of: Callable[[NodeId], Envelope | None]
+        self, own: NodeId, state: State, signed_of: Callable[[NodeId], SignedRecord | None]
     ) -> None:
-        """`envelope_of` is the newest known record of a node, None when it is forgotten."""
+        """`signed_of` is the newest known record of a node, None when it is forgotten."""
         self._own = own
         self._state = state
-        self._envelope_of = envelope_of
+        self._signed_of = signed_of
         self._spare = SpareNetwork(state.folder)
         if state.value("membership") is None:
             self._take_spare()
         self.relays_of_ticket: tuple[str, ...] = _read_relays(state)
         """Relays that no member serves, as the ticket told them by which we came."""
         self._saving: asyncio.TimerHandle | None = None
+        self._sparing: asyncio.TimerHandle | None = None
         self._unsaved: set[NodeId] = set()
         self._kept: set[NodeId] = set()
 
-    def stop(self) -> None:
-        """Write nothing later."""
-        if self._saving is not None:
-            self._saving.cancel()
-            self._saving = None
+    def close(self) -> None:
+        """Write what is new, and nothing later."""
+        self.save()
+        if self._sparing is not None:
+            self._sparing.cancel()
+        self._write_spare()
 
     # -- our place --
 
@@ -70,6 +77,7 @@ class KeptNetwork:
             log.warning("the stored membership is another node's")
             return None
         self._spare.keep_place(network, chain)
+        self._write_spare_soon()
         return Standing(name, chain, member)
 
     def _take_spare(self) -> None:
@@ -91,6 +99,7 @@ class KeptNetwork:
         if any(self._state.value(key) != content for key, content in values.items()):
             self._state.set_values(values)
         self._spare.keep_place(values["network"], standing.chain)
+        self._write_spare_soon()
 
     def keep_relays(self, relays: Sequence[str]) -> None:
         """Go on using what the ticket named, after a restart too."""
@@ -117,15 +126,21 @@ class KeptNetwork:
 
     def forget(self) -> None:
         """Forget the table and the relays: they are another network's."""
-        self._state.forget_records([stored.node for stored in self._state.records()])
+        if stored := self._state.records():
+            self._state.forget_records([record.node for record in stored])
         self._spare.forget_records()
+        self._write_spare_soon()
         self._kept.clear()
         self.keep_relays(())
 
     def changed(self, node: NodeId) -> None:
         """Something is new about a node: write it soon."""
         self._unsaved.add(node)
-        self._save_within(SAVE_DELAY_S if node in self._kept else SAVE_NEWCOMER_DELAY_S)
+        if node in self._kept:
+            self._save_within(SAVE_DELAY_S)
+        else:
+            is_urgent = len(self._kept) <= FEW
+            self._save_within(SAVE_FIRST_DELAY_S if is_urgent else SAVE_NEWCOMER_DELAY_S)
 
     def _save_within(self, delay_s: float) -> None:
         loop = asyncio.get_running_loop()
@@ -137,25 +152,39 @@ class KeptNetwork:
 
     def save(self) -> None:
         """Write now what is new. A full disk keeps it for later."""
-        self.stop()
+        if self._saving is not None:
+            self._saving.cancel()
+            self._saving = None
         changed, self._unsaved = self._unsaved, set()
-        kept, gone, envelopes = [], [], []
+        kept, gone, checked = [], [], []
         for node in sorted(changed):
-            envelope = self._envelope_of(node)
-            if envelope is None:
+            signed = self._signed_of(node)
+            if signed is None:
                 gone.append(node)
             elif node != self._own:
-                kept.append(StoredRecord(node, encode(envelope), time.time()))
-                envelopes.append(envelope)
+                kept.append(StoredRecord(node, encode(signed.envelope), time.time()))
+                checked.append(signed)
         try:
-            self._state.save_records(kept)
-            self._state.forget_records(gone)
+            if kept:
+                self._state.save_records(kept)
+            if gone:
+                self._state.forget_records(gone)
         except P2prcError as error:
             self._unsaved |= changed
             log.warning("the table of nodes was not saved", extra={"reason": error.message})
         else:
             self._kept = (self._kept | changed).difference(gone)
-            self._spare.keep_records(envelopes, gone=gone)
+            self._spare.keep_records(checked, gone=gone)
+            self._write_spare_soon()
+
+    def _write_spare_soon(self) -> None:
+        if self._spare.is_behind and self._sparing is None:
+            loop = asyncio.get_running_loop()
+            self._sparing = loop.call_later(SPARE_DELAY_S, self._write_spare)
+
+    def _write_spare(self) -> None:
+        self._sparing = None
+        self._spare.write()
 
 
 def _read_relays(state: State) -> tuple[str, ...]:

@@ -25,7 +25,6 @@ from p2prc.node.tasks import Tasks
 from p2prc.protocol.membership import Membership, NodeView
 from p2prc.protocol.messages import NOTICES_SINCE_VERSION, PROTOCOL_VERSION
 from p2prc.storage.state import State
-from p2prc.wire.signed import Envelope
 
 PUBLISH_DELAY_S = 0.25
 """Changes of free capacity are gathered this long before our record is signed anew."""
@@ -54,7 +53,7 @@ class Network:
     ) -> None:
         self.own = own
         self.told = told
-        self.kept = KeptNetwork(own, state, self._envelope_of)
+        self.kept = KeptNetwork(own, state, self._signed_of)
         self._secret = secret
         self._links = links
         self._state = state
@@ -151,12 +150,11 @@ class Network:
         """Tell the others that we are down, and say nothing more."""
         if self._publishing is not None:
             self._publishing.cancel()
-        self.kept.stop()
         if self._gossip is not None:
             self._gossip.publish(self._own_record(is_down=True))
             self._gossip.stop()
             self.revocations.stop()
-            self.kept.save()
+        self.kept.close()
 
     # -- what we tell --
 
@@ -284,8 +282,8 @@ class Network:
             return None
         return line[1] if len(line) > 2 else None
 
-    def _envelope_of(self, node: NodeId) -> Envelope | None:
-        return self.gossip.envelope_of(node)
+    def _signed_of(self, node: NodeId) -> SignedRecord | None:
+        return self.gossip.signed_of(node)
 
     def _node_changed(self, node: NodeId) -> None:
         self._news.set()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -47,6 +47,9 @@ from p2prc.transport.port import Channel, Endpoint
 SERVED_LIMIT = 2
 WATCH_S = 2.0
 REFRESH_WITHIN_S = 0.2
+REFRESH_PAUSE_S = 1.0
+REFRESH_PAUSE_PER_NODE_S = 0.02
+"""While many come their table is looked at less often: it costs the more the longer it is."""
 INTERFACES_EVERY = 3
 """Interfaces are looked at in every third round."""
 FRESH_S = (0.0, 0.3, 0.7, 1.5)
@@ -116,6 +119,7 @@ class ReachDriver:
         self._has_asked_router = self._ports is None
         self._is_stopped = False
         self._refreshing: asyncio.TimerHandle | None = None
+        self._refresh_again_at = 0.0
         self.relays = Relays(
             config.relay,
             config.foreign,
@@ -238,9 +242,9 @@ class ReachDriver:
         own = [served_url(address) for address in self._served_at()]
         return await self.relays.lend(relays, own=own)
 
-    async def borrow(self, ticket: Ticket, bearer: str) -> tuple[str, ...]:
+    async def borrow(self, ticket: Ticket, bearer: Callable[[], str]) -> tuple[str, ...]:
         """Make ready to dial through the ticket's relays; return their URLs."""
-        relays = from_ticket(ticket, bearer)
+        relays = from_ticket(ticket, bearer()) if ticket.relays else ()
         if relays:
             await self.relays.borrow(relays)
         return tuple(each.url for each in relays)
@@ -303,7 +307,8 @@ class ReachDriver:
         """Some node tells something new: perhaps that it serves as a relay."""
         if self._refreshing is None:
             loop = asyncio.get_running_loop()
-            self._refreshing = loop.call_later(REFRESH_WITHIN_S, self._refresh)
+            due_at = max(loop.time() + REFRESH_WITHIN_S, self._refresh_again_at)
+            self._refreshing = loop.call_at(due_at, self._refresh)
 
     # -- watching --
 
@@ -384,11 +389,13 @@ class ReachDriver:
         if self._refreshing is not None:
             self._refreshing.cancel()
             self._refreshing = None
-        others = any(not view.is_self for view in self._network.nodes())
+        known = len(self._network.nodes())
+        pause_s = min(REFRESH_PAUSE_S, known * REFRESH_PAUSE_PER_NODE_S)
+        self._refresh_again_at = asyncio.get_running_loop().time() + pause_s
         self.relays.refresh(
             # Who is public by IPv6 alone is so for nobody that has IPv4 alone.
             is_public=self._machine.is_public and self._has_public_ipv4(),
-            is_foreign_wanted=not self._machine.is_public and (others or self._is_invited),
+            is_foreign_wanted=not self._machine.is_public and (known > 1 or self._is_invited),
         )
 
     # -- consequences --

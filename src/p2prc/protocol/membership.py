@@ -221,6 +221,11 @@ class Membership:
         known = self._parts.table.peek(node)
         return known.signed.envelope if known is not None else None
 
+    def signed_of(self, node: NodeId) -> SignedRecord | None:
+        """Return the newest record of a node, checked, with the bytes that its author signed."""
+        known = self._parts.table.peek(node)
+        return known.signed if known is not None else None
+
     # -- the one door --
 
     def handle(self, event: Event, now: float) -> list[Effect]:
