@@ -9,39 +9,27 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from p2prc.errors import (
     LimitExceeded,
     P2prcError,
-    PeerError,
-    PeerLost,
-    PeerRefused,
     WireError,
-    from_fields,
 )
-from p2prc.files.inflow import Inflow
+from p2prc.files.asking import Asking
 from p2prc.files.manifest import load_tree
 from p2prc.model.identity import BlobId
 from p2prc.model.quantities import format_size
 from p2prc.model.tree import TREE_LIMIT_BYTES, FileEntry, Tree
-from p2prc.protocol.messages import BlobHeader, Bulk, FetchBlobs, FetchTree, Refused, bulk_codec
+from p2prc.protocol.messages import FetchBlobs, FetchTree
 from p2prc.storage.blobs import BlobStore
-from p2prc.storage.incoming import Incoming
-from p2prc.transport.port import Connection, Stream
-from p2prc.wire.codec import encode
-from p2prc.wire.framing import frame
+from p2prc.transport.port import Connection
 
-REPLY_LIMIT_BYTES = 16 * 1024
 BATCH_BLOBS = 256
 BATCH_BYTES = 8 << 20
 STREAMS = 4
 _ONE_STREAM_BYTES = 2 << 20
-_GOODBYE_S = 5.0
-_BLOCK_BYTES = 2 << 20
-"""Larger blobs are hashed and written in a thread, this much at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,33 +85,30 @@ class _Fetch:
 
     async def run(self) -> Tree:
         self._store.pin(self._owner, [self._tree_id])
-        stream = None
+        asking = None
         if not self._store.has(self._tree_id):
-            stream = await self._fetch_manifest()
+            asking = await self._fetch_manifest()
         try:
             tree = await self._checked_tree()
-            await self._fetch_missing(tree, stream)
+            await self._fetch_missing(tree, asking)
         except BaseException:
-            if stream is not None:
-                await stream.abort()
+            if asking is not None:
+                await asking.abort()
             raise
         return tree
 
-    async def _fetch_manifest(self) -> Stream:
+    async def _fetch_manifest(self) -> Asking:
         """Bring the manifest; return the stream, good for the next request."""
-        stream = await self._open_stream()
+        asking = await self._open()
         try:
-            inflow = Inflow(stream, silence_s=self._limits.silence_s)
-            await self._ask(stream, FetchTree(self._tree_id))
-            size_bytes = await self._header(inflow, self._tree_id)
-            _see_is_manifest(size_bytes)
-            with self._store.incoming(self._tree_id, size_bytes) as incoming:
-                async for piece in inflow.content(size_bytes):
-                    incoming.write(piece)
+            await asking.ask(FetchTree(self._tree_id))
+            header = await asking.header(self._tree_id)
+            _see_is_manifest(header.size_bytes)
+            await asking.receive(self._store, self._tree_id, header.size_bytes, lambda _: None)
         except BaseException:
-            await stream.abort()
+            await asking.abort()
             raise
-        return stream
+        return asking
 
     async def _checked_tree(self) -> Tree:
         try:
@@ -144,7 +129,7 @@ class _Fetch:
         self._store.pin_tree(self._owner, tree)
         return tree
 
-    async def _fetch_missing(self, tree: Tree, stream: Stream | None) -> None:
+    async def _fetch_missing(self, tree: Tree, asking: Asking | None) -> None:
         missing = self._store.missing(tree)
         total_bytes = sum(entry.size_bytes for entry in missing)
         self._store.make_room(total_bytes)
@@ -154,82 +139,36 @@ class _Fetch:
         try:
             async with asyncio.TaskGroup() as group:
                 for number in range(workers):
-                    group.create_task(self._work(stream if number == 0 else None))
+                    group.create_task(self._work(asking if number == 0 else None))
         except BaseExceptionGroup as errors:
-            raise _first_of(errors) from errors
-        if stream is not None and not workers:
-            await _end(stream)
+            raise first_of(errors) from errors
+        if asking is not None and not workers:
+            await asking.end()
 
-    async def _work(self, stream: Stream | None) -> None:
+    async def _work(self, asking: Asking | None) -> None:
         """Fetch batches over one stream until none is left."""
-        stream = stream or await self._open_stream()
+        asking = asking or await self._open()
         try:
-            inflow = Inflow(stream, silence_s=self._limits.silence_s)
             while self._batches:
-                await self._fetch_batch(stream, inflow, self._batches.popleft())
+                await self._fetch_batch(asking, self._batches.popleft())
         except BaseException:
-            await stream.abort()
+            await asking.abort()
             raise
-        await _end(stream)
+        await asking.end()
 
-    async def _fetch_batch(self, stream: Stream, inflow: Inflow, batch: list[FileEntry]) -> None:
+    async def _fetch_batch(self, asking: Asking, batch: list[FileEntry]) -> None:
         # Another transfer may have brought some of them meanwhile.
         wanted = [entry for entry in batch if not self._store.has(entry.blob)]
         if not wanted:
             return
-        await self._ask(stream, FetchBlobs(self._tree_id, tuple(entry.blob for entry in wanted)))
+        await asking.ask(FetchBlobs(self._tree_id, tuple(entry.blob for entry in wanted)))
         for entry in wanted:
-            if await self._header(inflow, entry.blob) != entry.size_bytes:
+            if (await asking.header(entry.blob)).size_bytes != entry.size_bytes:
                 raise WireError("a blob of another size than its tree says")
-            await self._receive(inflow, entry.blob, entry.size_bytes)
+            await asking.receive(self._store, entry.blob, entry.size_bytes, self._tell)
 
-    async def _receive(self, inflow: Inflow, blob: BlobId, size_bytes: int) -> None:
-        with self._store.incoming(blob, size_bytes) as incoming:
-            if size_bytes > _BLOCK_BYTES:
-                await self._receive_large(inflow, incoming)
-                return
-            async for piece in inflow.content(size_bytes):
-                incoming.write(piece)
-                self._tell(len(piece))
-
-    async def _receive_large(self, inflow: Inflow, incoming: Incoming) -> None:
-        """Write one block in a thread while the next one comes from the network."""
-        loop = asyncio.get_running_loop()
-        writing: asyncio.Future[None] | None = None
-        block = bytearray()
-        async for piece in inflow.content(incoming.size_bytes):
-            block += piece
-            self._tell(len(piece))
-            if len(block) >= _BLOCK_BYTES:
-                if writing is not None:
-                    await writing
-                writing = loop.run_in_executor(None, incoming.write, block)
-                writing.add_done_callback(_look_at)
-                block = bytearray()
-        if writing is not None:
-            await writing
-        incoming.write(block)
-
-    async def _open_stream(self) -> Stream:
-        async with _patience(self._limits.silence_s):
-            return await self._connection.open_stream()
-
-    async def _ask(self, stream: Stream, request: Bulk) -> None:
-        async with _patience(self._limits.silence_s):
-            await stream.write(frame(encode(request)))
-
-    async def _header(self, inflow: Inflow, blob: BlobId) -> int:
-        """Return the size of the blob that comes now."""
-        payload = await inflow.next_frame(limit_bytes=REPLY_LIMIT_BYTES)
-        if payload is None:
-            raise WireError("the peer ended the stream before its answer")
-        match bulk_codec.decode(payload):
-            case BlobHeader(blob=named, size_bytes=size_bytes) if named == blob:
-                return size_bytes
-            case Refused(code=code, message=message, hint=hint):
-                raise from_fields(code, message, hint=hint, otherwise=PeerRefused)
-            case _:
-                raise WireError("not the answer to what was asked")
+    async def _open(self) -> Asking:
+        return await Asking.open(self._connection, silence_s=self._limits.silence_s)
 
     def _tell(self, received_bytes: int) -> None:
         if self._progress is not None:
@@ -239,12 +178,6 @@ class _Fetch:
 def _see_is_manifest(size_bytes: int) -> None:
     if size_bytes > TREE_LIMIT_BYTES:
         raise WireError("a tree's manifest that is too large")
-
-
-def _look_at(writing: asyncio.Future[None]) -> None:
-    """See the error of a block that nobody waits for any more: the transfer failed before it."""
-    if not writing.cancelled():
-        writing.exception()
 
 
 def _batches(missing: list[FileEntry]) -> list[list[FileEntry]]:
@@ -261,23 +194,7 @@ def _batches(missing: list[FileEntry]) -> list[list[FileEntry]]:
     return [*found, batch] if batch else found
 
 
-async def _end(stream: Stream) -> None:
-    """Say that nothing more is asked; the peer may be gone already, and all is here."""
-    with suppress(PeerError):
-        async with _patience(_GOODBYE_S):
-            await stream.finish()
-
-
-@asynccontextmanager
-async def _patience(silence_s: float) -> AsyncIterator[None]:
-    try:
-        async with asyncio.timeout(silence_s):
-            yield
-    except TimeoutError as error:
-        raise PeerLost(f"the peer took nothing for {silence_s:g} s") from error
-
-
-def _first_of(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+def first_of(errors: BaseExceptionGroup[BaseException]) -> BaseException:
     """Return our own error out of a group: the others failed because of it."""
     ours, rest = errors.split(P2prcError)
     group = ours or rest

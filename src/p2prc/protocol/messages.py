@@ -618,6 +618,40 @@ class FetchBlobs(_Message, frozen=True, tag="fetch-blobs"):
     blobs: Annotated[tuple[BlobIdField, ...], Meta(min_length=1, max_length=1000)]
 
 
+class FetchRecipe(_Message, frozen=True, tag="fetch-recipe"):
+    """Send how this large blob of a tree that I may read is cut into pieces."""
+
+    tree: BlobIdField
+    blob: BlobIdField
+
+
+class AskSources(_Message, frozen=True, tag="ask-sources"):
+    """Who else may have some of this tree of yours? Give me a pass for them."""
+
+    tree: BlobIdField
+
+
+class Sources(_Message, frozen=True, tag="sources"):
+    """They may; show them this pass. They may have nothing yet."""
+
+    reading_pass: Annotated[bytes, Meta(max_length=1024)]
+    nodes: Annotated[tuple[NodeIdField, ...], Meta(max_length=64)]
+
+
+class AskHave(_Message, frozen=True, tag="ask-have"):
+    """Which pieces of this tree have you? The pass lets me fetch them."""
+
+    tree: BlobIdField
+    reading_pass: Annotated[bytes, Meta(max_length=1024)]
+
+
+class Have(_Message, frozen=True, tag="have"):
+    """A bit for each piece, the first one highest; `plan` names the list of pieces."""
+
+    plan: BlobIdField
+    bits: Annotated[bytes, Meta(max_length=64 << 10)]
+
+
 class BlobHeader(_Message, frozen=True, tag="blob-header"):
     """So many raw bytes follow on the stream."""
 
@@ -694,7 +728,17 @@ Session = (
     | Done
     | Refused
 )
-Bulk = FetchTree | FetchBlobs | BlobHeader | Refused
+Bulk = (
+    FetchTree
+    | FetchBlobs
+    | FetchRecipe
+    | AskSources
+    | Sources
+    | AskHave
+    | Have
+    | BlobHeader
+    | Refused
+)
 
 
 class Letter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
