@@ -8,13 +8,29 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
+from typing import Protocol
 
-from p2prc.errors import FileUnknown, InvalidInput, P2prcError, PeerLost, WireError
+from p2prc.errors import FileUnknown, InvalidInput, P2prcError, PeerLost, PeerTooOld, WireError
 from p2prc.files.inflow import Inflow
 from p2prc.files.manifest import load_tree
+from p2prc.files.pieces import bits_of, plan_name
 from p2prc.model.identity import BlobId
-from p2prc.protocol.messages import BlobHeader, FetchBlobs, FetchTree, Refused, bulk_codec
+from p2prc.model.recipe import CUT_FROM_BYTES
+from p2prc.model.tree import Tree
+from p2prc.protocol.messages import (
+    AskHave,
+    AskSources,
+    BlobHeader,
+    FetchBlobs,
+    FetchRecipe,
+    FetchTree,
+    Have,
+    Refused,
+    Sources,
+    bulk_codec,
+)
 from p2prc.storage.blobs import BlobStore
+from p2prc.storage.recipes import Recipes
 from p2prc.transport.port import READ_SIZE_BYTES, Stream
 from p2prc.wire.codec import encode
 from p2prc.wire.framing import frame
@@ -23,19 +39,32 @@ REQUEST_LIMIT_BYTES = 128 * 1024
 _BLOCK_BYTES = 1 << 20
 
 
+class SwarmDoor(Protocol):
+    """What a peer may learn about other readers of a tree, and how it becomes one of ours."""
+
+    def sources(self, tree: BlobId) -> Sources:
+        """Return who else may have some of a tree of ours, with a pass for the peer."""
+
+    def let_in(self, tree: BlobId, reading_pass: bytes) -> None:
+        """Let the peer read what it has a pass for. Raises RightMissing, WireError."""
+
+
 async def serve_bulk_stream(
     stream: Stream,
     *,
     store: BlobStore,
     may_read: Callable[[BlobId], bool],
+    recipes: Recipes | None = None,
+    door: SwarmDoor | None = None,
     silence_s: float = 30.0,
 ) -> None:
     """Answer the requests of one stream, one after another, until the peer ends it.
 
     Raises a `PeerError` when the peer is lost, misbehaves, or neither asks nor reads for
-    `silence_s`; the stream is then aborted.
+    `silence_s`; the stream is then aborted. Without `recipes` and `door` it takes part in no
+    swarm.
     """
-    server = _Server(stream, store, may_read, silence_s)
+    server = _Server(stream, store, may_read, silence_s, recipes, door)
     try:
         await server.run()
     except BaseException:
@@ -52,7 +81,11 @@ class _Server:
         store: BlobStore,
         may_read: Callable[[BlobId], bool],
         silence_s: float,
+        recipes: Recipes | None,
+        door: SwarmDoor | None,
     ) -> None:
+        self._recipes = recipes
+        self._door = door
         self._stream = stream
         self._store = store
         self._may_read = may_read
@@ -60,6 +93,7 @@ class _Server:
         self._waiting = bytearray()
         # Decoding a large manifest once is enough: a stream asks for one tree after another.
         self._tree: BlobId | None = None
+        self._manifest = Tree()
         self._blobs: frozenset[BlobId] = frozenset()
 
     async def run(self) -> None:
@@ -87,8 +121,43 @@ class _Server:
                     if blob not in self._blobs:
                         raise _unknown(blob)
                     await self._send(blob)
+            case FetchRecipe(tree=tree, blob=blob):
+                self._see_allowed(tree)
+                await self._send_recipe(tree, blob)
+            case AskSources(tree=tree):
+                self._see_allowed(tree)
+                await self._put(frame(encode(self._the_door().sources(tree))))
+            case AskHave(tree=tree, reading_pass=reading_pass):
+                self._the_door().let_in(tree, reading_pass)
+                await self._tell_have(tree)
             case _:
                 raise WireError("not a request")
+
+    def _the_door(self) -> SwarmDoor:
+        if self._door is None:
+            raise PeerTooOld("this node takes part in no swarm")
+        return self._door
+
+    async def _send_recipe(self, tree: BlobId, blob: BlobId) -> None:
+        await self._load(tree)
+        sizes = {entry.blob: entry.size_bytes for entry in self._manifest.files}
+        if self._recipes is None or sizes.get(blob, 0) <= CUT_FROM_BYTES:
+            raise _unknown(blob)
+        recipe = await asyncio.to_thread(self._recipes.of, blob, sizes[blob])
+        self._tree = None  # Its pieces may be asked for from now on.
+        content = encode(recipe)
+        await self._put(frame(encode(BlobHeader(recipe.digest, len(content)))))
+        await self._put(content)
+
+    async def _tell_have(self, tree: BlobId) -> None:
+        self._tree = None
+        await self._load(tree)
+        plan = self._recipes.plan(self._manifest) if self._recipes is not None else None
+        if plan is None or self._recipes is None:
+            raise _unknown(tree)
+        has = self._recipes.has
+        answer = Have(plan_name(plan), bits_of(has(piece.blob) for piece in plan))
+        await self._put(frame(encode(answer)))
 
     def _see_allowed(self, tree: BlobId) -> None:
         if not self._may_read(tree):
@@ -100,9 +169,15 @@ class _Server:
                 manifest = await load_tree(self._store, tree)
             except (FileUnknown, InvalidInput, WireError) as error:
                 raise _unknown(tree) from error
-            self._tree, self._blobs = tree, frozenset(entry.blob for entry in manifest.files)
+            plan = self._recipes.plan(manifest) if self._recipes is not None else None
+            pieces = (piece.blob for piece in plan or ())
+            self._tree, self._manifest = tree, manifest
+            self._blobs = frozenset((*(entry.blob for entry in manifest.files), *pieces))
 
     async def _send(self, blob: BlobId) -> None:
+        if self._recipes is not None and not self._store.has(blob):
+            await self._send_part(self._recipes, blob)
+            return
         try:
             source = self._store.open(blob)
         except FileUnknown as error:
@@ -117,6 +192,16 @@ class _Server:
             while block := await asyncio.to_thread(source.read, _BLOCK_BYTES):
                 for start in range(0, len(block), READ_SIZE_BYTES):
                     await self._write(memoryview(block)[start : start + READ_SIZE_BYTES])
+
+    async def _send_part(self, recipes: Recipes, piece: BlobId) -> None:
+        try:
+            content = await asyncio.to_thread(recipes.read, piece)
+        except FileUnknown as error:
+            raise _unknown(piece) from error
+        await self._put(frame(encode(BlobHeader(piece, len(content)))))
+        await self._flush()
+        for start in range(0, len(content), READ_SIZE_BYTES):
+            await self._write(memoryview(content)[start : start + READ_SIZE_BYTES])
 
     async def _refuse(self, error: P2prcError) -> None:
         self._waiting += frame(encode(Refused(error.code, error.message[:2000], error.hint)))

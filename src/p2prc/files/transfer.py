@@ -8,6 +8,7 @@ hash and stays once it is here, so a transfer that broke goes on where it was.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,21 +16,28 @@ from dataclasses import dataclass
 from p2prc.errors import (
     LimitExceeded,
     P2prcError,
+    PeerTooOld,
     WireError,
 )
 from p2prc.files.asking import Asking
 from p2prc.files.manifest import load_tree
+from p2prc.files.swarm import Connect, Swarm
 from p2prc.model.identity import BlobId
 from p2prc.model.quantities import format_size
 from p2prc.model.tree import TREE_LIMIT_BYTES, FileEntry, Tree
 from p2prc.protocol.messages import FetchBlobs, FetchTree
 from p2prc.storage.blobs import BlobStore
+from p2prc.storage.recipes import Recipes
 from p2prc.transport.port import Connection
 
 BATCH_BLOBS = 256
 BATCH_BYTES = 8 << 20
 STREAMS = 4
+SWARM_FROM_BYTES = 16 << 20
+"""Less is fetched from its origin alone: asking around would take longer."""
 _ONE_STREAM_BYTES = 2 << 20
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +49,14 @@ class TransferLimits:
     streams: int = STREAMS
 
 
+@dataclass(frozen=True, slots=True)
+class Swarming:
+    """What it takes to fetch from several: how blobs are cut, and how other nodes are reached."""
+
+    recipes: Recipes
+    connect: Connect
+
+
 async def fetch_tree(
     connection: Connection,
     tree_id: BlobId,
@@ -49,6 +65,7 @@ async def fetch_tree(
     owner: str,
     limits: TransferLimits | None = None,
     progress: Callable[[int], None] | None = None,
+    swarming: Swarming | None = None,
 ) -> Tree:
     """Return the tree once all of it is in the store, pinned for the owner.
 
@@ -57,7 +74,13 @@ async def fetch_tree(
     whole blobs that came before that stay in the store.
     """
     fetch = _Fetch(
-        connection, tree_id, store, owner=owner, limits=limits or TransferLimits(), tell=progress
+        connection,
+        tree_id,
+        store,
+        owner=owner,
+        limits=limits or TransferLimits(),
+        tell=progress,
+        swarming=swarming,
     )
     return await fetch.run()
 
@@ -74,7 +97,9 @@ class _Fetch:
         owner: str,
         limits: TransferLimits,
         tell: Callable[[int], None] | None,
+        swarming: Swarming | None,
     ) -> None:
+        self._swarming = swarming
         self._connection = connection
         self._tree_id = tree_id
         self._store = store
@@ -133,6 +158,12 @@ class _Fetch:
         missing = self._store.missing(tree)
         total_bytes = sum(entry.size_bytes for entry in missing)
         self._store.make_room(total_bytes)
+        if self._swarming is not None and total_bytes >= SWARM_FROM_BYTES:
+            if asking is not None:
+                await asking.end()
+            if await self._swarm(self._swarming, tree, missing):
+                return
+            asking, missing = None, self._store.missing(tree)
         self._batches.extend(_batches(missing))
         wanted = self._limits.streams if total_bytes > _ONE_STREAM_BYTES else 1
         workers = min(wanted, len(self._batches))
@@ -144,6 +175,28 @@ class _Fetch:
             raise first_of(errors) from errors
         if asking is not None and not workers:
             await asking.end()
+
+    async def _swarm(self, swarming: Swarming, tree: Tree, missing: list[FileEntry]) -> bool:
+        """Fetch from all who have some; False where the peer knows nothing of that."""
+        swarm = Swarm(
+            self._connection,
+            self._tree_id,
+            tree,
+            store=self._store,
+            recipes=swarming.recipes,
+            owner=self._owner,
+            connect=swarming.connect,
+            silence_s=self._limits.silence_s,
+            tell=self._tell,
+        )
+        try:
+            await swarm.fetch(missing)
+        except (PeerTooOld, WireError) as error:
+            log.info("no swarm", extra={"peer": self._connection.peer, "reason": error.message})
+            return False
+        except BaseExceptionGroup as errors:
+            raise first_of(errors) from errors
+        return True
 
     async def _work(self, asking: Asking | None) -> None:
         """Fetch batches over one stream until none is left."""
