@@ -28,6 +28,8 @@ from p2prc.client.sent.values import encode as encode_value
 from p2prc.errors import UntrustedResult
 from p2prc.model.identity import AttemptId, BlobId, JobId, LeaseId, NodeId
 from p2prc.model.notice import Revocation, open_notice, sign_notice
+from p2prc.model.reading_pass import author_of_pass, write_pass
+from p2prc.model.recipe import Piece, Recipe, decode_recipe
 from p2prc.model.record import NodeRecord, open_record, sign_record
 from p2prc.model.ticket import OPENER_BYTES, Ticket
 from p2prc.model.tree import FileEntry, Tree, decode_tree
@@ -132,6 +134,7 @@ def _function_result(content: bytes) -> object:
         return None
 
 
+_PASS = write_pass(BLOB, PEER, now=1000.0, secret=SECRET)
 _OPENER = b"\7" * OPENER_BYTES
 
 
@@ -238,6 +241,11 @@ DECODERS = (
             encode(messages.FetchBlobs(BLOB, (BLOB, BLOB))),
             encode(messages.BlobHeader(BLOB, 5)),
             encode(messages.FetchTree(BLOB)),
+            encode(messages.FetchRecipe(BLOB, BLOB)),
+            encode(messages.AskSources(BLOB)),
+            encode(messages.Sources(_PASS, (NODE,))),
+            encode(messages.AskHave(BLOB, _PASS)),
+            encode(messages.Have(BLOB, b"\xff\x80")),
         ),
         ("bulk_codec",),
     ),
@@ -263,6 +271,18 @@ DECODERS = (
     ),
     Decoder("chain", _chain, (CHAIN, found_network(SECRET))),
     Decoder("ticket", _ticket, (_example_ticket(),)),
+    Decoder(
+        "recipe",
+        lambda content: decode_recipe(content, size_bytes=7),
+        (encode(Recipe((Piece(BLOB, 3), Piece(BLOB, 4)))),),
+        ("recipe_codec",),
+    ),
+    Decoder(
+        "reading pass",
+        lambda content: author_of_pass(content, tree=BLOB, reader=PEER, now=1000.0),
+        (_PASS,),
+        ("_codec", "_envelopes"),
+    ),
     Decoder("tree", decode_tree, (encode(Tree((FileEntry("a/b", BLOB, 3),))),), ("_codec",)),
     Decoder("job", job_codec.decode, (msgspec.msgpack.encode({"name": "x"}),), ("job_codec",)),
     Decoder("template order", order_codec.decode, (encode(_ORDER),), ("order_codec",)),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 from p2prc.errors import FileUnknown, InvalidInput, P2prcError, PeerLost, PeerTooOld, WireError
@@ -45,6 +45,9 @@ class SwarmDoor(Protocol):
     def sources(self, tree: BlobId) -> Sources:
         """Return who else may have some of a tree of ours, with a pass for the peer."""
 
+    def coming(self, tree: BlobId) -> Collection[BlobId]:
+        """Return the pieces of a tree that this node is fetching now."""
+
     def let_in(self, tree: BlobId, reading_pass: bytes) -> None:
         """Let the peer read what it has a pass for. Raises RightMissing, WireError."""
 
@@ -64,7 +67,7 @@ async def serve_bulk_stream(
     `silence_s`; the stream is then aborted. Without `recipes` and `door` it takes part in no
     swarm.
     """
-    server = _Server(stream, store, may_read, silence_s, recipes, door)
+    server = _Server(stream, store, may_read, silence_s, recipes=recipes, door=door)
     try:
         await server.run()
     except BaseException:
@@ -81,6 +84,7 @@ class _Server:
         store: BlobStore,
         may_read: Callable[[BlobId], bool],
         silence_s: float,
+        *,
         recipes: Recipes | None,
         door: SwarmDoor | None,
     ) -> None:
@@ -155,8 +159,12 @@ class _Server:
         plan = self._recipes.plan(self._manifest) if self._recipes is not None else None
         if plan is None or self._recipes is None:
             raise _unknown(tree)
-        has = self._recipes.has
-        answer = Have(plan_name(plan), bits_of(has(piece.blob) for piece in plan))
+        has, coming = self._recipes.has, self._the_door().coming(tree)
+        answer = Have(
+            plan_name(plan),
+            bits_of(has(piece.blob) for piece in plan),
+            bits_of(piece.blob in coming for piece in plan),
+        )
         await self._put(frame(encode(answer)))
 
     def _see_allowed(self, tree: BlobId) -> None:

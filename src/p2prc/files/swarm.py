@@ -1,4 +1,4 @@
-"""Fetch a tree from everybody who has some of it: the origin sends little more than one copy to all.
+"""Fetch a tree from everybody who has some of it: its origin sends little more than one copy.
 
 Large blobs come in pieces, which are blobs of their own until their blob is whole; so what came
 stays over an interruption, is served to others at once, and is not fetched at all where an older
@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 
-from p2prc.errors import FileUnknown, P2prcError, PeerError, PeerMisbehaved, WireError
+from p2prc.errors import FileUnknown, P2prcError, PeerError, PeerLost, PeerMisbehaved, WireError
 from p2prc.files.asking import Asking
 from p2prc.files.pieces import pieces_of_bits, plan_name
 from p2prc.model.identity import BlobId, NodeId
@@ -63,7 +63,12 @@ class Swarm:
         self._plan: list[Piece] = []
         self._sizes: dict[BlobId, int] = {}
         self._plan_name = BlobId("")
-        self._picker: PiecePicker[NodeId, BlobId] = PiecePicker({}, origin=origin.peer, seed=0)
+        self._picker: PiecePicker[NodeId, BlobId] = PiecePicker({}, origin=origin.peer)
+
+    @property
+    def coming(self) -> Collection[BlobId]:
+        """The pieces that are on their way here now."""
+        return self._picker.under_way
 
     async def fetch(self, missing: Sequence[FileEntry]) -> None:
         """Bring what is missing. Raises PeerError when the origin is lost, WireError, DiskFull.
@@ -79,18 +84,23 @@ class Swarm:
         asking = await Asking.open(self._origin, silence_s=self._silence_s)
         try:
             await self._learn_recipes(asking, missing)
-            await asking.ask(AskSources(self._tree_id))
-            sources = await asking.reply()
-            if not isinstance(sources, Sources):
-                raise WireError("not the answer to what was asked")
+            sources = await self._ask_sources(asking)
             await self._make_plan(missing)
         except BaseException:
             await asking.abort()
             raise
+        self._picker = self._picker_of(missing, sources)
         await self._fetch_pieces(asking, sources)
         await asyncio.to_thread(self._join_pieces, missing)
 
     # -- what there is to fetch
+
+    async def _ask_sources(self, asking: Asking) -> Sources:
+        await asking.ask(AskSources(self._tree_id))
+        sources = await asking.reply()
+        if not isinstance(sources, Sources):
+            raise WireError("not the answer to what was asked")
+        return sources
 
     async def _learn_recipes(self, asking: Asking, missing: Sequence[FileEntry]) -> None:
         for entry in missing:
@@ -116,14 +126,21 @@ class Swarm:
             raise FileUnknown("a blob of the tree went while it was fetched")
         self._plan, self._plan_name = plan, plan_name(plan)
         self._sizes = {piece.blob: piece.size_bytes for piece in plan}
+        self._store.pin(self._owner, self._sizes)
+        if any(entry.size_bytes == 0 for entry in missing):
+            self._store.put_bytes(b"")
+
+    def _picker_of(
+        self, missing: Sequence[FileEntry], sources: Sources
+    ) -> PiecePicker[NodeId, BlobId]:
         wanted = {
             piece.blob: piece.size_bytes
             for entry in missing
             for piece in self._pieces_of(entry)
             if not self._recipes.has(piece.blob)
         }
-        self._store.pin(self._owner, self._sizes)
-        self._picker = PiecePicker(wanted, origin=self._origin.peer, seed=secrets.randbits(32))
+        begin = sources.place % sources.readers / sources.readers
+        return PiecePicker(wanted, origin=self._origin.peer, begin=begin)
 
     def _cut_present(self) -> None:
         for entry in self._tree.files:
@@ -149,12 +166,25 @@ class Swarm:
                 group.create_task(self._take_from_peer(node, sources.reading_pass))
                 for node in sources.nodes[:PEERS_AT_ONCE]
             ]
-            async with asyncio.TaskGroup() as origin:
-                origin.create_task(self._take_from_origin(asking))
-                for _ in range(ORIGIN_STREAMS - 1):
-                    origin.create_task(self._take_from_origin(None))
+            try:
+                async with asyncio.TaskGroup() as origin:
+                    origin.create_task(self._take_from_origin(asking))
+                    for _ in range(ORIGIN_STREAMS - 1):
+                        origin.create_task(self._take_from_origin(None))
+            except* PeerLost:
+                await self._carry_on_without_origin(peers)
             for task in peers:
                 task.cancel()
+
+    async def _carry_on_without_origin(self, peers: Sequence[asyncio.Task[None]]) -> None:
+        """Wait while the others still bring something. Raises PeerLost when they do not."""
+        self._picker.gone(self._origin.peer)
+        missing = len(self._picker.missing)
+        while not self._picker.is_done:
+            await asyncio.wait(peers, timeout=self._silence_s) if peers else None
+            if all(peer.done() for peer in peers) or len(self._picker.missing) == missing:
+                raise PeerLost("where the files are from is gone, and no other has the rest")
+            missing = len(self._picker.missing)
 
     async def _take_from_origin(self, asking: Asking | None) -> None:
         """Ask for what nobody else has, until all is here from wherever."""
@@ -188,19 +218,26 @@ class Swarm:
             finally:
                 self._picker.gone(node)
                 await asking.abort()
+            if self._picker.is_done:
+                return
             await asyncio.sleep(_PEER_AGAIN_S)
 
     async def _converse(self, asking: Asking, node: NodeId, reading_pass: bytes) -> None:
         while not self._picker.is_done:
             await asking.ask(AskHave(self._tree_id, reading_pass))
             match await asking.reply():
-                case Have(plan=plan, bits=bits):
+                case Have(plan=plan, bits=bits, coming=coming):
                     pass
                 case _:
                     raise WireError("not the answer to what was asked")
             if plan != self._plan_name:
                 raise WireError("another plan of the same tree")
-            self._picker.told(node, pieces_of_bits(self._plan, bits))
+            self._picker.told(
+                node,
+                pieces_of_bits(self._plan, bits),
+                pieces_of_bits(self._plan, coming),
+                now=asyncio.get_running_loop().time(),
+            )
             took_any = False
             while await self._take_batch(asking, node):
                 took_any = True

@@ -55,6 +55,8 @@ class Swarming:
 
     recipes: Recipes
     connect: Connect
+    running: dict[BlobId, Swarm]
+    """By tree; others ask what is on its way here."""
 
 
 async def fetch_tree(
@@ -189,13 +191,20 @@ class _Fetch:
             silence_s=self._limits.silence_s,
             tell=self._tell,
         )
+        swarming.running[self._tree_id] = swarm
         try:
-            await swarm.fetch(missing)
+            try:
+                await swarm.fetch(missing)
+            except BaseExceptionGroup as errors:
+                raise first_of(errors) from errors
         except (PeerTooOld, WireError) as error:
+            # It is of a version without swarms, or its recipes are wrong: whole blobs then.
             log.info("no swarm", extra={"peer": self._connection.peer, "reason": error.message})
+            for entry in missing:
+                swarming.recipes.forget(entry.blob)
             return False
-        except BaseExceptionGroup as errors:
-            raise first_of(errors) from errors
+        finally:
+            swarming.running.pop(self._tree_id, None)
         return True
 
     async def _work(self, asking: Asking | None) -> None:

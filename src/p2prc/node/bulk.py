@@ -1,26 +1,48 @@
-"""Bring trees here and serve ours: bulk runs on connections of its own."""
+"""Bring trees here and serve ours: bulk runs on connections of its own.
+
+Large trees come from everybody who has some of them: their origin names the other readers and gives
+a pass for them, and each reader lets in who has a pass of the node that it has the tree from.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import random
+import time
+from collections import OrderedDict
+from collections.abc import Collection
 from weakref import WeakValueDictionary
 
-from p2prc.errors import FileUnknown, PeerLost
+from p2prc.errors import FileUnknown, PeerLost, RightMissing
 from p2prc.files.manifest import load_tree
 from p2prc.files.serve import serve_bulk_stream
-from p2prc.files.transfer import TransferLimits, fetch_tree
+from p2prc.files.swarm import Swarm
+from p2prc.files.transfer import Swarming, TransferLimits, fetch_tree
 from p2prc.model.identity import BlobId, NodeId
+from p2prc.model.reading_pass import author_of_pass, write_pass
 from p2prc.model.tree import Tree
 from p2prc.node.grants import Grants
 from p2prc.node.links import Links
+from p2prc.protocol.messages import Sources
 from p2prc.storage.blobs import BlobStore
-from p2prc.transport.port import Stream
+from p2prc.storage.recipes import Recipes
+from p2prc.transport.port import Connection, Stream
+
+_SOURCES_LIMIT = 16
+_ORIGINS_LIMIT = 1000
 
 
 class Bulk:
     """Trees in and out of this node."""
 
-    def __init__(self, own: NodeId, links: Links, blobs: BlobStore, grants: Grants) -> None:
+    def __init__(
+        self, secret: bytes, own: NodeId, links: Links, blobs: BlobStore, grants: Grants
+    ) -> None:
+        self._secret = secret
+        self._recipes = Recipes(blobs.folder / "recipes", blobs)
+        self._running: dict[BlobId, Swarm] = {}
+        # From whom which tree came: their word counts for who else may have it.
+        self._origins: OrderedDict[tuple[BlobId, NodeId], None] = OrderedDict()
         self._own = own
         self._links = links
         self._blobs = blobs
@@ -52,15 +74,24 @@ class Bulk:
                 return tree
             if peer == self._own:
                 raise FileUnknown("inputs of this node's own work are gone from its store")
+            self._note_origin(name, peer)
             connection = await self._links.bulk_connection(peer)
             try:
-                return await fetch_tree(connection, name, self._blobs, owner=owner, limits=limits)
+                return await self._fetch(connection, name, owner, limits)
             except PeerLost as error:
                 if not self._links.give_up_lanes(connection, error.message):
                     raise
             # What came stays: the rest comes the other way.
             connection = await self._links.bulk_connection(peer)
-            return await fetch_tree(connection, name, self._blobs, owner=owner, limits=limits)
+            return await self._fetch(connection, name, owner, limits)
+
+    async def _fetch(
+        self, connection: Connection, name: BlobId, owner: str, limits: TransferLimits | None
+    ) -> Tree:
+        swarming = Swarming(self._recipes, self._links.bulk_connection, self._running)
+        return await fetch_tree(
+            connection, name, self._blobs, owner=owner, limits=limits, swarming=swarming
+        )
 
     async def _complete(self, name: BlobId, owner: str) -> Tree | None:
         if not self._blobs.has(name):
@@ -76,4 +107,53 @@ class Bulk:
             stream,
             store=self._blobs,
             may_read=lambda tree: self._grants.may_read(peer, tree),
+            recipes=self._recipes,
+            door=_Door(self, peer),
         )
+
+    def sources(self, tree: BlobId, reader: NodeId) -> Sources:
+        """Return some of the others that may read a tree of ours, and a pass for the reader."""
+        readers = sorted(self._grants.readers(tree))
+        others = [node for node in readers if node not in (reader, self._own)]
+        some = random.sample(others, min(len(others), _SOURCES_LIMIT))
+        given = write_pass(tree, reader, now=time.time(), secret=self._secret)
+        return Sources(given, tuple(some), readers.index(reader), len(readers))
+
+    def coming(self, tree: BlobId) -> Collection[BlobId]:
+        """Return the pieces of a tree that are on their way here."""
+        swarm = self._running.get(tree)
+        return () if swarm is None else swarm.coming
+
+    def let_in(self, tree: BlobId, reader: NodeId, reading_pass: bytes) -> None:
+        """Let a reader have what it has a pass for. Raises RightMissing, WireError."""
+        author = author_of_pass(reading_pass, tree=tree, reader=reader, now=time.time())
+        if (tree, author) not in self._origins:
+            raise RightMissing("the pass is of a node that this tree is not from")
+        self._grants.allow(reader, tree, reason=_reason(tree, author))
+
+    def _note_origin(self, tree: BlobId, origin: NodeId) -> None:
+        self._origins[tree, origin] = None
+        self._origins.move_to_end((tree, origin))
+        while len(self._origins) > _ORIGINS_LIMIT:
+            self._grants.revoke(_reason(*self._origins.popitem(last=False)[0]))
+
+
+class _Door:
+    """The swarm as one peer meets it."""
+
+    def __init__(self, bulk: Bulk, peer: NodeId) -> None:
+        self._bulk = bulk
+        self._peer = peer
+
+    def sources(self, tree: BlobId) -> Sources:
+        return self._bulk.sources(tree, self._peer)
+
+    def coming(self, tree: BlobId) -> Collection[BlobId]:
+        return self._bulk.coming(tree)
+
+    def let_in(self, tree: BlobId, reading_pass: bytes) -> None:
+        self._bulk.let_in(tree, self._peer, reading_pass)
+
+
+def _reason(tree: BlobId, author: NodeId) -> str:
+    return f"pass of {author} for {tree}"

@@ -28,6 +28,10 @@ class Grants:
             if not self._readers[pair]:
                 del self._readers[pair]
 
+    def readers(self, tree: BlobId) -> list[NodeId]:
+        """Return who may read a tree."""
+        return [peer for peer, granted in self._readers if granted == tree]
+
     def may_read(self, peer: NodeId, tree: BlobId) -> bool:
         """Say whether some reason stands."""
         return (peer, tree) in self._readers

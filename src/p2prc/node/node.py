@@ -154,7 +154,7 @@ class Node:
         self.grants = Grants()
         self.links = Links(adapters.endpoint, self, tasks)
         self.post = Post(self.id, self.links, self.letter)
-        self.bulk = Bulk(self.id, self.links, adapters.blobs, self.grants)
+        self.bulk = Bulk(secret, self.id, self.links, adapters.blobs, self.grants)
         self.images = ImageDesk(
             self.id,
             adapters.images,

@@ -632,10 +632,15 @@ class AskSources(_Message, frozen=True, tag="ask-sources"):
 
 
 class Sources(_Message, frozen=True, tag="sources"):
-    """They may; show them this pass. They may have nothing yet."""
+    """They may; show them this pass. They may have nothing yet.
+
+    You are reader number `place` of `readers`: begin with that part, as others do with theirs.
+    """
 
     reading_pass: Annotated[bytes, Meta(max_length=1024)]
     nodes: Annotated[tuple[NodeIdField, ...], Meta(max_length=64)]
+    place: Annotated[int, Meta(ge=0, le=100_000)] = 0
+    readers: Annotated[int, Meta(ge=1, le=100_000)] = 1
 
 
 class AskHave(_Message, frozen=True, tag="ask-have"):
@@ -646,10 +651,14 @@ class AskHave(_Message, frozen=True, tag="ask-have"):
 
 
 class Have(_Message, frozen=True, tag="have"):
-    """A bit for each piece, the first one highest; `plan` names the list of pieces."""
+    """A bit for each piece, the first one highest; `plan` names the list of pieces.
+
+    `coming` are those that I am fetching now: not from the origin once more, please.
+    """
 
     plan: BlobIdField
-    bits: Annotated[bytes, Meta(max_length=64 << 10)]
+    bits: Annotated[bytes, Meta(max_length=32 << 10)]
+    coming: Annotated[bytes, Meta(max_length=32 << 10)] = b""
 
 
 class BlobHeader(_Message, frozen=True, tag="blob-header"):

@@ -1,14 +1,14 @@
 """Which piece to fetch from whom, so that the origin sends little more than one copy to all.
 
-Pieces that peers have come from them, the rarest first; the origin is asked for those that nobody
-else has, in random order, so that readers that begin together fetch different ones and then serve
-each other. (Rarest first and random beginnings: Cohen, "Incentives build robustness in
-BitTorrent", 2003; here the origin keeps back what others can give, as super-seeding does.)
+Pieces that peers have come from them, the rarest first. The origin is asked for those that nobody
+else has or is fetching, and each reader begins with another part of them: so readers that start
+together fetch different ones and then serve each other. (Rarest first: Cohen, "Incentives build
+robustness in BitTorrent", 2003. That the origin gives each piece once before it gives it twice is
+what BitTorrent calls super-seeding; here the readers see to it.)
 """
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -27,16 +27,22 @@ SLOW_S = 5.0
 class _Source(Generic[PieceName]):
     is_origin: bool
     has: set[PieceName] = field(default_factory=set)
+    coming: dict[PieceName, float] = field(default_factory=dict)
 
 
 class PiecePicker(Generic[Peer, PieceName]):
-    """The pieces still wanted and who has them. Time is what callers say it is, in seconds."""
+    """The pieces still wanted and who has them. Time is what callers say it is, in seconds.
 
-    def __init__(self, wanted: Mapping[PieceName, int], *, origin: Peer, seed: int) -> None:
+    `begin` (0 to 1) is where in the list this reader starts.
+    """
+
+    def __init__(
+        self, wanted: Mapping[PieceName, int], *, origin: Peer, begin: float = 0.0
+    ) -> None:
         self._sizes = dict(wanted)
         names = list(wanted)
-        random.Random(seed).shuffle(names)  # noqa: S311 - readers should differ, nothing more
-        self._order = {name: place for place, name in enumerate(names)}
+        first = int(begin * len(names))
+        self._order = {name: place for place, name in enumerate(names[first:] + names[:first])}
         self._origin = origin
         self._sources: dict[Peer, _Source[PieceName]] = {origin: _Source(is_origin=True)}
         self._holders: Counter[PieceName] = Counter()
@@ -48,17 +54,30 @@ class PiecePicker(Generic[Peer, PieceName]):
         return not self._sizes
 
     @property
+    def under_way(self) -> Collection[PieceName]:
+        """What somebody has been asked for and has not brought."""
+        return self._asked.keys()
+
+    @property
     def missing(self) -> Collection[PieceName]:
         """What is still wanted."""
         return self._sizes.keys()
 
-    def told(self, peer: Peer, has: Iterable[PieceName]) -> None:
-        """Note what a peer has: all of it, each time."""
+    def told(
+        self,
+        peer: Peer,
+        has: Iterable[PieceName],
+        coming: Iterable[PieceName] = (),
+        *,
+        now: float = 0.0,
+    ) -> None:
+        """Note what a peer has and what it is fetching: all of it, each time."""
         source = self._sources.setdefault(peer, _Source(is_origin=False))
         new = {name for name in has if name in self._sizes}
         self._holders.subtract(source.has - new)
         self._holders.update(new - source.has)
         source.has = new
+        source.coming = {name: source.coming.get(name, now) for name in coming}
 
     def gone(self, peer: Peer) -> None:
         """Forget a peer that failed."""
@@ -100,7 +119,11 @@ class PiecePicker(Generic[Peer, PieceName]):
         asked_at = self._asked.get(name)
         if asked_at is not None:
             return now - asked_at > SLOW_S
-        return self._holders[name] <= 0
+        if self._holders[name] > 0:
+            return False
+        return not any(
+            now - source.coming.get(name, -SLOW_S) < SLOW_S for source in self._sources.values()
+        )
 
     def _batch(self, names: Iterable[PieceName], now: float) -> list[PieceName]:
         batch: list[PieceName] = []

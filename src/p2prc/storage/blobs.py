@@ -84,6 +84,11 @@ class BlobStore:
     # -- reading --
 
     @property
+    def folder(self) -> Path:
+        """Where it is; names of two letters in it are ours."""
+        return self._folder
+
+    @property
     def used_bytes(self) -> int:
         """What all blobs take, second copies for executables included."""
         return self._used_bytes

@@ -89,6 +89,12 @@ class Recipes:
             unfinished.replace(self._path(blob))
         self._note(blob, recipe)
 
+    def forget(self, blob: BlobId) -> None:
+        """Forget how a blob is cut: that was wrong."""
+        with self._lock:
+            self._known.pop(blob, None)
+        self._path(blob).unlink(missing_ok=True)
+
     def plan(self, tree: Tree) -> list[Piece] | None:
         """Return the pieces of a tree in order, without repetition; None if a cut is unknown."""
         found: dict[BlobId, Piece] = {}
@@ -152,6 +158,9 @@ class Recipes:
             self._known[blob] = recipe
             while len(self._known) > _KNOWN_LIMIT:
                 self._known.popitem(last=False)
+            if not self._store.has(blob):
+                # On its way: what it is made of may lie in another blob.
+                return
             while len(self._places) + len(recipe.pieces) > _INDEXED_LIMIT and self._places:
                 del self._places[next(iter(self._places))]
             offset = 0
