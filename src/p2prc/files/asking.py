@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
-from p2prc.errors import PeerError, PeerLost, PeerRefused, WireError, from_fields
+from p2prc.errors import P2prcError, PeerError, PeerLost, PeerRefused, WireError, from_fields
 from p2prc.files.inflow import Inflow
 from p2prc.model.identity import BlobId
 from p2prc.protocol.messages import BlobHeader, Bulk, Refused, bulk_codec
@@ -122,3 +122,14 @@ async def _patience(silence_s: float) -> AsyncIterator[None]:
             yield
     except TimeoutError as error:
         raise PeerLost(f"the peer took nothing for {silence_s:g} s") from error
+
+
+def first_of(error: BaseException) -> BaseException:
+    """Return our own error out of a group: the others failed because of it."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    ours, rest = error.split(P2prcError)
+    found: BaseException = ours or rest or error
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found

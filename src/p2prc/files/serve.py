@@ -15,7 +15,7 @@ from p2prc.files.inflow import Inflow
 from p2prc.files.manifest import load_tree
 from p2prc.files.pieces import bits_of, plan_name
 from p2prc.model.identity import BlobId
-from p2prc.model.recipe import CUT_FROM_BYTES
+from p2prc.model.recipe import is_cut
 from p2prc.model.tree import Tree
 from p2prc.protocol.messages import (
     AskHave,
@@ -145,7 +145,7 @@ class _Server:
     async def _send_recipe(self, tree: BlobId, blob: BlobId) -> None:
         await self._load(tree)
         sizes = {entry.blob: entry.size_bytes for entry in self._manifest.files}
-        if self._recipes is None or sizes.get(blob, 0) <= CUT_FROM_BYTES:
+        if self._recipes is None or not is_cut(sizes.get(blob, 0)):
             raise _unknown(blob)
         recipe = await asyncio.to_thread(self._recipes.of, blob, sizes[blob])
         self._tree = None  # Its pieces may be asked for from now on.

@@ -11,13 +11,20 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from contextlib import suppress
 
-from p2prc.errors import FileUnknown, P2prcError, PeerError, PeerLost, PeerMisbehaved, WireError
-from p2prc.files.asking import Asking
+from p2prc.errors import (
+    DiskFull,
+    FileUnknown,
+    P2prcError,
+    PeerError,
+    PeerLost,
+    PeerMisbehaved,
+    WireError,
+)
+from p2prc.files.asking import Asking, first_of
 from p2prc.files.pieces import pieces_of_bits, plan_name
 from p2prc.model.identity import BlobId, NodeId
-from p2prc.model.recipe import CUT_FROM_BYTES, RECIPE_LIMIT_BYTES, Piece, Recipe, decode_recipe
+from p2prc.model.recipe import RECIPE_LIMIT_BYTES, Piece, Recipe, decode_recipe, is_cut
 from p2prc.model.tree import FileEntry, Tree
 from p2prc.protocol.messages import AskHave, AskSources, FetchBlobs, FetchRecipe, Have, Sources
 from p2prc.protocol.piece_picker import PiecePicker
@@ -77,6 +84,10 @@ class Swarm:
         """
         try:
             await self._fetch(missing)
+        except BaseException as error:
+            if isinstance(first_of(error), DiskFull):
+                self._discard_pieces()
+            raise
         finally:
             self._store.unpin(self._owner)
 
@@ -104,7 +115,7 @@ class Swarm:
 
     async def _learn_recipes(self, asking: Asking, missing: Sequence[FileEntry]) -> None:
         for entry in missing:
-            if entry.size_bytes <= CUT_FROM_BYTES:
+            if not is_cut(entry.size_bytes):
                 continue
             if self._recipes.known(entry.blob, entry.size_bytes) is not None:
                 continue
@@ -144,7 +155,7 @@ class Swarm:
 
     def _cut_present(self) -> None:
         for entry in self._tree.files:
-            if entry.size_bytes > CUT_FROM_BYTES and self._store.has(entry.blob):
+            if is_cut(entry.size_bytes) and self._store.has(entry.blob):
                 self._recipes.of(entry.blob, entry.size_bytes)
 
     def _pieces_of(self, entry: FileEntry) -> Sequence[Piece]:
@@ -154,7 +165,7 @@ class Swarm:
         return [Piece(entry.blob, entry.size_bytes)] if entry.size_bytes else []
 
     def _recipe_of(self, entry: FileEntry) -> Recipe | None:
-        if entry.size_bytes <= CUT_FROM_BYTES:
+        if not is_cut(entry.size_bytes):
             return None
         return self._recipes.known(entry.blob, entry.size_bytes)
 
@@ -260,6 +271,12 @@ class Swarm:
             self._picker.failed(batch)
         return True
 
+    def _discard_pieces(self) -> None:
+        whole = {entry.blob for entry in self._tree.files}
+        for piece in self._plan:
+            if piece.blob not in whole:
+                self._store.discard(piece.blob)
+
     # -- whole again
 
     def _join_pieces(self, missing: Sequence[FileEntry]) -> None:
@@ -273,5 +290,4 @@ class Swarm:
                     incoming.write(self._recipes.read(piece.blob))
             self._recipes.keep(entry.blob, recipe)
             for piece in recipe.pieces:
-                with suppress(P2prcError):
-                    self._store.discard(piece.blob)
+                self._store.discard(piece.blob)

@@ -14,16 +14,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from p2prc.errors import (
+    DiskFull,
     LimitExceeded,
     P2prcError,
     PeerTooOld,
     WireError,
 )
-from p2prc.files.asking import Asking
+from p2prc.files.asking import Asking, first_of
 from p2prc.files.manifest import load_tree
 from p2prc.files.swarm import Connect, Swarm
 from p2prc.model.identity import BlobId
 from p2prc.model.quantities import format_size
+from p2prc.model.recipe import is_cut
 from p2prc.model.tree import TREE_LIMIT_BYTES, FileEntry, Tree
 from p2prc.protocol.messages import FetchBlobs, FetchTree
 from p2prc.storage.blobs import BlobStore
@@ -160,7 +162,7 @@ class _Fetch:
         missing = self._store.missing(tree)
         total_bytes = sum(entry.size_bytes for entry in missing)
         self._store.make_room(total_bytes)
-        if self._swarming is not None and total_bytes >= SWARM_FROM_BYTES:
+        if self._swarming is not None and self._is_for_swarm(missing, total_bytes):
             if asking is not None:
                 await asking.end()
             if await self._swarm(self._swarming, tree, missing):
@@ -177,6 +179,19 @@ class _Fetch:
             raise first_of(errors) from errors
         if asking is not None and not workers:
             await asking.end()
+
+    def _is_for_swarm(self, missing: list[FileEntry], total_bytes: int) -> bool:
+        """Whether it is much, and there is room for large blobs beside the pieces they come in."""
+        if total_bytes < SWARM_FROM_BYTES:
+            return False
+        large_bytes = sum(entry.size_bytes for entry in missing if is_cut(entry.size_bytes))
+        if self._store.free_disk_bytes < total_bytes + large_bytes:
+            return False
+        try:
+            self._store.make_room(total_bytes + large_bytes)
+        except DiskFull:
+            return False
+        return True
 
     async def _swarm(self, swarming: Swarming, tree: Tree, missing: list[FileEntry]) -> bool:
         """Fetch from all who have some; False where the peer knows nothing of that."""
@@ -254,13 +269,3 @@ def _batches(missing: list[FileEntry]) -> list[list[FileEntry]]:
         batch.append(entry)
         size_bytes += entry.size_bytes
     return [*found, batch] if batch else found
-
-
-def first_of(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return our own error out of a group: the others failed because of it."""
-    ours, rest = errors.split(P2prcError)
-    group = ours or rest
-    first: BaseException = group if group is not None else errors
-    while isinstance(first, BaseExceptionGroup):
-        first = first.exceptions[0]
-    return first

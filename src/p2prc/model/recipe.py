@@ -25,6 +25,11 @@ RECIPE_LIMIT_BYTES = 16 << 20
 _PieceSize = Annotated[int, Meta(ge=1, le=PIECE_MOST_BYTES)]
 
 
+def is_cut(size_bytes: int) -> bool:
+    """Whether a blob of this size comes in pieces."""
+    return size_bytes > CUT_FROM_BYTES
+
+
 class Piece(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
     """A part of a blob: its content's name and its size. Each is a blob of its own."""
 

@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import secrets
+import shutil
 import stat
 import threading
 import time
@@ -92,6 +93,11 @@ class BlobStore:
     def used_bytes(self) -> int:
         """What all blobs take, second copies for executables included."""
         return self._used_bytes
+
+    @property
+    def free_disk_bytes(self) -> int:
+        """What the disk has room for, whatever the quota."""
+        return shutil.disk_usage(self._folder).free
 
     def has(self, blob: BlobId) -> bool:
         return blob in self._sizes

@@ -19,13 +19,13 @@ from pyfastcdc import FastCDC
 from p2prc.errors import FileUnknown, P2prcError, WireError
 from p2prc.model.identity import BlobId
 from p2prc.model.recipe import (
-    CUT_FROM_BYTES,
     PIECE_LEAST_BYTES,
     PIECE_MEAN_BYTES,
     PIECE_MOST_BYTES,
     Piece,
     Recipe,
     decode_recipe,
+    is_cut,
 )
 from p2prc.model.tree import Tree
 from p2prc.storage.blobs import BlobStore
@@ -99,7 +99,7 @@ class Recipes:
         """Return the pieces of a tree in order, without repetition; None if a cut is unknown."""
         found: dict[BlobId, Piece] = {}
         for entry in tree.files:
-            if entry.size_bytes <= CUT_FROM_BYTES:
+            if not is_cut(entry.size_bytes):
                 if entry.size_bytes:
                     found.setdefault(entry.blob, Piece(entry.blob, entry.size_bytes))
                 continue
