@@ -67,13 +67,19 @@ class NodeUnderTest:
             "--memory", "4G", "--disk", "64G", *options, status=status,
         )  # fmt: skip
 
-    def p2prc(self, *arguments: str, status: int | None = 0, stdin: str | None = None) -> Said:
+    def p2prc(
+        self,
+        *arguments: str,
+        status: int | None = 0,
+        stdin: str | None = None,
+        timeout_s: float = COMMAND_TIMEOUT_S,
+    ) -> Said:
         """Run a command to its end, and see that it exits with the status (None: any)."""
         done = subprocess.run(
             self._argv(*arguments),
             capture_output=True,
             text=True,
-            timeout=COMMAND_TIMEOUT_S,
+            timeout=timeout_s,
             input=stdin,
             env=self.variables,
             check=False,
