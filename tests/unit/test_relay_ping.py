@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 
 from p2prc.transport.relay_ping import is_this_machine, ping_relay
 
 
-async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    await reader.readline()
-    writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
-    writer.close()
-
-
 async def test_a_name_that_leads_to_this_machine_is_a_relay_for_its_owner_alone() -> None:
-    server = await asyncio.start_server(_answer, "127.0.0.1", 0)
+    served = asyncio.Semaphore(0)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        with suppress(ConnectionError):
+            writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+            await reader.read()
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+        served.release()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
     async with server:
         url = f"http://localhost:{server.sockets[0].getsockname()[1]}/"
         assert await ping_relay(url) is not None
         assert await ping_relay(url, is_ours=False) is None
+        async with asyncio.timeout(5):
+            await served.acquire()
+            await served.acquire()
 
 
 @pytest.mark.parametrize(
