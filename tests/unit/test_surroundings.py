@@ -70,7 +70,7 @@ class Bench:
         (command.work / f"kept-{name}").write_text("kept")
         await command.print(1, b"openjd_env: FROM_%b=1\nopenjd_unset_env: GONE\n" % name.encode())
         if name == self.failing:
-            await command.print(1, b"openjd_fail: no licence\n")
+            await command.print(2, b"openjd_fail: no licence\n")
             return 3
         return 0
 

@@ -167,6 +167,27 @@ def test_values_come_from_a_file_and_what_is_typed_comes_first() -> None:
     assert read_values("A: 1.5", "v.yaml") == {"A": "1.5"}
 
 
+def test_what_moves_together_may_be_a_product() -> None:
+    definitions = [
+        {"name": "A", "type": "INT", "range": "1-4"},
+        {"name": "B", "type": "STRING", "range": ["x", "y"]},
+        {"name": "C", "type": "STRING", "range": ["p", "q"]},
+    ]
+    [planned] = plan(template(steps=[over(*definitions, combination="(A, B*C)")])).steps
+    space = TaskSpace(planned.step)
+    told = ["".join(map(str, space.values(task).values())) for task in range(space.count)]
+    assert told == ["1xp", "2xq", "3yp", "4yq"]
+
+
+def test_a_largest_amount_caps_what_is_usual() -> None:
+    amounts = [
+        {"name": "amount.worker.vcpu", "min": 0.5, "max": 1},
+        {"name": "amount.worker.memory", "max": 512},
+    ]
+    [planned] = plan(template(steps=[step(hostRequirements={"amounts": amounts})])).steps
+    assert planned.amounts == Amounts(cpu_millis=500, memory_bytes=512 << 20)
+
+
 # -- what is refused --------------------------------------------------------------------------
 
 
@@ -226,10 +247,14 @@ CHUNKS = {"defaultTaskCount": 10, "rangeConstraint": "CONTIGUOUS"}
         (
             template(
                 steps=[
-                    step(hostRequirements={"amounts": [{"name": "amount.worker.vcpu", "max": 3}]})
+                    step(
+                        hostRequirements={
+                            "amounts": [{"name": "amount.worker.gpu.memory", "min": 3}]
+                        }
+                    )
                 ]
             ),
-            "largest amount",
+            "amount.worker.gpu.memory",
         ),
         (
             template(
@@ -238,11 +263,11 @@ CHUNKS = {"defaultTaskCount": 10, "rangeConstraint": "CONTIGUOUS"}
                         integer(name="A", range=[1, 2]),
                         integer(name="B", range=[1]),
                         integer(name="C", range=[1, 2]),
-                        combination="(A * B, C)",
+                        combination="(A, (B, C))",
                     )
                 ]
             ),
-            "product inside parentheses",
+            "steps[0]",
         ),
         (template(parameterDefinitions=[{"name": "A", "type": "INT"}]), "A"),
         (template(steps=[]), "steps"),

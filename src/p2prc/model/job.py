@@ -61,10 +61,16 @@ class TextList(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="tex
     ]
 
 
-class Association(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="together"):
-    """Parameters that move together: the first values of all, then the second, and so on."""
+Product = Annotated[tuple[IntegerRange | TextList, ...], Meta(min_length=1, max_length=16)]
 
-    parameters: Annotated[tuple[IntegerRange | TextList, ...], Meta(min_length=2, max_length=16)]
+
+class Association(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="together"):
+    """Parameters that move together: the first values of all, then the second, and so on.
+
+    Each member is one parameter, or the product of several.
+    """
+
+    members: Annotated[tuple[Product, ...], Meta(min_length=2, max_length=16)]
 
 
 Parameter = IntegerRange | TextList | Association

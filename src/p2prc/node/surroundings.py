@@ -53,19 +53,19 @@ class StatusListener:
         self._told_at = -TOLD_EVERY_S
         self._percent = ""
         self._text = ""
-        self._reader = StatusReader()
+        self._readers = {1: StatusReader(), 2: StatusReader()}
 
     def take(self, chunk: OutputChunk) -> None:
-        """Take a piece of output; what is on the error stream is not for us."""
-        if chunk.channel != 1:
-            return
-        for line in self._reader.feed(chunk.content):
-            self._hear(line)
+        """Take a piece of output, of either stream."""
+        if (reader := self._readers.get(chunk.channel)) is not None:
+            for line in reader.feed(chunk.content):
+                self._hear(line)
 
     def finish(self) -> None:
         """Take the end of the output."""
-        for line in self._reader.finish():
-            self._hear(line)
+        for reader in self._readers.values():
+            for line in reader.finish():
+                self._hear(line)
 
     def _hear(self, line: Progress | StatusText | FailText | SetVariable | UnsetVariable) -> None:
         match line:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from p2prc.model.resources import Limits
 from p2prc.templates.document import Place
 from p2prc.templates.plan import Amounts
 from p2prc.templates.texts import Scope
@@ -15,6 +16,11 @@ _AMOUNTS: dict[str, tuple[str, Callable[[float], int]]] = {
     "amount.worker.memory": ("memory_bytes", lambda given: round(given * _MIB)),
     "amount.worker.disk.scratch": ("disk_bytes", lambda given: round(given * _GIB)),
     "amount.worker.gpu": ("gpus", round),
+}
+_USUAL = {
+    "cpu_millis": Limits().cpu_millis,
+    "memory_bytes": Limits().memory_bytes,
+    "disk_bytes": Limits().disk_bytes,
 }
 _FAMILY = "attr.worker.os.family"
 _MOST = 1 << 60
@@ -29,10 +35,14 @@ def read_needs(given: Mapping[str, Any], scope: Scope, place: Place) -> Amounts:
         if name not in _AMOUNTS:
             known = ", ".join(f"`{amount}`" for amount in _AMOUNTS)
             raise scope.document.fault(here, f"`{name}` is not supported; these are: {known}")
-        if each.get("max") is not None:
-            raise scope.document.fault((*here, "max"), "a largest amount is not supported")
         key, convert = _AMOUNTS[name]
-        found[key] = min(_MOST, convert(scope.amount(each["min"], (*here, "min"))))
+        least, most = (
+            None if each.get(side) is None else convert(scope.amount(each[side], (*here, side)))
+            for side in ("min", "max")
+        )
+        # A place has what was asked for and no more, whatever its node has: `max` alone caps that.
+        usual = _USUAL.get(key, 0)
+        found[key] = min(_MOST, least if least else usual if most is None else min(usual, most))
     for number, each in enumerate(given.get("attributes") or ()):
         _check_attribute(each, scope, (*place, "attributes", number))
     return Amounts(**found)

@@ -17,6 +17,8 @@ from p2prc.templates.plan import (
 from p2prc.wire.codec import encode
 
 CHILD_LIMIT_S = 40.0
+_UNFORESEEN = (1, 120)
+"""How Python ends after an exception; a limit ends it by a signal."""
 _CHILD = ("-P", "-m", "p2prc.templates.child")
 
 
@@ -46,6 +48,11 @@ async def read_template(order: Order) -> Plan:
         if child.returncode is None:
             child.kill()
             await child.wait()
+    if child.returncode in _UNFORESEEN:
+        raise TemplateInvalid(
+            f"{order.name}: the template cannot be read, and why is not known",
+            hint="that is a fault of ours: report it, with the template",
+        )
     if child.returncode != 0 or not answer:
         raise _too_much(order.name)
     try:

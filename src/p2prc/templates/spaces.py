@@ -35,25 +35,27 @@ def read_space(space: Mapping[str, Any], scope: Scope, place: Place) -> tuple[Pa
         singles[each["name"]] = _single(each, scope, here)
     combination = space.get("combination")
     here = (*place, "combination")
-    terms = [[name] for name in singles]
+    terms = [[[name]] for name in singles]
     if combination is not None:
         terms = _terms(str(combination), scope, here)
-    named = [name for term in terms for name in term]
+    named = [name for term in terms for member in term for name in member]
     if sorted(named) != sorted(singles):
         raise scope.document.fault(here, "every parameter has to be named once")
-    found = tuple(_combined([singles[name] for name in term]) for term in terms)
+    found = tuple(
+        _combined([tuple(singles[name] for name in member) for member in term]) for term in terms
+    )
     for term, parameter in zip(terms, found, strict=True):
         try:
             check_parameter(parameter)
         except JobInvalid as error:
-            number = list(singles).index(term[0])
+            number = list(singles).index(term[0][0])
             spot = (*place, "taskParameterDefinitions", number) if len(term) == 1 else here
             raise scope.document.fault(spot, error.message) from error
     return found
 
 
-def _combined(parameters: list[Single]) -> Parameter:
-    return parameters[0] if len(parameters) == 1 else Association(tuple(parameters))
+def _combined(members: list[tuple[Single, ...]]) -> Parameter:
+    return members[0][0] if len(members) == 1 else Association(tuple(members))
 
 
 def _single(given: Mapping[str, Any], scope: Scope, place: Place) -> Single:
@@ -98,8 +100,8 @@ def _chunks(given: Mapping[str, Any], scope: Scope, place: Place) -> IntegerRang
     )
 
 
-def _terms(text: str, scope: Scope, place: Place) -> list[list[str]]:
-    """Read `A * (B, C) * D` into `[[A], [B, C], [D]]`."""
+def _terms(text: str, scope: Scope, place: Place) -> list[list[list[str]]]:
+    """Read `A * (B, C * D)` into `[[[A]], [[B], [C, D]]]`."""
     tokens, at = [], 0
     while at < len(text):
         match = _TOKEN.match(text, at)
@@ -107,7 +109,7 @@ def _terms(text: str, scope: Scope, place: Place) -> list[list[str]]:
             raise scope.document.fault(place, f"not a combination: `{text[:80]}`")
         tokens.append(match[1])
         at = match.end()
-    terms: list[list[str]] = []
+    terms: list[list[list[str]]] = []
     while tokens:
         terms.append(_term(tokens, text, scope, place))
         if tokens and (tokens.pop(0) != "*" or not tokens):
@@ -115,18 +117,23 @@ def _terms(text: str, scope: Scope, place: Place) -> list[list[str]]:
     return terms
 
 
-def _term(tokens: list[str], text: str, scope: Scope, place: Place) -> list[str]:
+def _term(tokens: list[str], text: str, scope: Scope, place: Place) -> list[list[str]]:
     first = tokens.pop(0)
     if first.isidentifier():
-        return [first]
-    names: list[str] = []
-    while first in ("(", ",") and len(tokens) >= 2:
-        name, first = tokens.pop(0), tokens.pop(0)
-        if first == "*":
+        return [[first]]
+    members: list[list[str]] = []
+    while first in ("(", ",", "*") and len(tokens) >= 2:
+        name, after = tokens.pop(0), tokens.pop(0)
+        if name == "(":
             raise scope.document.fault(
-                place, "a product inside parentheses is not supported: list its values instead"
+                place, "parentheses inside parentheses are not supported: list the values instead"
             )
-        names.append(name)
-    if first != ")" or not all(name.isidentifier() for name in names):
+        if first == "*":
+            members[-1].append(name)
+        else:
+            members.append([name])
+        first = after
+    names = [name for member in members for name in member]
+    if first != ")" or len(members) < 2 or not all(name.isidentifier() for name in names):
         raise scope.document.fault(place, f"not a combination: `{text[:80]}`")
-    return names
+    return members

@@ -134,7 +134,9 @@ def _step(begun: Translation, given: Mapping[str, Any], place: Place) -> Planned
         *_environments(begun, given.get("stepEnvironments"), (*place, "stepEnvironments"), 50),
     ]
     scope = begun.scope(folder=_TASK_FOLDER, has_tasks=True, has_session=True)
-    script, here = given["script"], (*place, "script")
+    script, here = given.get("script"), (*place, "script")
+    if not isinstance(script, dict):
+        raise document.fault(here, "a step needs a script")
     files = _files(scope, script.get("embeddedFiles"), (*here, "embeddedFiles"))
     run = script["actions"]["onRun"]
     action = _action(begun, scope, run, (*here, "actions", "onRun"))

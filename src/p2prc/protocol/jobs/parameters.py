@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
@@ -112,7 +112,8 @@ def single_parameters(parameters: Iterable[Parameter]) -> Iterator[IntegerRange 
     """Yield every parameter that has a name, those that move together one by one."""
     for parameter in parameters:
         if isinstance(parameter, Association):
-            yield from parameter.parameters
+            for member in parameter.members:
+                yield from member
         else:
             yield parameter
 
@@ -128,13 +129,13 @@ def check_parameter(parameter: Parameter) -> None:
 
 
 def _check_association(together: Association) -> None:
-    for each in together.parameters:
+    for each in single_parameters([together]):
         if isinstance(each, TextList):
             # One value may come twice: what stands beside it tells the tasks apart.
             _check_each_text(each)
         else:
             _check_spans(each)
-    counts = {each.name: _count(each) for each in together.parameters}
+    counts = {"*".join(each.name for each in m): _product(m) for m in together.members}
     if len(set(counts.values())) > 1:
         told = ", ".join(f"{name} has {count}" for name, count in counts.items())
         raise JobInvalid(f"parameters that move together need equally many values: {told}")
@@ -188,18 +189,25 @@ class TaskSpace:
         """Return the task's values; raise IndexError outside `0 <= task < count`."""
         if not 0 <= task < self.count:
             raise IndexError(task)
-        rest = task
-        places: list[int] = []
-        for axis in reversed(self._axes):
-            rest, place = divmod(rest, axis.count)
-            places.append(place)
-        found: dict[str, Value] = {}
-        for axis, place in zip(self._axes, reversed(places), strict=True):
-            if isinstance(axis, _Together):
-                found.update((each.name, each.value(place)) for each in axis.axes)
-            else:
-                found[axis.name] = axis.value(place)
-        return found
+        return _values_at(self._axes, task)
+
+
+def _values_at(
+    axes: Sequence[_Texts | _Integers | _Together] | Sequence[_Texts | _Integers], at: int
+) -> dict[str, Value]:
+    """Return the values at a place of the product of the axes, the last one moving fastest."""
+    places: list[int] = []
+    for axis in reversed(axes):
+        at, place = divmod(at, axis.count)
+        places.append(place)
+    found: dict[str, Value] = {}
+    for axis, place in zip(axes, reversed(places), strict=True):
+        if isinstance(axis, _Together):
+            for member in axis.members:
+                found |= _values_at(member, place)
+        else:
+            found[axis.name] = axis.value(place)
+    return found
 
 
 def task_count(step: Step) -> int:
@@ -214,10 +222,14 @@ def task_values(step: Step, task: int) -> dict[str, Value]:
 
 def _count(parameter: Parameter) -> int:
     if isinstance(parameter, Association):
-        return _count(parameter.parameters[0])
+        return _product(parameter.members[0])
     if isinstance(parameter, TextList):
         return len(parameter.values)
     return sum(-(-span.count // parameter.chunk) for span in parameter.spans)
+
+
+def _product(parameters: Iterable[Parameter]) -> int:
+    return math.prod(map(_count, parameters))
 
 
 def _axis(parameter: Parameter) -> _Texts | _Integers | _Together:
@@ -230,8 +242,8 @@ def _single_axis(parameter: IntegerRange | TextList) -> _Texts | _Integers:
 
 class _Together:
     def __init__(self, association: Association) -> None:
-        self.axes = [_single_axis(parameter) for parameter in association.parameters]
-        self.count = self.axes[0].count
+        self.members = [[_single_axis(each) for each in m] for m in association.members]
+        self.count = _product(association.members[0])
 
 
 class _Texts:
