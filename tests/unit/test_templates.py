@@ -168,7 +168,7 @@ def test_values_come_from_a_file_and_what_is_typed_comes_first() -> None:
 
 
 def test_what_moves_together_may_be_a_product() -> None:
-    definitions = [
+    definitions: list[dict[str, Any]] = [
         {"name": "A", "type": "INT", "range": "1-4"},
         {"name": "B", "type": "STRING", "range": ["x", "y"]},
         {"name": "C", "type": "STRING", "range": ["p", "q"]},
