@@ -73,14 +73,16 @@ def _send(
         for begin in range(0, size_bytes, _PIECE_BYTES):
             file.write(os.urandom(min(_PIECE_BYTES, size_bytes - begin)))
     sent_before, began = _sent_bytes(home), time.monotonic()
-    at_once(
-        [
-            lambda node=node: submitter.p2prc(  # type: ignore[misc]
-                "run", node.name, "--disk", "8G", "--in", str(content), "--", "true", timeout_s=1800
-            )
-            for node in others
-        ]
+    said = submitter.p2prc(
+        *("--json", "map", "--watch", "--over", f"i=1-{len(others)}", "--cpus", "4"),
+        *("--disk", "8G", "--on", ",".join(node.name for node in others)),
+        *("--in", str(content), "--", "sleep", "1"),
+        timeout_s=1800,
     )
+    job = submitter.json("jobs")[0]["id"]
+    shares = submitter.json("job", "show", job)["nodes"]
+    if len(shares) != len(others):
+        raise RuntimeError(f"not every node had a task: {shares} {said.err}")
     return {
         "seconds": round(time.monotonic() - began, 2),
         "sent_bytes": _sent_bytes(home) - sent_before,

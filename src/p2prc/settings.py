@@ -23,6 +23,7 @@ from p2prc.model.quiet_hours import QuietSpan, parse_quiet_hours
 from p2prc.protocol.lending import END, WHEN_NEEDED
 from p2prc.protocol.owner_needs import AwayRule
 
+_SLOWEST_BYTES_PER_S = 64 << 10
 DEFAULT_PORT = 8088
 KEEP = "keep"
 ENVIRONMENT_PREFIX = "P2PRC_"
@@ -117,6 +118,9 @@ class Settings:
     runtime: str
     lend: LendSettings
     cache_bytes: int
+    transfer_up: int | None
+    transfer_down: int | None
+    """Bytes a second for files, all peers together; None is no bound."""
     values: Mapping[str, str] = field(repr=False)
     origins: Mapping[str, str] = field(repr=False)
 
@@ -358,6 +362,16 @@ def _size_or_none(text: str) -> int | None:
     return None if text == "none" else parse_size(text)
 
 
+def _speed(text: str) -> int | None:
+    speed = _size_or_none(text)
+    if speed is not None and speed < _SLOWEST_BYTES_PER_S:
+        raise SettingInvalid(
+            f"{speed} bytes a second: peers would hold such a node for lost",
+            hint="say at least `64K`, or `none`",
+        )
+    return speed
+
+
 _KEYS: Mapping[str, Callable[[str], Any]] = {
     "name": _name,
     "listen": _address,
@@ -392,6 +406,8 @@ _KEYS: Mapping[str, Callable[[str], Any]] = {
     "lend.traffic_rate": _size_or_none,
     "lend.after_restart": _after_restart,
     "cache.bytes": parse_size,
+    "transfer.up": _speed,
+    "transfer.down": _speed,
 }
 SETTING_KEYS = tuple(_KEYS)
 
@@ -435,6 +451,8 @@ def _settings(texts: Mapping[str, str], origins: Mapping[str, str]) -> Settings:
         runtime=value["runtime"],
         lend=lend,
         cache_bytes=value["cache.bytes"],
+        transfer_up=value["transfer.up"],
+        transfer_down=value["transfer.down"],
         values=texts,
         origins=origins,
     )
@@ -474,6 +492,8 @@ def _defaults(machine: Machine) -> dict[str, str]:
         "lend.traffic_rate": "none",
         "lend.after_restart": KEEP,
         "cache.bytes": str(min(tenth_of_disk, _CACHE_LIMIT_BYTES)),
+        "transfer.up": "none",
+        "transfer.down": "none",
     }
 
 

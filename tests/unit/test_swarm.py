@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from p2prc.errors import PeerError, PeerUnreachable, RightMissing, WireError
+from p2prc.files.pace import Pace
 from p2prc.files.pieces import bits_of, pieces_of_bits
 from p2prc.files.serve import serve_bulk_stream
 from p2prc.files.swarm import Swarm
@@ -45,6 +46,7 @@ class Peer:
         self.sent_bytes = 0
         self.is_gone = False
         self.line: Line | None = None
+        self.up: Pace | None = None
         self.running: dict[BlobId, Swarm] = {}
         self.origin: NodeId | None = None
         self.readers: set[NodeId] = set()
@@ -72,6 +74,7 @@ class Peer:
                 may_read=lambda _: reader in self.readers,
                 recipes=self.recipes,
                 door=door,
+                pace=self.up,
                 silence_s=5,
             )
         except PeerError:
@@ -174,6 +177,18 @@ async def test_readers_serve_each_other(tmp_path: Path) -> None:
             assert reader.store.used_bytes < tree.size_bytes + MEBIBYTE
         assert origin.sent_bytes < 1.3 * tree.size_bytes
         assert sum(reader.sent_bytes for reader in readers) > 2 * tree.size_bytes
+
+
+async def test_files_move_no_faster_than_their_owner_lets_them(tmp_path: Path) -> None:
+    async with swarmed(tmp_path, 2) as network:
+        origin, reader = network.peers
+        origin.readers = {reader.id}
+        tree = _tree_of(origin.store, big=os.urandom(2 * MEBIBYTE))
+        origin.up = Pace(4 * MEBIBYTE)
+        began = time.monotonic()
+        await reader.fetch(origin, tree.digest)
+        # Half a second at that pace, less what may go at once.
+        assert time.monotonic() - began > 0.2
 
 
 async def test_a_changed_file_sends_what_changed(tmp_path: Path) -> None:

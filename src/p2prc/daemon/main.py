@@ -224,6 +224,7 @@ async def _open(
         open_node(secret, description, policy, adapters, founds_open=founds_open)
     )
     node.change_owner_rules(owner_rules_of(settings))
+    _set_pace(node, settings)
     relaying = await _relaying(stack, node, settings, await endpoint.addresses())
     # Goodbyes may have to go through our own relay: it closes after them.
     stack.push_async_callback(node.stop)
@@ -249,10 +250,16 @@ def _apply(
     node: Node, runtimes: NodeRuntimes, settings: Settings, host_access: Sequence[NodeId]
 ) -> None:
     """Put changed rules of lending into force."""
+    _set_pace(node, settings)
     runtimes.follow(settings)
     node.images.takes_from = images_from(settings)
     node.change_terms(lent_of(settings), policy_of(settings, host_access))
     node.change_owner_rules(owner_rules_of(settings))
+
+
+def _set_pace(node: Node, settings: Settings) -> None:
+    node.bulk.up.bytes_per_s = settings.transfer_up
+    node.bulk.down.bytes_per_s = settings.transfer_down
 
 
 def overcommitted(lent: Capacity, *, cpus: int, memory: int) -> list[str]:

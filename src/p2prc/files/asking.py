@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 
 from p2prc.errors import P2prcError, PeerError, PeerLost, PeerRefused, WireError, from_fields
 from p2prc.files.inflow import Inflow
+from p2prc.files.pace import Pace
 from p2prc.model.identity import BlobId
 from p2prc.protocol.messages import BlobHeader, Bulk, Refused, bulk_codec
 from p2prc.storage.blobs import BlobStore
@@ -25,17 +26,20 @@ _BLOCK_BYTES = 2 << 20
 class Asking:
     """A stream to a peer that serves blobs. Every wait ends after `silence_s` with PeerLost."""
 
-    def __init__(self, stream: Stream, *, silence_s: float) -> None:
+    def __init__(self, stream: Stream, *, silence_s: float, pace: Pace | None = None) -> None:
+        self._pace = pace or Pace()
         self._stream = stream
         self._silence_s = silence_s
         self._inflow = Inflow(stream, silence_s=silence_s)
 
     @classmethod
-    async def open(cls, connection: Connection, *, silence_s: float) -> Asking:
+    async def open(
+        cls, connection: Connection, *, silence_s: float, pace: Pace | None = None
+    ) -> Asking:
         """Open a stream. Raises PeerError."""
         async with _patience(silence_s):
             stream = await connection.open_stream()
-        return cls(stream, silence_s=silence_s)
+        return cls(stream, silence_s=silence_s, pace=pace)
 
     async def ask(self, request: Bulk) -> None:
         """Send a request."""
@@ -72,6 +76,7 @@ class Asking:
             async for piece in self._inflow.content(size_bytes):
                 incoming.write(piece)
                 tell(len(piece))
+                await self._pace.wait_for(len(piece))
 
     async def content(self, size_bytes: int) -> bytes:
         """Return so many bytes that come now."""
@@ -98,6 +103,7 @@ class Asking:
         async for piece in self._inflow.content(incoming.size_bytes):
             block += piece
             tell(len(piece))
+            await self._pace.wait_for(len(piece))
             if len(block) >= _BLOCK_BYTES:
                 if writing is not None:
                     await writing

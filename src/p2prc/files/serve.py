@@ -13,6 +13,7 @@ from typing import Protocol
 from p2prc.errors import FileUnknown, InvalidInput, P2prcError, PeerLost, PeerTooOld, WireError
 from p2prc.files.inflow import Inflow
 from p2prc.files.manifest import load_tree
+from p2prc.files.pace import Pace
 from p2prc.files.pieces import bits_of, plan_name
 from p2prc.model.identity import BlobId
 from p2prc.model.recipe import is_cut
@@ -60,6 +61,7 @@ async def serve_bulk_stream(
     recipes: Recipes | None = None,
     door: SwarmDoor | None = None,
     silence_s: float = 30.0,
+    pace: Pace | None = None,
 ) -> None:
     """Answer the requests of one stream, one after another, until the peer ends it.
 
@@ -67,7 +69,7 @@ async def serve_bulk_stream(
     `silence_s`; the stream is then aborted. Without `recipes` and `door` it takes part in no
     swarm.
     """
-    server = _Server(stream, store, may_read, silence_s, recipes=recipes, door=door)
+    server = _Server(stream, store, may_read, silence_s, recipes=recipes, door=door, pace=pace)
     try:
         await server.run()
     except BaseException:
@@ -87,7 +89,9 @@ class _Server:
         *,
         recipes: Recipes | None,
         door: SwarmDoor | None,
+        pace: Pace | None,
     ) -> None:
+        self._pace = pace or Pace()
         self._recipes = recipes
         self._door = door
         self._stream = stream
@@ -227,6 +231,7 @@ class _Server:
             await self._write(content)
 
     async def _write(self, content: bytearray | memoryview) -> None:
+        await self._pace.wait_for(len(content))
         try:
             async with asyncio.timeout(self._silence_s):
                 await self._stream.write(content)

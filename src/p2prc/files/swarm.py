@@ -22,6 +22,7 @@ from p2prc.errors import (
     WireError,
 )
 from p2prc.files.asking import Asking, first_of
+from p2prc.files.pace import Pace
 from p2prc.files.pieces import pieces_of_bits, plan_name
 from p2prc.model.identity import BlobId, NodeId
 from p2prc.model.recipe import RECIPE_LIMIT_BYTES, Piece, Recipe, decode_recipe, is_cut
@@ -56,6 +57,7 @@ class Swarm:
         owner: str,
         connect: Connect,
         silence_s: float,
+        pace: Pace | None,
         tell: Callable[[int], None],
     ) -> None:
         self._origin = origin
@@ -66,6 +68,7 @@ class Swarm:
         self._owner = f"{owner} pieces {secrets.token_hex(4)}"
         self._connect = connect
         self._silence_s = silence_s
+        self._pace = pace
         self._tell = tell
         self._plan: list[Piece] = []
         self._sizes: dict[BlobId, int] = {}
@@ -92,7 +95,7 @@ class Swarm:
             self._store.unpin(self._owner)
 
     async def _fetch(self, missing: Sequence[FileEntry]) -> None:
-        asking = await Asking.open(self._origin, silence_s=self._silence_s)
+        asking = await Asking.open(self._origin, silence_s=self._silence_s, pace=self._pace)
         try:
             await self._learn_recipes(asking, missing)
             sources = await self._ask_sources(asking)
@@ -199,7 +202,9 @@ class Swarm:
 
     async def _take_from_origin(self, asking: Asking | None) -> None:
         """Ask for what nobody else has, until all is here from wherever."""
-        asking = asking or await Asking.open(self._origin, silence_s=self._silence_s)
+        asking = asking or await Asking.open(
+            self._origin, silence_s=self._silence_s, pace=self._pace
+        )
         try:
             while not self._picker.is_done:
                 if not await self._take_batch(asking, self._origin.peer):
@@ -214,7 +219,7 @@ class Swarm:
         for _ in range(_TRIES):
             try:
                 connection = await self._connect(node)
-                asking = await Asking.open(connection, silence_s=self._silence_s)
+                asking = await Asking.open(connection, silence_s=self._silence_s, pace=self._pace)
             except PeerError as error:
                 log.info("no other source", extra={"peer": node, "reason": error.message})
                 return

@@ -22,6 +22,7 @@ from p2prc.errors import (
 )
 from p2prc.files.asking import Asking, first_of
 from p2prc.files.manifest import load_tree
+from p2prc.files.pace import Pace
 from p2prc.files.swarm import Connect, Swarm
 from p2prc.model.identity import BlobId
 from p2prc.model.quantities import format_size
@@ -49,6 +50,7 @@ class TransferLimits:
     size_bytes: int = 1 << 60
     silence_s: float = 30.0
     streams: int = STREAMS
+    pace: Pace | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +206,7 @@ class _Fetch:
             owner=self._owner,
             connect=swarming.connect,
             silence_s=self._limits.silence_s,
+            pace=self._limits.pace,
             tell=self._tell,
         )
         swarming.running[self._tree_id] = swarm
@@ -245,7 +248,9 @@ class _Fetch:
             await asking.receive(self._store, entry.blob, entry.size_bytes, self._tell)
 
     async def _open(self) -> Asking:
-        return await Asking.open(self._connection, silence_s=self._limits.silence_s)
+        return await Asking.open(
+            self._connection, silence_s=self._limits.silence_s, pace=self._limits.pace
+        )
 
     def _tell(self, received_bytes: int) -> None:
         if self._progress is not None:

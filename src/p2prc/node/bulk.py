@@ -15,6 +15,7 @@ from weakref import WeakValueDictionary
 
 from p2prc.errors import FileUnknown, PeerLost, RightMissing
 from p2prc.files.manifest import load_tree
+from p2prc.files.pace import Pace
 from p2prc.files.serve import serve_bulk_stream
 from p2prc.files.swarm import Swarm
 from p2prc.files.transfer import Swarming, TransferLimits, fetch_tree
@@ -39,6 +40,7 @@ class Bulk:
         self, secret: bytes, own: NodeId, links: Links, blobs: BlobStore, grants: Grants
     ) -> None:
         self._secret = secret
+        self.up, self.down = Pace(), Pace()
         self._recipes = Recipes(blobs.folder / "recipes", blobs)
         self._running: dict[BlobId, Swarm] = {}
         # From whom which tree came: their word counts for who else may have it.
@@ -54,7 +56,7 @@ class Bulk:
 
     async def obtain_inputs(self, peer: NodeId, name: BlobId, owner: str) -> Tree:
         """Do as `obtain`, for a peer's work: one peer may not fill the store alone."""
-        limits = TransferLimits(size_bytes=self._blobs.quota_bytes // 2)
+        limits = TransferLimits(size_bytes=self._blobs.quota_bytes // 2, pace=self.down)
         return await self.obtain(peer, name, owner, limits)
 
     async def obtain(
@@ -90,7 +92,12 @@ class Bulk:
     ) -> Tree:
         swarming = Swarming(self._recipes, self._links.bulk_connection, self._running)
         return await fetch_tree(
-            connection, name, self._blobs, owner=owner, limits=limits, swarming=swarming
+            connection,
+            name,
+            self._blobs,
+            owner=owner,
+            limits=limits or TransferLimits(pace=self.down),
+            swarming=swarming,
         )
 
     async def _complete(self, name: BlobId, owner: str) -> Tree | None:
@@ -109,6 +116,7 @@ class Bulk:
             may_read=lambda tree: self._grants.may_read(peer, tree),
             recipes=self._recipes,
             door=_Door(self, peer),
+            pace=self.up,
         )
 
     def sources(self, tree: BlobId, reader: NodeId) -> Sources:
