@@ -38,7 +38,7 @@ from p2prc.node.spare_network import SpareContent, spare_codec
 from p2prc.protocol import messages
 from p2prc.protocol.jobs.check import job_codec
 from p2prc.protocol.jobs.facts import CoordinatorTook, KeepersNamed, TaskSucceeded
-from p2prc.protocol.jobs.pages import Page, open_page, sign_page
+from p2prc.protocol.jobs.pages import LogLength, Page, open_page, sign_page
 from p2prc.protocol.jobs.status_lines import StatusReader
 from p2prc.protocol.messages import bulk_codec, letter_codec, opening_codec, session_codec
 from p2prc.protocol.port_mapping import read_pcp, read_pmp, read_pmp_address
@@ -179,6 +179,7 @@ def _job_page(content: bytes) -> object:
     return open_page(_envelope.decode(content))
 
 
+_LOGS = (LogLength(NODE, "cd" * 10, 3),)
 _PAGE = Page(
     JobId("ab" * 10),
     "cd" * 10,
@@ -218,6 +219,11 @@ DECODERS = (
             messages.Delta((_SIGNED.envelope,)),
             messages.LeaseGranted(LeaseId("cd" * 16), 1.5, "sandboxed"),
             messages.StartAttempt(LeaseId("cd" * 16), AttemptId("ef" * 16), Command(("true",))),
+            messages.SyncLedger(JobId("ab" * 10), 1, True, _LOGS, (sign_page(SECRET, _PAGE),)),
+            messages.LedgerSynced(None, False, _LOGS),
+            messages.KeepJob(JobId("ab" * 10), BLOB),
+            messages.SucceedCoordinator(JobId("ab" * 10), NODE, sign_page(SECRET, _PAGE)),
+            messages.ReadLedger(JobId("ab" * 10), b"\1" * 32, _LOGS),
             messages.Refused("no", "because"),
         ),
         ("letter_codec",),

@@ -20,6 +20,7 @@ OUR_OWN_BYTES = {
     "protocol/jobs/facts.py",
     "node/shelf.py",
     "node/own_record.py",
+    "node/job_pages.py",
 }
 
 

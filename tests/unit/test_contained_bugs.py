@@ -64,7 +64,7 @@ async def test_a_bug_in_one_jobs_coordinator_stops_that_job_alone_and_says_so(
         ill = ada.jobs.submit(_a_job(ada, ada, "sleep", "60"), "/")
         await until(lambda: ill.ledger.counts.running == 1)
         with monkeypatch.context() as broken:
-            broken.setattr(ill.coordinator, "handle", _bug)
+            broken.setattr(ill.holder, "handle", _bug)
             ada.jobs._announce()
         assert "ZeroDivisionError" in ill.halted
         assert ada.unforeseen == 1

@@ -561,7 +561,10 @@ class StepRow(Answer, frozen=True):
 
 
 class JobDetail(JobRow, frozen=True):
-    """A job in full. `nodes` is by node id; `blocked` says why nothing runs, else it is empty."""
+    """A job in full. `nodes` is by node id; `blocked` says why nothing runs, else it is empty.
+
+    `safety` says why the job would not survive its submitter; it is empty where it would.
+    """
 
     steps: list[StepRow] = []
     nodes: dict[str, NodeShare] = {}
@@ -569,6 +572,7 @@ class JobDetail(JobRow, frozen=True):
     outputs_bytes: int = 0
     to: str | None = None
     blocked: str = ""
+    safety: str = ""
 
 
 class JobProgress(Answer, frozen=True, tag="progress", tag_field="type"):

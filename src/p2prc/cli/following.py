@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import closing
 from typing import Protocol
 
@@ -17,6 +18,15 @@ from p2prc.cli.render.progress import open_display
 from p2prc.cli.render.progress_text import last_progress
 from p2prc.cli.render.text import counted
 from p2prc.errors import NodeNotRunning, WorkFailed
+
+SAFE_POLL_S = 0.2
+
+wait_safe_option = click.option(
+    "--wait-safe",
+    "waits_safe",
+    is_flag=True,
+    help="Return once the job would survive this node.",
+)
 
 
 class Companion(Protocol):
@@ -37,10 +47,13 @@ def announce(
     *,
     is_watched: bool,
     companion: Companion | None = None,
+    waits_safe: bool = False,
 ) -> None:
-    """Say that a job was begun, or follow it to its end."""
+    """Say that a job was begun, once it is safe where that is wanted, or follow it to its end."""
     for notice in created.notices:
         note(notice)
+    if waits_safe:
+        _wait_safe(invocation, created)
     if is_watched:
         if not invocation.as_json:
             note(f"job {created.id}: {counted(created.tasks, 'task')}")
@@ -50,6 +63,19 @@ def announce(
     else:
         write(f"job  {created.id}\nkey  {created.key}")
         note(f"follow it: `p2prc watch {created.id[:10]}`")
+
+
+def _wait_safe(invocation: Invocation, created: JobCreated) -> None:
+    """Return once the job survives this node, or has ended; say why it does not yet."""
+    told = ""
+    while True:
+        job = invocation.client.job(created.id)
+        if job.is_safe or job.finished_at is not None:
+            return
+        if job.safety and job.safety != told:
+            told = job.safety
+            note(f"not safe yet: {told}")
+        time.sleep(SAFE_POLL_S)
 
 
 def follow(

@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -15,8 +16,7 @@ from p2prc.daemon.names import find_job
 from p2prc.daemon.orders import command_of, environment_of, folder_of, workload_of
 from p2prc.daemon.rows import instant
 from p2prc.daemon.templates import RETRIES, job_of_template
-from p2prc.errors import FileUnknown, JobUnknown, NotAllowed, WireError
-from p2prc.files.manifest import load_tree
+from p2prc.errors import FileUnknown, JobUnknown, NotAllowed, PeerError, WireError
 from p2prc.files.place import write_outputs
 from p2prc.model.identity import JobId, NodeId
 from p2prc.model.job import Job, Step
@@ -24,6 +24,7 @@ from p2prc.node.job_runner import JobRunner
 from p2prc.node.node import Node
 from p2prc.protocol.jobs.attempts import TaskKey
 from p2prc.protocol.jobs.check import check_job
+from p2prc.protocol.jobs.keys import job_key, read_job_key
 from p2prc.protocol.jobs.ledger import TaskCounts
 from p2prc.protocol.jobs.parameters import parse_over, with_chunk
 from p2prc.protocol.jobs.step_ledger import Failure, StepLedger, TaskState
@@ -43,6 +44,20 @@ class JobDesk:
         runners = {runner.id: runner for runner in self._node.jobs.all()}
         keys = {job: _key(job, runner.job) for job, runner in runners.items()}
         return runners[find_job(typed, keys)]
+
+    async def found(self, typed: str) -> JobRunner:
+        """Return the job that is meant; one whose key was typed from whoever holds it, up to date.
+
+        Raises JobUnknown, NameAmbiguous.
+        """
+        key = read_job_key(typed)
+        if key is None:
+            runner = self.find(typed)
+        else:
+            runner = await self._node.jobs.follow(*key)
+        with suppress(PeerError, JobUnknown):
+            await runner.refresh()
+        return runner
 
     async def submit(self, request: schema.JobRequest) -> schema.JobCreated:
         """Store a job and begin it. Raises InvalidInput, FileUnknown, DiskFull."""
@@ -116,6 +131,7 @@ class JobDesk:
             created_at=instant(runner.stored.created_at),
             finished_at=None if finished_at is None else instant(finished_at),
             eta_s=ledger.eta_s(time.time()),
+            is_safe=runner.holder.is_safe,
         )
 
     def detail(self, runner: JobRunner) -> schema.JobDetail:
@@ -133,6 +149,7 @@ class JobDesk:
             outputs_bytes=ledger.output_bytes,
             to=runner.stored.to_folder,
             blocked=_blocked(runner),
+            safety=runner.holder.safety_reason,
         )
 
     async def events(self, runner: JobRunner) -> AsyncIterator[schema.JobEvent]:
@@ -239,12 +256,17 @@ class JobDesk:
     # -- doing --
 
     async def cancel(self, runner: JobRunner) -> schema.JobRow:
-        """Stop everything; the facts that say so are on disk when this returns."""
+        """Stop everything; the facts that say so are on disk when this returns.
+
+        Raises NotAllowed where the job is another's.
+        """
+        _see_own(runner, "cancels")
         runner.cancel()
         return self.row(runner)
 
     async def retry(self, runner: JobRunner) -> schema.JobRow:
-        """Queue the failed tasks again. Raises NotAllowed for a cancelled job."""
+        """Queue the failed tasks again. Raises NotAllowed for a cancelled or another's job."""
+        _see_own(runner, "tries it again")
         if runner.ledger.is_cancelled:
             raise NotAllowed(
                 "the job was cancelled: nothing of it runs again",
@@ -255,16 +277,15 @@ class JobDesk:
         return self.row(runner)
 
     async def results(self, runner: JobRunner, to: Path) -> schema.Collected:
-        """Write what is finished to another folder, as far as it is still in the store."""
+        """Write what is finished to another folder: from the store, else from who still has it."""
         blobs, files, size_bytes, missing = self._node.blobs, 0, 0, 0
         owner = f"results/{secrets.token_hex(8)}"
         for task, name in runner.outputs().items():
             folder = runner.folder_for(task, str(to))
             try:
-                tree = await load_tree(blobs, name)
-                blobs.pin_tree(owner, tree)
+                tree = await runner.obtain_result(task, name, owner)
                 await asyncio.to_thread(write_outputs, tree, blobs, folder)
-            except (FileUnknown, WireError):
+            except (FileUnknown, WireError, PeerError):
                 missing += 1
             else:
                 files += len(tree.files)
@@ -277,7 +298,15 @@ class JobDesk:
 
 
 def _key(job: JobId, description: Job) -> str:
-    return f"{job}{description.salt}"
+    return job_key(job, description.salt)
+
+
+def _see_own(runner: JobRunner, does: str) -> None:
+    if not runner.is_own:
+        raise NotAllowed(
+            f"only the node that submitted the job {does}",
+            hint="with the job's key you can follow it and get its results",
+        )
 
 
 def _task_text(of: Failure | TaskKey) -> str:

@@ -356,22 +356,23 @@ class DaemonService:
         return self._desk.rows()
 
     async def job(self, job: str) -> schema.JobDetail:
-        return self._desk.detail(self._desk.find(job))
+        return self._desk.detail(await self._desk.found(job))
 
-    def job_events(self, job: str) -> AsyncIterator[schema.JobEvent]:
-        return self._desk.events(self._desk.find(job))
+    async def job_events(self, job: str) -> AsyncIterator[schema.JobEvent]:
+        async for event in self._desk.events(await self._desk.found(job)):
+            yield event
 
     async def task_logs(self, job: str, task: str | None) -> list[schema.TaskLog]:
-        return self._desk.logs(self._desk.find(job), task)
+        return self._desk.logs(await self._desk.found(job), task)
 
     async def results(self, job: str, to: str) -> schema.Collected:
-        return await self._desk.results(self._desk.find(job), absolute_folder(to))
+        return await self._desk.results(await self._desk.found(job), absolute_folder(to))
 
     async def cancel(self, job: str) -> schema.JobRow:
-        return await self._desk.cancel(self._desk.find(job))
+        return await self._desk.cancel(await self._desk.found(job))
 
     async def retry(self, job: str) -> schema.JobRow:
-        return await self._desk.retry(self._desk.find(job))
+        return await self._desk.retry(await self._desk.found(job))
 
     # -- the owner's side --
 

@@ -1,7 +1,7 @@
-"""One job of this node: its coordinator, driven; facts on disk before anything follows them.
+"""One job that this node holds: its holder, driven; facts on disk before anything follows them.
 
-A job's runner is rebuilt from its ledger after a crash and carries on: it asks the nodes that had
-its attempts what became of them.
+A job's runner is rebuilt from its ledger after a crash and carries on: it asks the other holders
+who carries the job on now, and the nodes that had its attempts what became of them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from random import Random
@@ -22,23 +22,29 @@ from p2prc.errors import (
     P2prcError,
     PeerError,
     PeerLost,
+    PeerUnreachable,
     WorkFailed,
 )
 from p2prc.files.place import OutputClaims, write_outputs
 from p2prc.model.identity import AttemptId, BlobId, JobId, LeaseId, NodeId
+from p2prc.model.tree import Tree
 from p2prc.node.bulk import Bulk
 from p2prc.node.drive import Driver
 from p2prc.node.grants import Grants
+from p2prc.node.job_keeping import JobKeeping
+from p2prc.node.job_pages import JobPages
 from p2prc.node.post import Post
 from p2prc.node.runs import LEASE_TIMEOUT_S
 from p2prc.node.tasks import Tasks, Work
 from p2prc.protocol import messages
 from p2prc.protocol.jobs import events as coordination
+from p2prc.protocol.jobs import holding
 from p2prc.protocol.jobs.attempts import TaskKey
 from p2prc.protocol.jobs.check import job_codec
-from p2prc.protocol.jobs.coordinator import Coordinator
 from p2prc.protocol.jobs.expansion import expand_text
-from p2prc.protocol.jobs.facts import AttemptFailed, TaskSucceeded, decode_fact, encode_fact
+from p2prc.protocol.jobs.facts import AttemptFailed, TaskSucceeded
+from p2prc.protocol.jobs.holder import Holder
+from p2prc.protocol.jobs.keys import proof_of
 from p2prc.protocol.jobs.ledger import Ledger
 from p2prc.protocol.jobs.parameters import TaskSpace
 from p2prc.protocol.placement import NodeOffer
@@ -47,12 +53,16 @@ from p2prc.storage.schema import StoredJob
 from p2prc.storage.state import State
 
 DISK_RETRY_S = 5.0
+TOLD_FOR_S = 86400.0
+"""How long after a job's end a restarted node tells the other holders of it."""
+READ_EVERY_S, READ_ENDED_EVERY_S = 1.0, 30.0
+SUBMITTER, KEEPER, READER = "submitter", "keeper", "reader"
 
 log = logging.getLogger(__name__)
 
 
 class JobRunner:
-    """One job: its ledger, its coordinator and the work that they ask for."""
+    """One job: its ledger, this node's part in it, and the work that follows."""
 
     def __init__(
         self,
@@ -65,13 +75,20 @@ class JobRunner:
         post: Post,
         tasks: Tasks,
         rng: Random,
+        own: NodeId,
+        secret: bytes,
+        is_reachable: Callable[[NodeId], bool],
     ) -> None:
         self.stored = stored
         self.job = job_codec.decode(stored.description)
-        self.ledger = Ledger(self.job, map(decode_fact, state.facts(stored.id)))
+        self._pages = JobPages(state, stored.id, own=own, secret=secret)
+        facts = list(self._pages.facts())
+        self.ledger = Ledger(self.job, facts, remembers_collected=not self.is_own)
         self.notes: dict[NodeId, str] = {}
         self._state = state
+        self._own = own
         self._blobs = blobs
+        self._is_reachable = is_reachable
         self._bulk = bulk
         self._grants = grants
         self._post = post
@@ -79,19 +96,69 @@ class JobRunner:
         self._spaces = [TaskSpace(step) for step in self.job.steps]
         self._claims = OutputClaims()
         self._changed = asyncio.Event()
-        self._held: deque[coordination.Effect] = deque()
+        self._held: deque[holding.Effect] = deque()
         self._retrying: asyncio.TimerHandle | None = None
         self._storing: dict[AttemptId, Work[None]] = {}
         self.halted = ""
         self.blocked_reason = ""
         self._leases: dict[LeaseId, NodeId] = {}
         self._unanswered: set[NodeId] = set()
-        self.coordinator = Coordinator(
-            self.ledger, rng, utc_offset_s=time.time() - asyncio.get_running_loop().time()
+        self._reading: Work[None] | None = None
+        self._candidates: tuple[NodeId, ...] = ()
+        self._has_let_go = False
+        self._seen_state = ""
+        self.holder = Holder(
+            own,
+            self.ledger,
+            rng,
+            loose=self._pages.loose(),
+            logs=self._pages.lengths(),
+            utc_offset_s=time.time() - asyncio.get_running_loop().time(),
         )
         self._driver = Driver(
-            self.coordinator, self._perform, tick=coordination.Tick, broken=self._break
+            self.holder, self._perform, tick=coordination.Tick, broken=self._break
         )
+        self.keeping = JobKeeping(
+            stored.description,
+            self.holder,
+            self._pages,
+            own=own,
+            blobs=blobs,
+            grants=grants,
+            post=post,
+            tasks=tasks,
+            feed=self._feed,
+            is_reachable=is_reachable,
+        )
+        self.keeping.note(facts)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the job was submitted here."""
+        return self.stored.role == SUBMITTER
+
+    @property
+    def has_to_start(self) -> bool:
+        """Whether there is something left to do for it, or to tell others."""
+        ledger = self.ledger
+        if not ledger.is_ended or not ledger.is_all_collected:
+            return True
+        ended_at = ledger.finished_at or 0.0
+        return bool(ledger.keepers) and time.time() - ended_at < TOLD_FOR_S
+
+    def _feed(self, event: holding.Event) -> None:
+        self._driver.feed(event)
+        self._look()
+
+    def _look(self) -> None:
+        """See whether the job has ended by another's hand, and whether its results may go."""
+        if not self._held and self.ledger.is_ended:
+            if self.ledger.state != self._seen_state:
+                self._end(self.ledger.state)
+            if not self.is_own and self.ledger.is_all_collected and not self._has_let_go:
+                self._has_let_go = True
+                self._blobs.unpin(self._results_reason)
+        self._wake()
 
     @property
     def id(self) -> JobId:
@@ -103,6 +170,9 @@ class JobRunner:
 
         Raises FileUnknown or WireError for a damaged manifest.
         """
+        if self.stored.role == READER:
+            self._reading = self._tasks.start_contained(self._read(), f"read {self.id}")
+            return
         for name in sorted({step.command.inputs or "" for step in self.job.steps} - {""}):
             blob = BlobId(name)
             tree = self._blobs.tree(blob) if self._blobs.has(blob) else None
@@ -117,15 +187,33 @@ class JobRunner:
         """Do nothing more; the ledger stays."""
         if self._retrying is not None:
             self._retrying.cancel()
+        if self._reading is not None:
+            self._reading.stop()
         self._driver.stop()
+
+    def forget(self) -> None:
+        """Let go of everything; the ledger is deleted by whoever says this."""
+        self.stop()
+        for reason in (self._reason, self._results_reason, f"description-{self.id}"):
+            self._blobs.unpin(reason)
+        self._grants.revoke(self._reason)
+        self._grants.revoke(f"holders-{self.id}")
 
     def offers_changed(self, offers: Sequence[NodeOffer]) -> None:
         """The network looks different."""
-        self._driver.feed(coordination.OffersChanged(tuple(self._allowed(offers))))
+        self._feed(coordination.OffersChanged(tuple(self._allowed(offers))))
+
+    def candidates_changed(self, nodes: Sequence[NodeId]) -> None:
+        """These could keep the job, the most stable first."""
+        wanted = self.job.nodes
+        able = tuple(node for node in nodes if not wanted or node in wanted)
+        if able != self._candidates:
+            self._candidates = able
+            self._feed(holding.CandidatesChanged(able))
 
     def node_lost(self, node: NodeId) -> None:
         """No link leads to the node any more."""
-        self._driver.feed(coordination.NodeLost(node))
+        self._feed(coordination.NodeLost(node))
 
     def node_back(self, node: NodeId) -> None:
         """A link to the node exists: ask what it holds of ours, if we wait to know."""
@@ -134,11 +222,11 @@ class JobRunner:
 
     def cancel(self) -> None:
         """Stop everything; there is no way back."""
-        self._driver.feed(coordination.CancelRequested())
+        self._feed(coordination.CancelRequested())
 
     def retry(self) -> None:
         """Try the failed tasks again."""
-        self._driver.feed(coordination.RetryRequested())
+        self._feed(coordination.RetryRequested())
 
     def letter(self, peer: NodeId, body: messages.Control) -> bool:
         """Take a letter if it is about this job; say whether it was."""
@@ -146,12 +234,10 @@ class JobRunner:
             case messages.AttemptEnded() if body.attempt.startswith(self.id):
                 self.notes.pop(peer, None)
                 event = coordination.AttemptEnded(peer, body.attempt, body.outcome)
-                self._driver.feed(event)
+                self._feed(event)
             case messages.LeaseEnded() if self._leases.get(body.lease) == peer:
                 del self._leases[body.lease]
-                self._driver.feed(
-                    coordination.SlotEnded(peer, body.lease, body.ended_by, body.reason)
-                )
+                self._feed(coordination.SlotEnded(peer, body.lease, body.ended_by, body.reason))
             case _:
                 return False
         return True
@@ -171,7 +257,7 @@ class JobRunner:
     def log_tails(self) -> dict[tuple[TaskKey, int], bytes]:
         """Return how the output of each failed attempt ended; read from disk, not kept."""
         tails = {}
-        for fact in map(decode_fact, self._state.facts(self.id)):
+        for fact in self._pages.facts():
             if isinstance(fact, AttemptFailed):
                 tails[TaskKey(fact.step, fact.task), fact.attempt] = fact.log_tail
         return tails
@@ -179,7 +265,7 @@ class JobRunner:
     def outputs(self) -> dict[TaskKey, BlobId]:
         """Return the trees of the results that count; read from disk, not kept."""
         found = {}
-        for fact in map(decode_fact, self._state.facts(self.id)):
+        for fact in self._pages.facts():
             if isinstance(fact, TaskSucceeded) and fact.outputs is not None:
                 accepted = self.ledger.steps[fact.step].accepted(fact.task)
                 if accepted is not None and accepted.attempt == fact.attempt:
@@ -198,7 +284,7 @@ class JobRunner:
 
     # -- effects of the coordinator --
 
-    def _perform(self, effect: coordination.Effect) -> None:
+    def _perform(self, effect: holding.Effect) -> None:
         # What follows a fact waits until the fact is on disk.
         self._held.append(effect)
         if len(self._held) == 1:
@@ -218,10 +304,28 @@ class JobRunner:
             self._held.popleft()
         self._wake()
 
-    def _perform_one(self, effect: coordination.Effect) -> None:
+    def _perform_one(self, effect: holding.Effect) -> None:
         match effect:
             case coordination.AppendFacts():
-                self._append(effect)
+                self._pages.append(effect.facts)
+                self.keeping.note(effect.facts)
+            case holding.Seal():
+                self._pages.seal(effect.pages)
+            case holding.HandOver():
+                self.keeping.hand_over(effect.node)
+            case holding.Sync():
+                self.keeping.sync(effect)
+            case holding.Succeeds():
+                self.keeping.succeed(effect)
+            case holding.FetchResult():
+                self._tasks.start_contained(self._fetch(effect), f"fetch for {self.id}")
+            case holding.SafetyChanged():
+                log.info("safety", extra={"job": self.id, "safe": effect.is_safe})
+            case _:
+                self._perform_work(effect)
+
+    def _perform_work(self, effect: coordination.Effect) -> None:
+        match effect:
             case coordination.OpenSlot():
                 self._leases[effect.lease] = effect.node
                 self._tasks.start_contained(self._open(effect), f"open {effect.lease}")
@@ -248,9 +352,8 @@ class JobRunner:
                 self.blocked_reason = effect.reason or ""
             case coordination.JobEnded():
                 self._end(effect.state)
-
-    def _append(self, effect: coordination.AppendFacts) -> None:
-        self._state.append_facts(self.id, [encode_fact(fact) for fact in effect.facts])
+            case coordination.AppendFacts():
+                pass
 
     async def _open(self, effect: coordination.OpenSlot) -> None:
         request = messages.RequestLease(
@@ -271,7 +374,7 @@ class JobRunner:
             if isinstance(error, PeerLost):
                 # It may be granted all the same, after we stopped waiting.
                 self._post.tell(effect.node, messages.EndLease(effect.lease))
-            self._driver.feed(
+            self._feed(
                 coordination.SlotRefused(
                     effect.node,
                     effect.lease,
@@ -281,7 +384,7 @@ class JobRunner:
                 )
             )
         else:
-            self._driver.feed(coordination.SlotOpened(effect.node, effect.lease, granted.tier))
+            self._feed(coordination.SlotOpened(effect.node, effect.lease, granted.tier))
         self.notes.pop(effect.node, None)
 
     async def _start(self, effect: coordination.StartAttempt) -> None:
@@ -294,9 +397,9 @@ class JobRunner:
         except PeerLost as error:
             # Also when the link lives and only the answer is late: what became of it is asked.
             log.info("start not confirmed", extra={"peer": effect.node, "why": error.message})
-            self._driver.feed(coordination.NodeLost(effect.node))
+            self._feed(coordination.NodeLost(effect.node))
         except P2prcError as error:
-            self._driver.feed(
+            self._feed(
                 coordination.StartRefused(effect.node, effect.attempt, error.code, error.message)
             )
 
@@ -305,7 +408,7 @@ class JobRunner:
         try:
             await self._tasks.contained(self._write(effect, owner), f"store {effect.attempt}")
         except P2prcError as error:
-            self._driver.feed(
+            self._feed(
                 coordination.OutputsFailed(
                     effect.attempt,
                     error.code,
@@ -314,14 +417,20 @@ class JobRunner:
                 )
             )
         else:
-            self._driver.feed(coordination.OutputsStored(effect.attempt))
+            self._feed(coordination.OutputsStored(effect.attempt))
         finally:
             self._blobs.unpin(owner)
             self._storing.pop(effect.attempt, None)
 
     async def _write(self, effect: coordination.StoreOutputs, owner: str) -> None:
-        task = effect.task
         tree = await self._bulk.obtain(effect.node, effect.outputs, owner)
+        await self._put_in_place(effect.task, tree)
+
+    async def _put_in_place(self, task: TaskKey, tree: Tree) -> None:
+        """Write what a task made where it belongs; what is kept for another stays in the store."""
+        if not self.is_own:
+            self._blobs.pin_tree(self._results_reason, tree, survives=True)
+            return
         folder = self.folder_for(task, self.stored.to_folder)
         self._claims.claim(tree, f"{task.step}/{task.task}", to=str(folder))
         try:
@@ -329,22 +438,97 @@ class JobRunner:
         except OSError as error:
             raise MachineCannot(f"the machine refuses: {error.strerror or error}") from error
 
+    async def _fetch(self, effect: holding.FetchResult) -> None:
+        """Bring the outputs of a result that another accepted."""
+        owner = f"fetching/{self.id}-{effect.task.step}-{effect.task.task}"
+        try:
+            await self._tasks.contained(self._bring(effect, owner), f"fetch for {self.id}")
+        except P2prcError as error:
+            log.info("a result was not fetched", extra={"job": self.id, "why": str(error)})
+            self._feed(holding.ResultNotFetched(effect.task, effect.attempt))
+        else:
+            self._feed(holding.ResultFetched(effect.task, effect.attempt))
+        finally:
+            self._blobs.unpin(owner)
+
+    async def _bring(self, effect: holding.FetchResult, owner: str) -> None:
+        tree = await self.obtain(effect.outputs, effect.sources, owner)
+        await self._put_in_place(effect.task, tree)
+
+    async def _read(self) -> None:
+        while True:
+            with suppress(P2prcError):
+                await self._tasks.contained(self.refresh(), f"read {self.id}")
+            await asyncio.sleep(READ_ENDED_EVERY_S if self.ledger.is_ended else READ_EVERY_S)
+
+    async def refresh(self) -> None:
+        """Where the job is another's and only read here: hear all that its holders know.
+
+        Raises PeerError, JobUnknown.
+        """
+        if self.stored.role != READER:
+            return
+        failed: P2prcError = PeerUnreachable("nobody who holds the job can be reached")
+        for holder in (*reversed(self.ledger.holders), *self._candidates):
+            if holder == self._own or not self._is_reachable(holder):
+                continue
+            try:
+                await self._read_from(holder)
+            except P2prcError as error:
+                failed = error
+            else:
+                return
+        raise failed
+
+    async def _read_from(self, holder: NodeId) -> None:
+        proof = proof_of(self.job.salt, asker=self._own, holder=holder)
+        while True:
+            request = messages.ReadLedger(self.id, proof, self.holder.logs.lengths())
+            said = await self._post.ask(holder, request, messages.LedgerSynced)
+            new = self.keeping.take(said.pages)
+            if not new:
+                return
+            self._feed(holding.Heard(holder, None, said.logs, said.is_safe, new))
+
+    async def obtain_result(self, task: TaskKey, outputs: BlobId, owner: str) -> Tree:
+        """Return the tree of an accepted result, from our store or from who has it.
+
+        Raises PeerError, FileUnknown, DiskFull.
+        """
+        maker = self.ledger.node_of(task)
+        sources = [self._own, *reversed(self.ledger.holders), *([maker] if maker else [])]
+        return await self.obtain(outputs, tuple(dict.fromkeys(sources)), owner)
+
+    async def obtain(self, outputs: BlobId, sources: Sequence[NodeId], owner: str) -> Tree:
+        """Return a tree, pinned for the owner, from the first node that gives it.
+
+        Raises PeerError, FileUnknown, DiskFull.
+        """
+        failed: P2prcError = FileUnknown("nobody who can be reached has these outputs")
+        for source in sources:
+            if not self._is_reachable(source):
+                continue
+            try:
+                return await self._bulk.obtain(source, outputs, owner)
+            except (PeerError, FileUnknown) as error:
+                failed = error
+        raise failed
+
     async def _ask(self, node: NodeId) -> None:
         request = messages.AskAttempts(self.id)
         held = await self._post.ask(node, request, messages.Attempts)
         self._unanswered.discard(node)
-        if self.coordinator.is_settled:
+        if self.holder.is_settled:
             # It was away when the job ended: what it still holds for the job is in vain.
             for lease in held.leases:
                 self._post.tell(node, messages.EndLease(lease))
             return
         for lease in held.leases:
             self._leases.setdefault(lease, node)
-        self._driver.feed(
-            coordination.AttemptsReported(node, held.leases, held.running, held.finished)
-        )
+        self._feed(coordination.AttemptsReported(node, held.leases, held.running, held.finished))
 
     def _end(self, state: str) -> None:
+        self._seen_state = state
         self._grants.revoke(self._reason)
         if state != "failed":
             # A failed job may be tried again: its inputs stay.
@@ -372,6 +556,10 @@ class JobRunner:
     @property
     def _reason(self) -> str:
         return f"job-{self.id}"
+
+    @property
+    def _results_reason(self) -> str:
+        return f"results-{self.id}"
 
     def _allowed(self, offers: Sequence[NodeOffer]) -> list[NodeOffer]:
         wanted = self.job.nodes

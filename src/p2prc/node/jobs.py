@@ -1,4 +1,4 @@
-"""Every job that was submitted here: carried on after a restart, told what happens around them."""
+"""Every job that this node holds: carried on after a restart, told what happens around them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ from collections.abc import Callable
 from random import Random
 
 from p2prc.errors import (
+    JobUnknown,
+    MachineCannot,
     P2prcError,
 )
-from p2prc.model.identity import JobId, LeaseId, NodeId
+from p2prc.model.identity import JobId, LeaseId, NodeId, short
 from p2prc.model.job import Job
 from p2prc.node.bulk import Bulk
 from p2prc.node.grants import Grants
-from p2prc.node.job_runner import JobRunner
+from p2prc.node.job_intake import JobIntake
+from p2prc.node.job_runner import KEEPER, READER, JobRunner
+from p2prc.node.link import Answer
 from p2prc.node.post import Post
 from p2prc.node.tasks import Tasks
 from p2prc.protocol import messages
@@ -26,12 +30,14 @@ from p2prc.storage.state import State
 from p2prc.wire.codec import encode
 
 OFFERS_DELAY_S = 0.1
+KEPT_FOR_S = 7 * 86400.0
+"""How long after its end a job of another is held, for whoever has its key."""
 
 log = logging.getLogger(__name__)
 
 
 class Jobs:
-    """Every job that was submitted here."""
+    """Every job that this node holds: its own, those it keeps for others, and those it reads."""
 
     def __init__(
         self,
@@ -44,7 +50,16 @@ class Jobs:
         tasks: Tasks,
         offers: Callable[[], list[NodeOffer]],
         rng: Random,
+        own: NodeId,
+        secret: bytes,
+        keeps_for: Callable[[NodeId], bool],
+        could_keep: Callable[[], list[NodeId]],
     ) -> None:
+        self._own = own
+        self._secret = secret
+        self._could_keep = could_keep
+        self._seen_since: dict[NodeId, float] = {}
+        self._intake = JobIntake(own, blobs=blobs, bulk=bulk, post=post, keeps_for=keeps_for)
         self._state = state
         self._blobs = blobs
         self._bulk = bulk
@@ -58,13 +73,17 @@ class Jobs:
 
     def start(self) -> None:
         """Carry on with every job that had not ended."""
+        self._see_candidates()
         for stored in self._state.jobs():
             try:
                 runner = self._runner(stored)
+                if self._is_over(runner):
+                    self._drop(runner)
+                    continue
                 self._runners[stored.id] = runner
-                if not runner.ledger.is_ended:
-                    log.info("job carried on", extra={"job": stored.id})
-                    runner.start(self._offers())
+                if runner.has_to_start:
+                    log.info("job carried on", extra={"job": stored.id, "role": stored.role})
+                    self._begin(runner)
             except P2prcError as error:
                 log.warning("a job is unreadable", extra={"job": stored.id, "why": error.message})
 
@@ -86,19 +105,110 @@ class Jobs:
             state="queued",
             created_at=time.time(),
         )
+        return self._add(stored)
+
+    def _add(self, stored: StoredJob) -> JobRunner:
         self._state.add_job(stored)
         runner = self._runner(stored)
-        self._runners[job.id] = runner
-        runner.start(self._offers())
+        self._runners[stored.id] = runner
+        self._begin(runner)
         return runner
 
+    def _begin(self, runner: JobRunner) -> None:
+        runner.start(self._offers())
+        runner.candidates_changed(self._candidates())
+
+    async def follow(self, job: JobId, secret: str) -> JobRunner:
+        """Return the job with this key, from whoever holds it. Raises JobUnknown."""
+        if (known := self._runners.get(job)) is not None and known.job.salt == secret:
+            return known
+        stored = await self._intake.find(job, secret, self._could_keep())
+        return self._runners.get(job) or self._add(stored)
+
     def all(self) -> list[JobRunner]:
-        """Return every job, oldest first."""
-        return list(self._runners.values())
+        """Return the jobs of the person here, oldest first: not those kept for others."""
+        return [runner for runner in self._runners.values() if runner.stored.role != KEEPER]
+
+    def kept(self) -> list[JobRunner]:
+        """Return the jobs that are kept for others."""
+        return [runner for runner in self._runners.values() if runner.stored.role == KEEPER]
 
     def get(self, job: JobId) -> JobRunner:
         """Return one job; KeyError when there is none."""
         return self._runners[job]
+
+    # -- what other holders and readers ask --
+
+    def asked(self, peer: NodeId, body: messages.Control, answer: Answer) -> bool:
+        """Answer what is about a job that is held here; say whether it was.
+
+        Raises MachineCannot where our disk does not take it.
+        """
+        try:
+            match body:
+                case messages.KeepJob():
+                    self._tasks.start_for_peer(self._keep(peer, body, answer), "keep a job")
+                case messages.SyncLedger():
+                    answer(self._held(body.job).keeping.synced(peer, body))
+                case messages.AskJob():
+                    answer(self._held(body.job).keeping.show(peer, body))
+                case messages.ReadLedger():
+                    answer(self._held(body.job).keeping.read(peer, body))
+                case _:
+                    return False
+        except MachineCannot:
+            raise
+        except P2prcError as error:
+            answer(messages.Refused(error.code, error.message[:500], error.hint[:500]))
+        return True
+
+    def _held(self, job: JobId) -> JobRunner:
+        runner = self._runners.get(job)
+        if runner is None or runner.stored.role == READER:
+            raise JobUnknown(f"no job {short(job)} is kept here for you")
+        return runner
+
+    async def _keep(self, peer: NodeId, body: messages.KeepJob, answer: Answer) -> None:
+        try:
+            known = self._runners.get(body.job)
+            if known is None or known.stored.role == READER:
+                live = [one.job for one in self.kept() if not one.ledger.is_ended]
+                stored = await self._intake.take(peer, body, live)
+                if known is not None:
+                    self._drop(known)
+                if body.job not in self._runners:
+                    self._add(stored)
+                    log.info("job kept", extra={"job": body.job, "peer": peer})
+        except P2prcError as error:
+            answer(messages.Refused(error.code, error.message[:500], error.hint[:500]))
+        else:
+            answer(messages.Done())
+
+    def _is_over(self, runner: JobRunner) -> bool:
+        """Whether a job of another need not be held any longer."""
+        if runner.is_own:
+            return False
+        since = runner.ledger.finished_at or runner.stored.created_at
+        is_named = runner.holder.is_named or runner.stored.role == READER
+        return not is_named or (runner.ledger.is_ended and time.time() - since > KEPT_FOR_S)
+
+    def _drop(self, runner: JobRunner) -> None:
+        runner.forget()
+        self._runners.pop(runner.id, None)
+        self._state.delete_job(runner.id)
+
+    def _is_reachable(self, node: NodeId) -> bool:
+        return node == self._own or node in self._could_keep()
+
+    def _see_candidates(self) -> None:
+        now = time.monotonic()
+        there = self._could_keep()
+        self._seen_since = {node: self._seen_since.get(node, now) for node in there}
+
+    def _candidates(self) -> list[NodeId]:
+        """Return who could keep a job, the longest there first."""
+        seen = sorted((round(since), node) for node, since in self._seen_since.items())
+        return [node for _, node in seen if node != self._own]
 
     # -- what happens around them --
 
@@ -135,13 +245,16 @@ class Jobs:
 
     def _announce(self) -> None:
         self._announcing = None
+        self._see_candidates()
         live = self._live()
         offers = self._offers() if live else []
+        candidates = self._candidates()
         for runner in live:
             runner.offers_changed(offers)
+            runner.candidates_changed(candidates)
 
     def _live(self) -> list[JobRunner]:
-        return [runner for runner in self._runners.values() if not runner.coordinator.is_settled]
+        return [runner for runner in self._runners.values() if not runner.holder.is_settled]
 
     def _runner(self, stored: StoredJob) -> JobRunner:
         return JobRunner(
@@ -153,4 +266,7 @@ class Jobs:
             post=self._post,
             tasks=self._tasks,
             rng=self._rng,
+            own=self._own,
+            secret=self._secret,
+            is_reachable=self._is_reachable,
         )

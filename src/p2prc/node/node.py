@@ -56,9 +56,11 @@ from p2prc.protocol.leases import LeaseBook
 from p2prc.protocol.lending import NO_ISOLATION, LendingPolicy, may_run_bare
 from p2prc.protocol.membership import NodeView
 from p2prc.protocol.messages import (
+    LEDGERS_SINCE_VERSION,
     Announce,
     AskClock,
     AskImages,
+    AskJob,
     AskSpecs,
     AskVolumes,
     Branches,
@@ -71,6 +73,7 @@ from p2prc.protocol.messages import (
     EraseVolume,
     ForwardAsk,
     Join,
+    KeepJob,
     LeaseEnded,
     LeaseProgress,
     Leaves,
@@ -78,11 +81,14 @@ from p2prc.protocol.messages import (
     Notices,
     NoticeSummary,
     ProbeMe,
+    ReadLedger,
     Refused,
     Rumour,
     SeenAt,
     Specs,
+    SucceedCoordinator,
     Summary,
+    SyncLedger,
     TakeImage,
     VolumeKept,
     Volumes,
@@ -252,6 +258,10 @@ class Node:
             tasks=tasks,
             offers=self.offers,
             rng=adapters.rng,
+            own=self.id,
+            secret=secret,
+            keeps_for=self._keeps_for,
+            could_keep=self._could_keep,
         )
 
     async def take_up(self) -> None:
@@ -319,6 +329,20 @@ class Node:
             platform=record.platform,
             latency_s=0.0 if is_self else (link.latency_s if link else None),
         )
+
+    def _keeps_for(self, peer: NodeId) -> bool:
+        """Whether a job of the peer may be kept here: as far as the owner lends to it now."""
+        return self.provider.is_lending and self.policy.lends_to_peer(peer)
+
+    def _could_keep(self) -> list[NodeId]:
+        """Return the other nodes that are there, and know what keeping a job is."""
+        return [
+            view.record.node
+            for view in self.network.nodes()
+            if not view.is_self
+            and view.state in ("alive", "suspect")
+            and view.record.protocol >= LEDGERS_SINCE_VERSION
+        ]
 
     def name_of(self, node: NodeId) -> str:
         """Return what a node calls itself, "" when it is not known."""
@@ -537,6 +561,11 @@ class Node:
                     self._tasks.start(answer_about(self.volumes, peer, body, answer), "volumes")
             case AskSpecs():
                 self._ask_for_specs(answer)
+            case KeepJob() | SyncLedger() | AskJob() | ReadLedger():
+                if answer is not None:
+                    self.jobs.asked(peer, body, answer)
+            case SucceedCoordinator():
+                self.provider.succeed(peer, body)
             case _:
                 if self.provider.letter(peer, body, answer) or self.jobs.letter(peer, body):
                     return

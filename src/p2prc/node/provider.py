@@ -32,6 +32,8 @@ from p2prc.node.post import Post
 from p2prc.node.shelf import AttemptShelf
 from p2prc.node.tasks import Tasks, Work
 from p2prc.protocol import lease_events as lending
+from p2prc.protocol.jobs.facts import KeepersNamed
+from p2prc.protocol.jobs.pages import open_page
 from p2prc.protocol.leases import LeaseBook, LeaseView
 from p2prc.protocol.lending import LendingPolicy
 from p2prc.protocol.messages import (
@@ -53,6 +55,7 @@ from p2prc.protocol.messages import (
     RequestLease,
     RunCommand,
     StartAttempt,
+    SucceedCoordinator,
 )
 from p2prc.runtime.port import OutputChunk
 from p2prc.storage.blobs import BlobStore
@@ -316,6 +319,23 @@ class Provider:
             case _:
                 return False
         return True
+
+    def succeed(self, peer: NodeId, body: SucceedCoordinator) -> None:
+        """End what a job's last coordinator holds, if it let this peer carry the job on."""
+        try:
+            signed = open_page(body.proof)
+        except P2prcError as error:
+            log.warning("no proof of a succession", extra={"peer": peer, "why": error.message})
+            return
+        is_let = any(
+            isinstance(fact, KeepersNamed) and peer in fact.keepers for fact in signed.page.facts
+        )
+        if signed.author != body.last or signed.page.job != body.job or not is_let:
+            log.warning("a succession that nobody allowed", extra={"peer": peer, "job": body.job})
+            return
+        for view in self._book.leases():
+            if view.peer == body.last and view.job == body.job:
+                self._driver.feed(lending.LeaseEndRequested(body.last, view.lease))
 
     def peer_gone(self, peer: NodeId) -> None:
         """Start counting a requester's absence."""

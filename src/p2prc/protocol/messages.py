@@ -24,6 +24,8 @@ from p2prc.model.resources import LONGEST_S, Bytes, Gpu, RuntimeOffer
 from p2prc.model.surroundings import Argument, VariableName
 from p2prc.model.testimony import Life
 from p2prc.model.workload import Command, MainProcess, Outcome, VolumeName, Workload
+from p2prc.protocol.jobs.facts import Epoch
+from p2prc.protocol.jobs.pages import LOGS_LIMIT, LogLength
 from p2prc.wire.codec import Codec
 from p2prc.wire.signed import Envelope
 
@@ -32,6 +34,7 @@ NOTICES_SINCE_VERSION = 2
 BULK_DOOR_SINCE_VERSION = 2
 PROBES_SINCE_VERSION = 2
 CLOCK_SINCE_VERSION = 2
+LEDGERS_SINCE_VERSION = 2
 """Peers of older versions take an unknown message for misbehaviour: they are sent none."""
 OLDEST_PROTOCOL_VERSION = 1
 CONTROL_FRAME_LIMIT_BYTES = 1 << 20
@@ -491,6 +494,74 @@ class Attempts(_Message, frozen=True, tag="attempts"):
     finished: Annotated[tuple[AttemptIdField, ...], Meta(max_length=100_000)] = ()
 
 
+# -- ledgers of jobs, among those who hold one -------------------------------------------------
+
+SYNC_PAGES_LIMIT = 200
+SYNC_BYTES_LIMIT = 300 * 1024
+"""How much of a ledger one message carries; the lengths of all logs come beside it."""
+JobPages = Annotated[tuple[Envelope, ...], Meta(max_length=SYNC_PAGES_LIMIT)]
+LogLengths = Annotated[tuple[LogLength, ...], Meta(max_length=LOGS_LIMIT)]
+Proof = Annotated[bytes, Meta(min_length=32, max_length=32)]
+
+
+class KeepJob(_Message, frozen=True, tag="keep-job"):
+    """Keep this job: its description is the only file of the tree. Done once all is on disk."""
+
+    job: JobIdField
+    tree: BlobIdField
+
+
+class SyncLedger(_Message, frozen=True, tag="sync-ledger"):
+    """What I have of a job's ledger, with some pages that you lack. Answered by `LedgerSynced`.
+
+    `epoch`: the one in which I carry the job on, None when I do not.
+    """
+
+    job: JobIdField
+    epoch: Epoch | None
+    is_safe: bool
+    logs: LogLengths
+    pages: JobPages = ()
+
+
+class LedgerSynced(_Message, frozen=True, tag="ledger-synced"):
+    """What was sent is on disk; what I have now, with some pages that the asker lacks."""
+
+    epoch: Epoch | None
+    is_safe: bool
+    logs: LogLengths
+    pages: JobPages = ()
+
+
+class SucceedCoordinator(_Message, frozen=True, tag="succeed-coordinator"):
+    """I carry the job on after `last`, who let me by this page: end what it holds of it."""
+
+    job: JobIdField
+    last: NodeIdField
+    proof: Envelope
+
+
+class AskJob(_Message, frozen=True, tag="ask-job"):
+    """I know the job's key (see `protocol.jobs.keys`): show me its description."""
+
+    job: JobIdField
+    proof: Proof
+
+
+class JobShown(_Message, frozen=True, tag="job-shown"):
+    """The description is the only file of this tree, which the asker may fetch."""
+
+    tree: BlobIdField
+
+
+class ReadLedger(_Message, frozen=True, tag="read-ledger"):
+    """As `AskJob`: send what I lack of the ledger, and let me fetch its results."""
+
+    job: JobIdField
+    proof: Proof
+    logs: LogLengths = ()
+
+
 class Done(_Message, frozen=True, tag="done"):
     """The request was carried out."""
 
@@ -716,6 +787,13 @@ Control = (
     | CancelAttempt
     | AskAttempts
     | Attempts
+    | KeepJob
+    | SyncLedger
+    | LedgerSynced
+    | SucceedCoordinator
+    | AskJob
+    | JobShown
+    | ReadLedger
     | AskBulkDoor
     | BulkDoor
     | Done

@@ -24,7 +24,7 @@ from p2prc.protocol.jobs.attempts import TaskKey, parse_attempt_id
 from p2prc.protocol.jobs.facts import Fact, JobCancelled, TaskAssigned, TaskSucceeded
 from p2prc.protocol.jobs.holder import Holder
 from p2prc.protocol.jobs.ledger import Ledger
-from p2prc.protocol.jobs.pages import LogLength, LogName, Logs, SignedPage
+from p2prc.protocol.jobs.pages import LogLength, LogName, Logs, SignedPage, in_turn
 from p2prc.protocol.placement import NodeOffer
 from p2prc.simulation.clock import VirtualClock
 from p2prc.simulation.job_history import PromiseBroken
@@ -88,12 +88,15 @@ class _Disk:
     """What a crash leaves: pages, results, outcomes."""
 
     is_kept: bool = False
+    loose: list[Fact] = field(default_factory=list)
     pages: dict[LogName, list[SignedPage]] = field(default_factory=dict)
     results: dict[tuple[TaskKey, int], None] = field(default_factory=dict)
     shelf: dict[tuple[NodeId, AttemptId], Outcome] = field(default_factory=dict)
 
     def facts(self) -> list[Fact]:
-        return [fact for log in self.pages.values() for signed in log for fact in signed.page.facts]
+        logs = self.pages.values()
+        sealed = [fact for log in logs for signed in log for fact in signed.page.facts]
+        return [*sealed, *self.loose]
 
     def lengths(self) -> tuple[LogLength, ...]:
         return tuple(LogLength(*name, len(log)) for name, log in sorted(self.pages.items()))
@@ -383,6 +386,7 @@ class HolderWorld:
                 place.node,
                 ledger,
                 Random(self.rng.random()),  # noqa: S311  a simulation repeats itself
+                loose=place.disk.loose,
                 logs=place.disk.lengths(),
                 utc_offset_s=_UTC_OFFSET_S,
             )
@@ -422,11 +426,16 @@ class HolderWorld:
 
     def _perform(self, place: _Place, effect: holding.Effect) -> None:
         match effect:
-            case holding.AppendPages():
+            case coordination.AppendFacts():
+                place.disk.loose += effect.facts
+                self._written(place, effect.facts)
+            case holding.Seal():
+                sealed = [fact for page in effect.pages for fact in page.facts]
+                if sealed != place.disk.loose:
+                    raise PromiseBroken("sealed other facts than were loose")
+                place.disk.loose.clear()
                 for page in effect.pages:
-                    signed = SignedPage(place.node, page)
-                    place.disk.add(signed)
-                    self._written(place, signed)
+                    place.disk.add(SignedPage(place.node, page))
             case holding.HandOver():
                 self._hand_over(place, effect.node)
             case holding.Sync():
@@ -462,8 +471,8 @@ class HolderWorld:
             case _:
                 pass
 
-    def _written(self, place: _Place, signed: SignedPage) -> None:
-        for fact in signed.page.facts:
+    def _written(self, place: _Place, facts: tuple[Fact, ...]) -> None:
+        for fact in facts:
             if not isinstance(fact, TaskSucceeded) or not fact.is_collected:
                 continue
             key = TaskKey(fact.step, fact.task)
@@ -519,10 +528,8 @@ class HolderWorld:
         self._ask(place, effect.node, at_there, lambda: holding.SyncFailed(effect.node, "gone"))
 
     def _some(self, place: _Place, wanted: list[tuple[LogName, int]]) -> list[SignedPage]:
-        pages = [
-            signed for name, start in wanted for signed in place.disk.pages.get(name, [])[start:]
-        ]
-        return pages[:_PAGES_SENT]
+        logs = [place.disk.pages.get(name, [])[start:] for name, start in wanted]
+        return list(in_turn(logs))[:_PAGES_SENT]
 
     def _take_in(self, place: _Place, pages: list[SignedPage]) -> list[SignedPage]:
         if place.holder is None:

@@ -63,6 +63,18 @@ MIGRATIONS = (
     """
     create table kept_lease (lease text primary key, content blob not null) without rowid;
     """,
+    """
+    alter table job add column role text not null default 'submitter';
+    create table page (
+        seq integer primary key,
+        job text not null references job (id) on delete cascade,
+        author text not null,
+        life text not null,
+        number integer not null,
+        envelope blob not null,
+        unique (job, author, life, number)
+    );
+    """,
 )
 """Statements that lead from one version of the schema to the next; only ever appended to."""
 
@@ -78,7 +90,10 @@ class StoredRecord:
 
 @dataclass(frozen=True, slots=True)
 class StoredJob:
-    """A job of ours; its facts are asked for apart."""
+    """A job that we hold; its facts are asked for apart.
+
+    `role`: submitter, keeper of another's, or reader.
+    """
 
     id: JobId
     description: bytes
@@ -86,6 +101,17 @@ class StoredJob:
     state: str
     created_at: float
     finished_at: float | None = None
+    role: str = "submitter"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPage:
+    """A signed page of a job's ledger, as its author signed it."""
+
+    author: NodeId
+    life: str
+    number: int
+    envelope: bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,12 +25,13 @@ from p2prc.storage.schema import (
     HeldAttempt,
     PeerUsage,
     StoredJob,
+    StoredPage,
     StoredRecord,
 )
 
 log = logging.getLogger(__name__)
 
-_JOB = "select id, description, to_folder, state, created_at, finished_at from job"
+_JOB = "select id, description, to_folder, state, created_at, finished_at, role from job"
 _HELD = "select submitter, id, job, lease, outcome, outputs, ended_at from attempt"
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _PRIMARY_CODE = 0xFF
@@ -88,7 +89,9 @@ class State:
         """Keep a new job with its first facts; adding it again changes nothing."""
         row = (job.id, job.description, job.to_folder, job.state, job.created_at, job.finished_at)
         with self._transaction() as write:
-            added = write.execute("insert or ignore into job values (?, ?, ?, ?, ?, ?)", row)
+            added = write.execute(
+                "insert or ignore into job values (?, ?, ?, ?, ?, ?, ?)", (*row, job.role)
+            )
             if added.rowcount:
                 _append(write, job.id, facts)
 
@@ -122,6 +125,55 @@ class State:
         return [
             row[0] for row in self._read("select content from fact where job = ? order by seq", job)
         ]
+
+    # -- pages of ledgers: facts that were signed, ours and others' --
+
+    def add_pages(
+        self, job: JobId, pages: Sequence[StoredPage], *, hold_all_loose: bool = False
+    ) -> None:
+        """Keep them all at once, or none; raise `JobUnknown`. A page that is here stays.
+
+        With `hold_all_loose` they hold every loose fact of the job, which are forgotten as such.
+        """
+        rows = [(job, page.author, page.life, page.number, page.envelope) for page in pages]
+        with self._transaction() as write:
+            try:
+                write.executemany(
+                    "insert or ignore into page (job, author, life, number, envelope)"
+                    " values (?, ?, ?, ?, ?)",
+                    rows,
+                )
+            except sqlite3.IntegrityError as error:
+                raise JobUnknown(f"no job `{job}` is kept here") from error
+            if hold_all_loose:
+                write.execute("delete from fact where job = ?", (job,))
+
+    def pages(self, job: JobId) -> list[bytes]:
+        """Return the pages of every log, in the order in which they came here."""
+        rows = self._read("select envelope from page where job = ? order by seq", job)
+        return [row[0] for row in rows]
+
+    def log_lengths(self, job: JobId) -> list[tuple[NodeId, str, int]]:
+        """Return author and life of each log, and how many pages of it are here."""
+        rows = self._read(
+            "select author, life, count(*) from page where job = ? group by author, life", job
+        )
+        return [(NodeId(author), life, count) for author, life, count in rows]
+
+    def log_pages(
+        self, job: JobId, author: NodeId, life: str, *, start: int, limit: int
+    ) -> list[bytes]:
+        """Return some pages of one log from a number on, in order."""
+        rows = self._read(
+            "select envelope from page where job = ? and author = ? and life = ? and number >= ?"
+            " order by number limit ?",
+            job,
+            author,
+            life,
+            start,
+            limit,
+        )
+        return [row[0] for row in rows]
 
     # -- what a provider holds for submitters --
 

@@ -12,7 +12,7 @@ import msgspec
 from p2prc.api.schema import JobRequest
 from p2prc.cli.commands.work_options import taken_from, work_options
 from p2prc.cli.failures import note
-from p2prc.cli.following import announce
+from p2prc.cli.following import announce, wait_safe_option
 from p2prc.cli.invocation import CommandWithTail, Invocation, command
 from p2prc.errors import JobInvalid
 
@@ -39,10 +39,17 @@ _BRACES = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]{0,63})(?::[^{}]*)?\}")
 @click.option("--on", multiple=True, metavar="NODE,...", help="Only these nodes.")
 @click.option("--isolate", is_flag=True, help="Give each task a sandbox of its own.")
 @click.option("--watch", "is_watched", is_flag=True, help="Show how far it is, to the end.")
+@wait_safe_option
 @work_options
 @click.pass_obj
 def map_command(
-    invocation: Invocation, /, *, argv: list[str], is_watched: bool, **options: Any
+    invocation: Invocation,
+    /,
+    *,
+    argv: list[str],
+    is_watched: bool,
+    waits_safe: bool,
+    **options: Any,
 ) -> None:
     """Run one command over a range, on all nodes.
 
@@ -56,7 +63,9 @@ def map_command(
         request = msgspec.structs.replace(request, has_reader=True)
     for name in unfilled:
         note(f"`{{{name}}}` stays as it is: there is no `--over {name}=...`")
-    announce(invocation, invocation.client.submit(request), is_watched=is_watched)
+    announce(
+        invocation, invocation.client.submit(request), is_watched=is_watched, waits_safe=waits_safe
+    )
 
 
 def _unfilled(argv: list[str], options: dict[str, Any]) -> list[str]:

@@ -15,7 +15,7 @@ import msgspec
 from p2prc.api.schema import JobDetail, TemplateRequest
 from p2prc.cli.commands.work_options import place_options, taken_from
 from p2prc.cli.failures import note
-from p2prc.cli.following import announce
+from p2prc.cli.following import announce, wait_safe_option
 from p2prc.cli.invocation import CommandWithTail, Invocation, absolute, command
 from p2prc.cli.render.frames import Gallery, check_frames
 from p2prc.cli.render.output import write
@@ -68,6 +68,7 @@ class _Render(CommandWithTail):
 )
 @click.option("--on", multiple=True, metavar="NODE,...", help="Only these nodes.")
 @click.option("--watch", "is_watched", is_flag=True, help="Show how far it is, to the end.")
+@wait_safe_option
 @place_options
 @click.pass_obj
 def render_command(
@@ -76,6 +77,7 @@ def render_command(
     *,
     argv: list[str],
     is_watched: bool,
+    waits_safe: bool,
     template: bool,
     **options: Any,
 ) -> None:
@@ -122,7 +124,7 @@ def render_command(
         # What another program calls its frames, nobody knows.
         companion = _Frames(invocation, rendering)
         companion.gallery.write()
-    announce(invocation, created, is_watched=is_watched, companion=companion)
+    announce(invocation, created, is_watched=is_watched, companion=companion, waits_safe=waits_safe)
 
 
 class _Frames:

@@ -12,7 +12,7 @@ import msgspec
 
 from p2prc.api.schema import TemplateRequest
 from p2prc.cli.commands.work_options import taken_from, work_options
-from p2prc.cli.following import announce
+from p2prc.cli.following import announce, wait_safe_option
 from p2prc.cli.invocation import Invocation, absolute, command
 from p2prc.errors import FileUnknown, JobInvalid
 
@@ -36,6 +36,7 @@ _TEMPLATE_LIMIT_BYTES = 1 << 20
 @click.option("--on", multiple=True, metavar="NODE,...", help="Only these nodes.")
 @click.option("--isolate", is_flag=True, help="Give each task a sandbox of its own.")
 @click.option("--watch", "is_watched", is_flag=True, help="Show how far it is, to the end.")
+@wait_safe_option
 @work_options
 @click.pass_obj
 def submit_command(
@@ -46,6 +47,7 @@ def submit_command(
     parameters: tuple[str, ...],
     values: str | None,
     is_watched: bool,
+    waits_safe: bool,
     **options: Any,
 ) -> None:
     """Run an Open Job Description template, on all nodes.
@@ -60,7 +62,7 @@ def submit_command(
     if sys.stderr.isatty() and not invocation.as_json:
         request = msgspec.structs.replace(request, has_reader=True)
     created = invocation.client.submit_template(request)
-    announce(invocation, created, is_watched=is_watched)
+    announce(invocation, created, is_watched=is_watched, waits_safe=waits_safe)
 
 
 def _text_of(typed: str, what: str) -> tuple[str, Path]:

@@ -51,6 +51,10 @@ def job_text(job: JobDetail) -> str:
         ("time left", NOTHING if job.eta_s is None else duration(job.eta_s)),
         ("outputs", size(job.outputs_bytes) + (f" in {job.to}" if job.to else "")),
     ]
+    if job.is_safe:
+        entries.append(("safe", "yes: it would survive this node"))
+    elif job.safety and job.finished_at is None:
+        entries.append(("safe", f"no: {job.safety}"))
     if job.blocked:
         entries.append(("waits for", job.blocked))
     parts = [pairs(entries), _steps(job), shares_table(job), failures_text(job.id, job.failures)]

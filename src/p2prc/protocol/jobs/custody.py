@@ -41,6 +41,7 @@ class _Peer:
     asked_at: float | None = None
     is_waited_for: bool = False
     has_failed: bool = False
+    has_lost_it: bool = False
     trouble: str = ""
 
 
@@ -52,6 +53,8 @@ class Custody:
     ) -> None:
         self.epoch: int | None = None
         """The epoch in which this node carries the job on."""
+        self.has_loose = False
+        """Whether there are facts here that no page holds yet."""
         self.is_safe = False
         self.reason = ""
         self._own = own
@@ -93,7 +96,7 @@ class Custody:
             return epoch, False
         if self._ledger.is_ended or now < self._patient_until():
             return None
-        if self._own not in self._ledger.holders:
+        if not self._is_named:
             return None
         return min(epoch + 1, EPOCH_LIMIT), True
 
@@ -135,23 +138,24 @@ class Custody:
         if not self._logs.lacking(peer.logs):
             peer.covered_at = now
 
-    def failed(self, event: SyncFailed, now: float) -> None:
+    def failed(self, event: SyncFailed) -> None:
         """A sync came to nothing."""
         peer = self._peer(event.node)
         peer.is_waited_for = False
         peer.has_failed = True
+        peer.has_lost_it = event.is_unknown
         peer.trouble = event.reason
-        del now
 
     def candidates(self, event: CandidatesChanged) -> None:
         """Others may keep the job."""
         self._candidates = event.nodes
 
-    def handed_over(self, event: HandedOver, now: float) -> bool:
+    def handed_over(self, event: HandedOver) -> bool:
         """The node has what it needs; return whether it has to be named."""
         self._offered.pop(event.node, None)
         self._refusals.pop(event.node, None)
-        del now
+        peer = self._peer(event.node)
+        peer.has_lost_it, peer.logs = False, Logs()
         return event.node not in self._ledger.holders
 
     def refused(self, event: HandOverFailed, now: float) -> None:
@@ -161,13 +165,21 @@ class Custody:
 
     # -- what follows
 
+    def is_sync_due(self, now: float) -> bool:
+        """Whether somebody is about to be told."""
+        return self._is_named and any(self._due_at(node, now) <= now for node in self.others)
+
+    @property
+    def _is_named(self) -> bool:
+        return self._own in self._ledger.holders
+
     def carry_on(self, now: float) -> Iterator[HandOver | Sync | SafetyChanged]:
         """Yield what is due."""
         if self._ledger.is_ended and self._ended_at is None:
             self._ended_at = now
         elif not self._ledger.is_ended:
             self._ended_at = None
-        if self._own not in self._ledger.holders:
+        if not self._is_named:
             return
         for node in self.others:
             if self._due_at(node, now) <= now:
@@ -200,7 +212,7 @@ class Custody:
             return _NEVER
         if peer.asked_at is None:
             return now
-        is_behind = bool(self._logs.lacking(peer.logs))
+        is_behind = self.has_loose or bool(self._logs.lacking(peer.logs))
         if self._ended_at is not None:
             # Whoever is not there any more asks for itself when it is back.
             if not is_behind or now - self._ended_at > 60 * settings.again_s:
@@ -230,6 +242,8 @@ class Custody:
         if node == self._own:
             return True
         peer = self._peer(node)
+        if peer.has_lost_it:
+            return False
         since = peer.heard_at if peer.heard_at is not None else self._beat_at
         return now - since < self._settings.replaced_s
 
@@ -237,6 +251,10 @@ class Custody:
         """Look for as many keepers as are lacking."""
         if self._ledger.is_ended or len(self._ledger.keepers) >= KEEPERS_LIMIT:
             return
+        for node in self._ledger.keepers:
+            if self._peer(node).has_lost_it and self._offered.get(node, now) <= now:
+                self._offered[node] = _NEVER
+                yield HandOver(node)
         there = sum(self._is_there(node, now) for node in self._ledger.keepers)
         asked = sum(at == _NEVER for at in self._offered.values())
         lacking = self._settings.keepers - there - asked

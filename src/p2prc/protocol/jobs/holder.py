@@ -1,7 +1,7 @@
 """One node's part in a job: its ledger, whether it carries the job on, and what it keeps of it.
 
 Theory of operation. Every holder has the ledger, as logs of pages, and a `Custody` that says who
-carries the job on; the one who does has a `Coordinator`, whose facts become pages. Pages of others
+carries the job on; the one who does has a `Coordinator`, whose facts go on pages. Pages of others
 are sifted and stored by the driver before they come here. The job's state follows from the set of
 facts, so it does not matter who wrote them, in what order they came, or how often.
 """
@@ -28,7 +28,6 @@ from p2prc.protocol.jobs.facts import (
 )
 from p2prc.protocol.jobs.gathering import Gathering
 from p2prc.protocol.jobs.holding import (
-    AppendPages,
     CandidatesChanged,
     Effect,
     Event,
@@ -38,6 +37,7 @@ from p2prc.protocol.jobs.holding import (
     HolderSettings,
     ResultFetched,
     ResultNotFetched,
+    Seal,
     Succeeds,
     SyncAnswered,
     SyncFailed,
@@ -51,7 +51,7 @@ from p2prc.protocol.placement import NodeOffer
 class Holder:
     """A node that holds a job. `utc_offset_s` added to `now` gives seconds since 1970 in UTC.
 
-    `life` names the log of this life: it is never used again.
+    `loose` are those facts of the ledger that an earlier life wrote and did not put on a page.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class Holder:
         ledger: Ledger,
         rng: Random,
         *,
+        loose: Sequence[Fact] = (),
         logs: Iterable[LogLength] = (),
         utc_offset_s: float = 0.0,
         settings: HolderSettings | None = None,
@@ -74,8 +75,9 @@ class Holder:
         self._settings = settings or HolderSettings()
         self._coordinator_settings = coordinator_settings
         self.logs = Logs(logs)
-        self._written = 0
-        self._has_written = any(one.author == own for one in self.logs.lengths())
+        self._loose = list(loose)
+        self._sealed = 0
+        self._has_written = bool(loose) or any(one.author == own for one in self.logs.lengths())
         self._custody: Custody | None = None
         self._coordinator: Coordinator | None = None
         self._gathering = Gathering(own, ledger, self._settings)
@@ -120,7 +122,8 @@ class Holder:
     def is_settled(self) -> bool:
         """Whether the job has ended, and nothing is left to be told or fetched."""
         is_told = self._coordinator is None or self._coordinator.is_settled
-        return self.ledger.is_ended and is_told and self._gathering.is_over
+        has_told = not self._loose or len(self.ledger.holders) == 1
+        return self.ledger.is_ended and is_told and has_told and self._gathering.is_over
 
     # -- events
 
@@ -147,9 +150,9 @@ class Holder:
                 self._merge(event.said.pages, now)
                 custody.answered(event, now)
             case SyncFailed():
-                custody.failed(event, now)
+                custody.failed(event)
             case HandedOver():
-                if custody.handed_over(event, now):
+                if custody.handed_over(event):
                     self._write([KeepersNamed((event.node,), self._at(now))], now)
             case HandOverFailed():
                 custody.refused(event, now)
@@ -227,15 +230,21 @@ class Holder:
             self._coordinate(coordination.FactsMerged(tuple(facts)), now)
 
     def _append(self, facts: Sequence[Fact]) -> None:
-        pages = []
-        for some in in_pages(facts):
-            page = Page(self._job_id, self._life, self._written, some)
-            self._written += 1
+        if facts:
             self._has_written = True
+            self._loose += facts
+            self._effects.append(coordination.AppendFacts(tuple(facts)))
+
+    def _seal(self) -> None:
+        """Put what is loose on pages: it is about to be sent."""
+        pages = []
+        for facts in in_pages(self._loose):
+            page = Page(self._job_id, self._life, self._sealed, facts)
+            self._sealed += 1
             self.logs.add(SignedPage(self._own, page))
             pages.append(page)
-        if pages:
-            self._effects.append(AppendPages(tuple(pages)))
+        self._loose = []
+        self._effects.append(Seal(tuple(pages)))
 
     def _merge(self, pages: Sequence[SignedPage], now: float) -> None:
         facts = []
@@ -284,6 +293,10 @@ class Holder:
         if is_idle and not self._has_cleared:
             self._clear()
         self._gather(now)
+        custody.has_loose = bool(self._loose)
+        if self._loose and custody.is_sync_due(now):
+            self._seal()
+            custody.has_loose = False
         self._effects.extend(custody.carry_on(now))
 
     def _claim(self, epoch: int, now: float) -> None:

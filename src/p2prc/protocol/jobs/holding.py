@@ -1,6 +1,6 @@
 """What a holder of a job hears and asks for beyond coordination: the unions of `holder`.
 
-The driver stores a page before anything that follows it in the list of effects. It answers
+The driver stores facts and pages before anything that follows them in the effects. It answers
 `HandOver` with HandedOver or HandOverFailed, `Sync` with SyncAnswered or SyncFailed, `FetchResult`
 with ResultFetched or ResultNotFetched. Pages that came from others are stored before they are fed.
 """
@@ -64,10 +64,14 @@ class SyncAnswered:
 
 @dataclass(frozen=True, slots=True)
 class SyncFailed:
-    """The node could not be told, or refused: its disk may be full."""
+    """The node could not be told, or refused: its disk may be full.
+
+    `is_unknown`: it has nothing of the job any more, and has to be given it again.
+    """
 
     node: NodeId
     reason: str
+    is_unknown: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +122,8 @@ Event = (
 
 
 @dataclass(frozen=True, slots=True)
-class AppendPages:
-    """Sign these and make them durable before anything that follows."""
+class Seal:
+    """All facts that were appended and are on no page yet are on these: sign and keep them."""
 
     pages: tuple[Page, ...]
 
@@ -168,6 +172,4 @@ class SafetyChanged:
     reason: str
 
 
-Effect = (
-    coordination.Effect | AppendPages | HandOver | Sync | FetchResult | Succeeds | SafetyChanged
-)
+Effect = coordination.Effect | Seal | HandOver | Sync | FetchResult | Succeeds | SafetyChanged

@@ -1,5 +1,6 @@
-"""Pages: facts as they are signed, stored and handed on, some at a time.
+"""Pages: facts as they are signed and handed on, many at a time.
 
+Facts are loose until they are about to be sent; then they are sealed on a page, with one signature.
 Every life of a node writes pages of its own about a job, numbered from 0: a log. A ledger is a set
 of logs, and two ledgers are merged by sending each other what the other lacks. A page counts only
 if whoever signed it holds the job, and may say what it says: the submitter alone cancels, tries
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -37,6 +38,7 @@ PAGES_LIMIT = 100_000_000
 _FULL_BYTES = 128 * 1024
 _PURPOSE = "p2prc job page 1"
 
+Item = TypeVar("Item")
 Life = Annotated[str, Meta(pattern=r"^[0-9a-f]{20}$(?!\n)")]
 PageNumber = Annotated[int, Meta(ge=0, le=PAGES_LIMIT)]
 
@@ -109,6 +111,14 @@ def in_pages(facts: Sequence[Fact]) -> Iterator[tuple[Fact, ...]]:
         size_bytes += fact_bytes
     if some:
         yield tuple(some)
+
+
+def in_turn(logs: Sequence[Sequence[Item]]) -> Iterator[Item]:
+    """Yield the first of each log, then the second of each: what names an author comes soon."""
+    for number in range(max(map(len, logs), default=0)):
+        for log in logs:
+            if number < len(log):
+                yield log[number]
 
 
 class Logs:
