@@ -121,7 +121,8 @@ class Bulk:
 
     def sources(self, tree: BlobId, reader: NodeId) -> Sources:
         """Return some of the others that may read a tree of ours, and a pass for the reader."""
-        readers = sorted(self._grants.readers(tree))
+        # Whom a rule lets read is in no list: it is one of the readers all the same.
+        readers = sorted({*self._grants.readers(tree), reader})
         others = [node for node in readers if node not in (reader, self._own)]
         some = random.sample(others, min(len(others), _SOURCES_LIMIT))
         given = write_pass(tree, reader, now=time.time(), secret=self._secret)
