@@ -13,7 +13,7 @@ import yaml
 from p2prc.errors import TemplateInvalid
 from p2prc.model.job import Association, IntegerRange, IntegerSpan
 from p2prc.protocol.jobs.expansion import expand
-from p2prc.protocol.jobs.parameters import TaskSpace
+from p2prc.protocol.jobs.parameters import TaskSpace, task_count
 from p2prc.templates.child import plan_of
 from p2prc.templates.document import read_document, read_values
 from p2prc.templates.plan import Amounts, Order, Plan
@@ -56,6 +56,29 @@ def example(name: str) -> Plan:
 
 
 # -- what it becomes --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.[yj]*")))
+def test_every_example_is_understood(name: str) -> None:
+    assert sum(task_count(planned.step) for planned in example(name).steps)
+
+
+def test_every_way_to_write_a_space_gives_its_tasks() -> None:
+    steps = {planned.step.name: planned.step for planned in example("spaces.yaml").steps}
+    found = {}
+    for name, each in steps.items():
+        space = TaskSpace(each)
+        tasks = [space.values(task) for task in range(space.count)]
+        found[name] = [" ".join(map(str, values.values())) for values in tasks]
+    assert found["ranges"] == ["2", "3", "4", "50", "60", "80", "100"]
+    assert found["listed"] == ["1", "3", "9"]
+    elsewhere = f"{EXAMPLES}/elsewhere"
+    assert found["kinds"] == [
+        "one 1 /a/file", f"one 2.5 {elsewhere}",
+        "two, three 1 /a/file", f"two, three 2.5 {elsewhere}",
+    ]  # fmt: skip
+    assert found["together"] == ["1 a x", "2 a y", "3 b x", "4 b y"]
+    assert found["chunked"] == ["1-5:2", "7-9:2"]
 
 
 def test_chunks_are_intervals_and_values_go_into_files_of_the_task() -> None:
