@@ -251,6 +251,23 @@ async def test_files_go_in_and_come_out_as_they_were(bench: Bench) -> None:
     assert placed.stat().st_mode & 0o7777 == 0o755
 
 
+async def test_files_for_which_no_room_is_left_are_refused_and_cost_nothing(bench: Bench) -> None:
+    sandbox = await bench.sandbox(disk_bytes=4 * MEBIBYTE)
+
+    async def put(name: str) -> int:
+        content = bytes(3 * MEBIBYTE)
+        archive = archive_of(entry(name, size=len(content)), content=content)
+        return await sandbox.put_files(stream_of(archive))
+
+    await put("one")
+    with pytest.raises(DiskFull) as told:
+        await put("two")
+    assert "p2prc" in told.value.hint
+    # What it replaces makes room for it.
+    await put("one")
+    assert set(await files_of(sandbox, "one")) == {"one"}
+
+
 async def test_what_was_put_is_the_tenants_own(bench: Bench) -> None:
     sandbox = await bench.sandbox()
     await sandbox.put_files(stream_of(archive_of(entry("f/a"))))

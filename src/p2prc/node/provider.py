@@ -278,7 +278,7 @@ class Provider:
     async def close(self) -> None:
         """End every lease and lend nothing new: the node stops."""
         self._driver.feed(lending.Paused())
-        self._driver.feed(lending.OwnerKilled(is_all=True))
+        self._driver.feed(lending.OwnerKilled(is_all=True, reason="its node was stopped"))
         await self._settle()
         self._driver.stop()
 

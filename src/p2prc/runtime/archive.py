@@ -160,9 +160,11 @@ class _Unpacking:
             os.chown(name, self._owner, self._owner, dir_fd=folder, follow_symlinks=False)
 
     def _file(self, parts: list[str], tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
-        self._use(member.size)
         folder = self._folder(parts[:-1])
         try:
+            # What it replaces makes room for it.
+            self._room += _size_of(parts[-1], folder)
+            self._use(member.size)
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(parts[-1], dir_fd=folder)
             target = os.open(parts[-1], _NEW_FILE, 0o600, dir_fd=folder)
@@ -176,6 +178,15 @@ class _Unpacking:
             if self._owner:
                 os.fchown(target, self._owner, self._owner)
         self._taken += member.size
+
+
+def _size_of(name: str, folder: int) -> int:
+    """Return what would be free without a file."""
+    try:
+        facts = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except OSError:
+        return 0
+    return facts.st_blocks * 512 if stat.S_ISREG(facts.st_mode) and facts.st_nlink == 1 else 0
 
 
 @contextlib.contextmanager

@@ -29,6 +29,7 @@ from p2prc.runtime.port import (
     Terminal,
     check_features,
 )
+from p2prc.runtime.process import folders
 
 _QUEUED_CHUNKS = 4
 _CHUNK_BYTES = 64 * 1024
@@ -222,8 +223,9 @@ class FakeSandbox:
     async def put_files(self, stream: AsyncIterator[bytes], folder: str = "") -> int:
         if self._is_ending:
             raise LeaseEnded
-        limit = self._spec.limits.disk_bytes
-        return await unpack(stream, Path(self.work_path), folder, owner=0, limit_bytes=limit)
+        used = folders.used_bytes(self.work_path)
+        room = max(0, self._spec.limits.disk_bytes - used)
+        return await unpack(stream, Path(self.work_path), folder, owner=0, limit_bytes=room)
 
     async def get_files(self, path: str = "") -> AsyncIterator[bytes]:
         if self._is_ending:

@@ -6,6 +6,7 @@ import json
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from p2prc.api.connection import JsonObject, quoted
@@ -49,7 +50,9 @@ def _run_in_one(invocation: Invocation, lease: str, name: str, request: JsonObje
     try:
         call = DuplexCall(invocation.home, f"/v1/containers/{quoted(lease)}/exec")
         try:
-            call.send(json.dumps(request).encode() + b"\n")
+            with suppress(ConnectionError):
+                # Refused before it was said: the answer tells why.
+                call.send(json.dumps(request).encode() + b"\n")
             ended = read_answer(call, lines.add)
         finally:
             call.close()
@@ -57,9 +60,8 @@ def _run_in_one(invocation: Invocation, lease: str, name: str, request: JsonObje
         if ended["exit"] is not None:
             return int(ended["exit"])
         raise from_fields(ended["code"] or "work-failed", ended["message"], hint=ended["hint"])
-    except (P2prcError, ConnectionError) as error:
-        said = error if isinstance(error, P2prcError) else InvalidInput("the node hung up")
-        named = from_fields(said.code, f"{name.rstrip()}: {said.message}", hint=said.hint)
+    except P2prcError as error:
+        named = from_fields(error.code, f"{name.rstrip()}: {error.message}", hint=error.hint)
         with _turns:
             tell(named, as_json=invocation.as_json, home=invocation.typed_home)
         return COULD_NOT_RUN_STATUS

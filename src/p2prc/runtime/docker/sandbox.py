@@ -141,7 +141,8 @@ class DockerSandbox:
 
     async def put_files(self, stream: AsyncIterator[bytes], folder: str = "") -> int:
         self._check_alive()
-        room = self._spec.limits.disk_bytes - self._disk
+        await self._look_at_disk()
+        room = max(0, self._spec.limits.disk_bytes - self._disk)
         return await archive.unpack(
             stream,
             self._spec.folder / "work",

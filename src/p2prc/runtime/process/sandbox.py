@@ -182,13 +182,23 @@ class ProcessSandbox:
     async def put_files(self, stream: AsyncIterator[bytes], folder: str = "") -> int:
         if self._ended.done() or self._cleaned is not None:
             raise LeaseEnded
+        used = await asyncio.to_thread(self._used_bytes)
         return await archive.unpack(
             stream,
             self._spec.folder / "work",
             folder,
             owner=self.uid,
-            limit_bytes=self._spec.limits.disk_bytes,
+            limit_bytes=max(0, self._spec.limits.disk_bytes - used),
         )
+
+    def _used_bytes(self) -> int:
+        """Return what the tenant's folders hold; what cannot be told counts as nothing."""
+        places = [self._spec.folder / "work", self._spec.folder / "tmp"]
+        places += [volume.source for volume in self._spec.volumes]
+        try:
+            return sum(folders.used_bytes(str(place)) for place in places)
+        except (OSError, folders.TooDeep):
+            return 0
 
     async def get_files(self, path: str = "") -> AsyncIterator[bytes]:
         if self._ended.done() or self._cleaned is not None:
