@@ -129,3 +129,23 @@ def test_a_relay_of_another_network_is_told_apart(lab: Lab, tmp_path: Path) -> N
         assert ada.json("invite")["reach"] == "relay"
     finally:
         stop_all([ada, other])
+
+
+def test_one_member_outside_is_enough_to_tell_what_a_nat_is(lab: Lab, tmp_path: Path) -> None:
+    told = {Nat.SYMMETRIC: "another port to everyone", Nat.PORT_RESTRICTED: "keeps one port for us"}
+    hosts = [lab.host("kind-pub")] + [
+        lab.host(f"kind-{nat.name[:4].lower()}", behind=lab.router(f"nat-{nat.name[:4]}", nat))
+        for nat in told
+    ]
+    nodes = [LabNode(tmp_path, host) for host in hosts]
+    try:
+        up_all(nodes)
+        join_all(nodes)
+        for node, words in zip(nodes[1:], told.values(), strict=True):
+            wait_until(
+                lambda node=node, words=words: words in node.p2prc("doctor", status=None).out,  # type: ignore[misc]
+                f"{node.name} is told",
+                timeout_s=10,
+            )
+    finally:
+        stop_all(nodes)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from p2prc.model.identity import NodeId
 from p2prc.protocol import reachability as machine
+from p2prc.protocol.diagnosis import NatKind
 from p2prc.protocol.reachability import Reachability
 from p2prc.protocol.reachability_events import (
     AddExternal,
@@ -15,6 +17,7 @@ from p2prc.protocol.reachability_events import (
     Mapped,
     Moved,
     Observed,
+    ObservedBeside,
     PathSeen,
     PeerGone,
     ProbeEnded,
@@ -70,6 +73,33 @@ def test_two_peers_that_see_one_port_are_behind_a_cone() -> None:
     seen_by(reach, BOB, "203.0.113.7:40001", "198.51.100.2:8088")
     assert reach.nat == "cone"
     assert reach.external == ("203.0.113.7:40001",)
+
+
+@pytest.mark.parametrize(
+    ("beside", "nat"), [("203.0.113.7:40001", "cone"), ("203.0.113.7:40002", "symmetric")]
+)
+def test_one_peer_tells_what_the_nat_is_from_two_ports_of_its_own(
+    beside: str, nat: NatKind
+) -> None:
+    reach = at_home()
+    seen_by(reach, ADA, "203.0.113.7:40001", "198.51.100.1:8088")
+    assert reach.wants_second_look() == [(ADA, "198.51.100.1:8088")]
+    reach.handle(ObservedBeside(ADA, beside), 0.0)
+    assert reach.nat == nat
+    assert reach.external == (("203.0.113.7:40001",) if nat == "cone" else ())
+    assert reach.wants_second_look() == []
+    # Another address is another way through the NAT: it is looked at again.
+    reach.handle(Observed(ADA, "203.0.113.7:41000"), 1.0)
+    assert reach.nat == "unknown"
+    assert reach.wants_second_look() == [(ADA, "198.51.100.1:8088")]
+
+
+def test_what_two_peers_see_outweighs_what_one_saw_from_its_second_port() -> None:
+    reach = at_home()
+    seen_by(reach, ADA, "203.0.113.7:40001", "198.51.100.1:8088")
+    reach.handle(ObservedBeside(ADA, "203.0.113.7:40002"), 0.0)
+    seen_by(reach, BOB, "203.0.113.7:40001", "198.51.100.2:8088")
+    assert reach.nat == "cone"
 
 
 def test_two_peers_that_see_two_ports_are_a_symmetric_nat_and_nothing_is_published() -> None:
@@ -223,6 +253,7 @@ _events: st.SearchStrategy[ReachEvent] = st.one_of(
     st.builds(Observed, _peers, _address_texts),
     st.builds(PathSeen, _peers, st.booleans(), _address_texts, st.booleans()),
     st.builds(PeerGone, _peers),
+    st.builds(ObservedBeside, _peers, _address_texts),
     st.builds(ProbeEnded, _peers, _address_texts, st.booleans(), st.booleans()),
     st.builds(ProbeFailed, _peers, _address_texts),
     st.builds(Mapped, _address_texts),

@@ -23,6 +23,8 @@ from p2prc.protocol.messages import (
     Goodbye,
     Gossip,
     Letter,
+    LookAtMe,
+    Looking,
     NoticeList,
     Notices,
     NoticeSummary,
@@ -32,6 +34,7 @@ from p2prc.protocol.messages import (
     ProbeMe,
     Refused,
     SeenAt,
+    SeenBeside,
     letter_codec,
 )
 from p2prc.transport.port import Connection
@@ -58,6 +61,9 @@ _UPKEEP = (
     SeenAt,
     ProbeMe,
     Probed,
+    LookAtMe,
+    Looking,
+    SeenBeside,
     AskClock,
     Clock,
     *get_args(Gossip),

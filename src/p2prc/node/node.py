@@ -77,6 +77,7 @@ from p2prc.protocol.messages import (
     LeaseEnded,
     LeaseProgress,
     Leaves,
+    LookAtMe,
     NoticeList,
     Notices,
     NoticeSummary,
@@ -85,6 +86,7 @@ from p2prc.protocol.messages import (
     Refused,
     Rumour,
     SeenAt,
+    SeenBeside,
     Specs,
     SucceedCoordinator,
     Summary,
@@ -550,6 +552,11 @@ class Node:
             case ProbeMe():
                 if answer is not None:
                     self.reach.probe_asked(peer, body, answer)
+            case SeenBeside():
+                self.reach.seen_beside(peer, body)
+            case LookAtMe():
+                if answer is not None:
+                    self.reach.look_asked(peer, answer)
             case AskClock():
                 if answer is not None:
                     answer(tell_clock())

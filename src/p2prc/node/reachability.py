@@ -20,9 +20,17 @@ from p2prc.node.network import Network
 from p2prc.node.own_record import Whereabouts
 from p2prc.node.relay_urls import from_ticket, own_in_ticket, served_url
 from p2prc.node.relays import MAKERS, Ping, Relays
+from p2prc.node.second_look import SecondLook
 from p2prc.node.tasks import Tasks
 from p2prc.protocol.diagnosis import NatKind
-from p2prc.protocol.messages import PROBES_SINCE_VERSION, Probed, ProbeMe, Refused, SeenAt
+from p2prc.protocol.messages import (
+    PROBES_SINCE_VERSION,
+    Probed,
+    ProbeMe,
+    Refused,
+    SeenAt,
+    SeenBeside,
+)
 from p2prc.protocol.reachability import Reachability
 from p2prc.protocol.reachability_events import (
     AddExternal,
@@ -31,6 +39,7 @@ from p2prc.protocol.reachability_events import (
     Mapped,
     Moved,
     Observed,
+    ObservedBeside,
     PathSeen,
     PeerGone,
     ProbeEnded,
@@ -107,6 +116,7 @@ class ReachDriver:
         self._machine = Reachability(given=config.public)
         self._driver = Driver(self._machine, self._perform, tick=Tick)
         self._dial_back = DialBack(config.probe)
+        self._second_look = SecondLook(endpoint, links, tasks)
         self._told: dict[NodeId, tuple[Link, str]] = {}
         self._afresh: dict[NodeId, tuple[Link, str, str]] = {}
         self._asked_afresh_at = -AFRESH_PAUSE_S
@@ -266,6 +276,22 @@ class ReachDriver:
         """A peer says where it sees us."""
         self._driver.feed(Observed(peer, body.address))
 
+    def seen_beside(self, peer: NodeId, body: SeenBeside) -> None:
+        """A peer says where it saw us from a second port."""
+        self._driver.feed(ObservedBeside(peer, body.address))
+
+    def look_asked(self, peer: NodeId, answer: Answer) -> None:
+        """A peer asks to be looked at from a second port."""
+        link = self._links.get(peer)
+        if link is not None:
+            self._tasks.start_for_peer(self._look_from_beside(link, answer), "look from beside")
+
+    async def _look_from_beside(self, link: Link, answer: Answer) -> None:
+        try:
+            await self._second_look.look(link, await self._seen(link), answer)
+        except P2prcError as error:
+            answer(Refused(error.code, error.message[:500], error.hint[:500]))
+
     def seen_afresh(self, peer: NodeId, address: str) -> None:
         """The peer dialled us a moment ago, from this address: that is where it is now."""
         link = self._links.get(peer)
@@ -321,6 +347,7 @@ class ReachDriver:
                 await self._look_at(peer)
             self._refresh()
             self._publish()
+            self._second_look.ask_one(self._machine.wants_second_look())
             rounds += 1
             if rounds % AFRESH_EVERY == 0:
                 self._ask_afresh()

@@ -211,7 +211,7 @@ _WAYS_IN = (
 _NATS: dict[NatKind, tuple[bool, str, str]] = {
     "unknown": (
         True,
-        "not known: it takes two peers outside that see us without a relay",
+        "not known: no peer outside sees us without a relay",
         "",
     ),
     "none": (True, "no router changes our address", ""),

@@ -289,6 +289,22 @@ class Probed(_Message, frozen=True, tag="probed"):
     by_udp: bool
 
 
+class LookAtMe(_Message, frozen=True, tag="look-at-me"):
+    """Open a second UDP port for a moment: I send something there."""
+
+
+class Looking(_Message, frozen=True, tag="looking"):
+    """This one is open."""
+
+    port: Annotated[int, Meta(ge=1, lt=1 << 16)]
+
+
+class SeenBeside(_Message, frozen=True, tag="seen-beside"):
+    """At its second port the sender saw the receiver come from this address."""
+
+    address: ShortText
+
+
 class AskClock(_Message, frozen=True, tag="ask-clock"):
     """Tell what your wall clock shows."""
 
@@ -763,6 +779,9 @@ Control = (
     | SeenAt
     | ProbeMe
     | Probed
+    | LookAtMe
+    | Looking
+    | SeenBeside
     | AskClock
     | Clock
     | AskSpecs

@@ -4,6 +4,7 @@ Theory of operation. Each peer with a direct path to us tells the address that i
 calls it reflexive). One that is none of our own is told to the transport, so that paths can be
 punched. When peers at different addresses see different ports of one address, the NAT is
 symmetric, and what they see is of no use to anybody else (RFC 4787: address-dependent mapping).
+Where one peer alone sees us, it looks from a second port of its own as well, which tells the same.
 
 Nobody is believed that we are reachable: a peer that sees us under an address that is not private
 is asked to dial it afresh, by TCP and by UDP. Only when both arrive do we call ourselves public.
@@ -27,6 +28,7 @@ from p2prc.protocol.reachability_events import (
     Mapped,
     Moved,
     Observed,
+    ObservedBeside,
     PathSeen,
     PeerGone,
     ProbeEnded,
@@ -66,6 +68,8 @@ class _Observer:
     remote: str = ""
     is_public: bool = False
     address: str = ""
+    beside: str = ""
+    """Where it sees us from its second port."""
     gone_at: float | None = None
     relayed_since: float | None = None
 
@@ -159,6 +163,12 @@ class Reachability:
         public = [(peer, observer) for peer, observer in found if observer.is_public]
         return [(peer, observer.remote) for peer, observer in public or found]
 
+    def wants_second_look(self) -> list[tuple[NodeId, str]]:
+        """Return the peers, and where they are, that can tell what our NAT is like alone."""
+        if self.nat != "unknown":
+            return []
+        return [each for each in self.onlookers() if not self._observers[each[0]].beside]
+
     def is_udp_blocked(self, now: float) -> bool:
         """Whether every link is relayed though some peer could be dialled by UDP."""
         live = [each for each in self._observers.values() if each.gone_at is None]
@@ -185,6 +195,9 @@ class Reachability:
                 self._path_seen(event, now)
             case Observed():
                 self._observed(event)
+            case ObservedBeside():
+                if (observer := self._observers.get(event.peer)) is not None:
+                    observer.beside = event.address if split(event.address) else ""
             case PeerGone():
                 if (observer := self._observers.get(event.peer)) is not None:
                     observer.gone_at = now
@@ -204,7 +217,7 @@ class Reachability:
         if self.local and set(addresses) != set(self.local):
             # Whatever was seen was seen of a path that may be gone.
             for observer in self._observers.values():
-                observer.address = ""
+                observer.address = observer.beside = ""
             self._candidates.clear()
         self.local = addresses
 
@@ -228,6 +241,8 @@ class Reachability:
         before = observer.address
         observer.gone_at = None
         observer.address = event.address if self._leads_here(event.address) else ""
+        if observer.address != before:
+            observer.beside = ""
         if before and observer.address and before != observer.address:
             # The NAT has another address or port for us now; the others will see that later.
             for other in self._observers.values():
@@ -408,8 +423,15 @@ class Reachability:
                 seen.setdefault(found[1], set()).add(host_of(observer.remote))
         observers = set().union(*seen.values()) if seen else set()
         if len(observers) < 2:
-            return "unknown"
+            return self._kind_by_one_at(host)
         return "cone" if any(len(each) > 1 for each in seen.values()) else "symmetric"
+
+    def _kind_by_one_at(self, host: str) -> NatKind:
+        """Compare what one peer sees of us at one host from its two ports."""
+        for observer in self._observers.values():
+            if host_of(observer.address) == host and observer.remote and observer.beside:
+                return "cone" if observer.beside == observer.address else "symmetric"
+        return "unknown"
 
 
 def _width(address: str) -> int:

@@ -96,6 +96,14 @@ class Observed:
 
 
 @dataclass(frozen=True, slots=True)
+class ObservedBeside:
+    """At a second port of its own the peer sees us at this address."""
+
+    peer: NodeId
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
 class PeerGone:
     """No link to the peer is left."""
 
@@ -137,7 +145,15 @@ class Tick:
 
 
 ReachEvent = (
-    LocalChanged | PathSeen | Observed | PeerGone | Mapped | ProbeEnded | ProbeFailed | Tick
+    LocalChanged
+    | PathSeen
+    | Observed
+    | ObservedBeside
+    | PeerGone
+    | Mapped
+    | ProbeEnded
+    | ProbeFailed
+    | Tick
 )
 
 
