@@ -43,7 +43,7 @@ def test_templates_run_their_files_chunks_steps_and_environments(
     asking.p2prc("submit", str(EXAMPLES / "study.json"), "--to", to, "--watch")
     study = {path.name: path.read_text() for path in (tmp_path / "study").iterdir()}
     assert study["large-2.txt"] == "0.01\n"
-    assert study["report.txt"] == "done\n"
+    assert study["report.txt"] == "0.01\n0.10\n"
 
     asking.p2prc("submit", str(EXAMPLES / "server.yaml"), "--to", to, "--watch")
     answers = sorted(path.read_text() for path in (tmp_path / "answers").iterdir())

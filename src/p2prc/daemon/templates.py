@@ -61,7 +61,7 @@ async def job_of_template(request: TemplateRequest, blobs: BlobStore, *, owner: 
         name=(request.name or plan.name)[:200],
         steps=tuple(_step(planned, request, workload, inputs) for planned in plan.steps),
         to=to,
-        notices=(*plan.notices, *_order_notices(plan)),
+        notices=plan.notices,
     )
 
 
@@ -175,9 +175,3 @@ def _add(
     empty |= {f"{path.inside}/{name}" for name in tree.empty_folders}
     if not tree.files and not tree.empty_folders:
         empty.add(path.inside)
-
-
-def _order_notices(plan: Plan) -> list[str]:
-    if len(plan.steps) < 2 or not any(path.flow != "IN" for path in plan.paths):
-        return []
-    return ["a step does not see the files that an earlier one made: they come here alone"]

@@ -82,7 +82,7 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     `{NAME}` and `{NAME:04d}` in the command, its variables and outputs stand for the task's
     values; only names in `parameters` are replaced. With `is_template` it is `{{Task.Param.NAME}}`
     that stands for them, in the command's files too. With `is_isolated` each task has a sandbox of
-    its own.
+    its own. `needs` are the numbers of earlier steps whose outputs its tasks find.
     """
 
     name: ShortText
@@ -92,6 +92,7 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     retries: Annotated[int, Meta(ge=0, le=100)] = 2
     is_isolated: bool = False
     is_template: bool = False
+    needs: Annotated[tuple[Annotated[int, Meta(ge=0, le=99)], ...], Meta(max_length=100)] = ()
 
 
 class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

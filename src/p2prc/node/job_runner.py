@@ -15,6 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from random import Random
 
+import msgspec
+
 from p2prc.errors import (
     FileUnknown,
     InvalidInput,
@@ -28,8 +30,10 @@ from p2prc.errors import (
 from p2prc.files.place import OutputClaims, write_outputs
 from p2prc.model.identity import AttemptId, BlobId, JobId, LeaseId, NodeId
 from p2prc.model.tree import Tree
+from p2prc.model.workload import Command
 from p2prc.node.bulk import Bulk
 from p2prc.node.drive import Driver
+from p2prc.node.earlier_outputs import EarlierOutputs
 from p2prc.node.grants import Grants
 from p2prc.node.job_keeping import JobKeeping
 from p2prc.node.job_pages import JobPages
@@ -39,7 +43,7 @@ from p2prc.node.tasks import Tasks, Work
 from p2prc.protocol import messages
 from p2prc.protocol.jobs import events as coordination
 from p2prc.protocol.jobs import holding
-from p2prc.protocol.jobs.attempts import TaskKey
+from p2prc.protocol.jobs.attempts import TaskKey, parse_attempt_id
 from p2prc.protocol.jobs.check import job_codec
 from p2prc.protocol.jobs.expansion import expand_text
 from p2prc.protocol.jobs.facts import AttemptFailed, TaskSucceeded
@@ -95,6 +99,13 @@ class JobRunner:
         self._tasks = tasks
         self._spaces = [TaskSpace(step) for step in self.job.steps]
         self._claims = OutputClaims()
+        self._earlier = EarlierOutputs(
+            self.job,
+            blobs=blobs,
+            owner=self._reason,
+            outputs=self.outputs,
+            obtain=self.obtain_result,
+        )
         self._changed = asyncio.Event()
         self._held: deque[holding.Effect] = deque()
         self._retrying: asyncio.TimerHandle | None = None
@@ -388,9 +399,10 @@ class JobRunner:
         self.notes.pop(effect.node, None)
 
     async def _start(self, effect: coordination.StartAttempt) -> None:
-        if effect.command.inputs is not None:
-            self._grants.allow(effect.node, effect.command.inputs, reason=self._reason)
-        request = messages.StartAttempt(effect.lease, effect.attempt, effect.command)
+        command = await self._with_inputs(effect)
+        if command is None:
+            return
+        request = messages.StartAttempt(effect.lease, effect.attempt, command)
         try:
             asking = self._post.ask(effect.node, request, messages.Done)
             await self._tasks.contained(asking, f"start {effect.attempt}")
@@ -402,6 +414,26 @@ class JobRunner:
             self._feed(
                 coordination.StartRefused(effect.node, effect.attempt, error.code, error.message)
             )
+
+    async def _with_inputs(self, effect: coordination.StartAttempt) -> Command | None:
+        """Return the command with all that it finds, which its node may fetch; None if refused."""
+        step = parse_attempt_id(effect.attempt)[1].step
+        command = effect.command
+        if self.job.steps[step].needs:
+            try:
+                making = self._earlier.inputs_of(step)
+                inputs = await self._tasks.contained(making, f"inputs for {effect.attempt}")
+            except P2prcError as error:
+                self._feed(
+                    coordination.StartRefused(
+                        effect.node, effect.attempt, error.code, error.message
+                    )
+                )
+                return None
+            command = msgspec.structs.replace(command, inputs=inputs)
+        if command.inputs is not None:
+            self._grants.allow(effect.node, command.inputs, reason=self._reason)
+        return command
 
     async def _store(self, effect: coordination.StoreOutputs) -> None:
         owner = f"storing/{effect.attempt}"
@@ -431,6 +463,8 @@ class JobRunner:
         if not self.is_own:
             self._blobs.pin_tree(self._results_reason, tree, survives=True)
             return
+        if self._earlier.is_needed(task.step):
+            self._blobs.pin_tree(self._reason, tree, survives=True)
         folder = self.folder_for(task, self.stored.to_folder)
         self._claims.claim(tree, f"{task.step}/{task.task}", to=str(folder))
         try:

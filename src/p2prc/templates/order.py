@@ -10,16 +10,7 @@ from p2prc.templates.document import Document
 
 def in_order(document: Document, steps: Sequence[Mapping[str, Any]]) -> list[int]:
     """Return the numbers of the steps as they can run. Raises `TemplateInvalid` for a circle."""
-    numbers = {str(step.get("name")): number for number, step in enumerate(steps)}
-    before: dict[int, set[int]] = {}
-    for number, step in enumerate(steps):
-        before[number] = set()
-        for at, each in enumerate(step.get("dependencies") or ()):
-            name = str(each.get("dependsOn"))
-            if name not in numbers:
-                place = ("steps", number, "dependencies", at)
-                raise document.fault(place, f"there is no step `{name[:100]}`")
-            before[number].add(numbers[name])
+    before = _direct(document, steps)
     found: list[int] = []
     done: set[int] = set()
     while len(found) < len(steps):
@@ -30,6 +21,29 @@ def in_order(document: Document, steps: Sequence[Mapping[str, Any]]) -> list[int
             found.append(ready)
             done.add(ready)
     return found
+
+
+def all_needed(document: Document, steps: Sequence[Mapping[str, Any]]) -> dict[int, set[int]]:
+    """Return for each step all that it depends on, also by way of others."""
+    before = _direct(document, steps)
+    found: dict[int, set[int]] = {}
+    for number in in_order(document, steps):
+        found[number] = set(before[number]).union(*(found[needed] for needed in before[number]))
+    return found
+
+
+def _direct(document: Document, steps: Sequence[Mapping[str, Any]]) -> dict[int, set[int]]:
+    numbers = {str(step.get("name")): number for number, step in enumerate(steps)}
+    before: dict[int, set[int]] = {}
+    for number, step in enumerate(steps):
+        before[number] = set()
+        for at, each in enumerate(step.get("dependencies") or ()):
+            name = str(each.get("dependsOn"))
+            if name not in numbers:
+                place = ("steps", number, "dependencies", at)
+                raise document.fault(place, f"there is no step `{name[:100]}`")
+            before[number].add(numbers[name])
+    return before
 
 
 def _refuse_circle(

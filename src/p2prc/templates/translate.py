@@ -13,13 +13,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import msgspec
+
 from p2prc.model.job import TASKS_LIMIT, Parameter, Step
 from p2prc.model.surroundings import WORKING_FOLDER_PLACE, Action, Surroundings, WorkFile
 from p2prc.model.workload import Command
 from p2prc.protocol.jobs.parameters import task_count
 from p2prc.templates.document import Document, Place
 from p2prc.templates.needs import read_needs
-from p2prc.templates.order import in_order
+from p2prc.templates.order import all_needed, in_order
 from p2prc.templates.plan import Amounts, PathUse, Plan, PlannedStep
 from p2prc.templates.spaces import read_space
 from p2prc.templates.texts import RULES_FILE, Scope
@@ -54,8 +56,15 @@ def translate(document: Document, parameters: Mapping[str, tuple[str, str]]) -> 
         raise document.fault(("steps",), f"{len(steps)} steps, at most {STEPS_LIMIT} are supported")
     planned: list[PlannedStep] = []
     total = 0
-    for number in in_order(document, steps):
+    order, needed = in_order(document, steps), all_needed(document, steps)
+    makes_files = any(path.flow != "IN" for path in begun.paths)
+    for number in order:
         step = _step(begun, steps[number], ("steps", number))
+        if makes_files:
+            needs = tuple(sorted(order.index(other) for other in needed[number]))
+            step = msgspec.structs.replace(
+                step, step=msgspec.structs.replace(step.step, needs=needs)
+            )
         total += task_count(step.step)
         if total > TASKS_LIMIT:
             raise document.fault(

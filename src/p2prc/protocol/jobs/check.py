@@ -37,7 +37,9 @@ def check_job(job: Job) -> None:
     _check_shape(job)
     _check_distinct((step.name for step in job.steps), "step")
     total = 0
-    for step in job.steps:
+    for number, step in enumerate(job.steps):
+        if any(needed >= number for needed in step.needs):
+            raise JobInvalid(f"the step {step.name!r} needs one that does not come before it")
         names = [parameter.name for parameter in single_parameters(step.parameters)]
         _check_distinct(names, "parameter")
         for parameter in step.parameters:
