@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import closing
 from typing import Any
 
@@ -17,7 +18,7 @@ from p2prc.api.container_schema import (
     GroupRequest,
 )
 from p2prc.cli.commands.work_options import place_options, taken_from
-from p2prc.cli.failures import note, tell
+from p2prc.cli.failures import note, tell, with_home
 from p2prc.cli.invocation import Invocation, RunLike, command
 from p2prc.cli.render.output import write, write_json
 from p2prc.cli.render.text import plain, since, table, until
@@ -25,6 +26,7 @@ from p2prc.errors import P2prcError
 from p2prc.model.quantities import DURATION_LIMIT_S
 
 _NOTHING_HELD = "I hold no container; what others run here: `p2prc leases`"
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,40}", re.ASCII)
 _TASK_ONLY = ("inputs", "outputs", "to", "timeout_s")
 
 
@@ -109,12 +111,13 @@ def create_command(
             elif not isinstance(event, CreateAllEnded):
                 made.append(event.container)
                 if not invocation.as_json:
-                    _tell_created(event.container, is_one=count == 1)
+                    _tell_created(invocation, event.container, is_one=count == 1)
     if invocation.as_json:
         write_json(made if count > 1 else made[0])
     elif count > 1:
         enter = f"`p2prc exec {plain(group)} -- CMD`" if group else "see `p2prc ps`"
-        note(f"made {len(made)} of {count}; {'in all of them: ' if group else ''}{enter}")
+        text = f"made {len(made)} of {count}; {'in all of them: ' if group else ''}{enter}"
+        note(_typed(invocation, text))
     raise click.exceptions.Exit(status)
 
 
@@ -127,7 +130,12 @@ def _tell_failed(invocation: Invocation, event: CreateFailed) -> int:
     return tell(error, as_json=invocation.as_json, home=invocation.typed_home)
 
 
-def _tell_created(row: ContainerRow, *, is_one: bool) -> None:
+def _typed(invocation: Invocation, text: str) -> str:
+    home = invocation.typed_home
+    return with_home(text, home) if home else text
+
+
+def _tell_created(invocation: Invocation, row: ContainerRow, *, is_one: bool) -> None:
     write(row.id)
     if not is_one:
         return
@@ -135,7 +143,8 @@ def _tell_created(row: ContainerRow, *, is_one: bool) -> None:
         note(f"port {port.name}: {port.internal} (P2PRC_{port.name.upper()})")
     node = plain(row.node_name) or row.node[:10]
     lasts = f"for {until(row.expires_at)}" if row.expires_at else "until you give it back"
-    note(f"on {node}, {lasts}; enter: `p2prc exec -it {row.id[:10]} -- sh`")
+    name = row.name if _WORD.fullmatch(row.name) else row.id[:10]
+    note(_typed(invocation, f"on {node}, {lasts}; enter: `p2prc exec -it {name} -- sh`"))
 
 
 @command("ps")
@@ -147,15 +156,26 @@ def ps_command(invocation: Invocation, /, *, is_all: bool) -> None:
     if invocation.as_json:
         write_json(rows)
     elif rows:
-        headings = ("LEASE", "NAME", "NODE", "STATE", "SINCE", "ENDS IN", "COMMAND", "WHY")
-        write(table(headings, [_cells(row) for row in rows]))
+        write(containers_table(rows))
     else:
         note(_NOTHING_HELD)
 
 
+def containers_table(rows: list[ContainerRow]) -> str:
+    """Return what is held, a line each; what was run comes last: it may be cut."""
+    headings = ["LEASE", "NAME", "NODE", "STATE", "SINCE", "ENDS IN"]
+    whys = [_why(row) for row in rows]
+    if any(whys):
+        headings.append("WHY")
+    cells = [
+        [*_cells(row), *([why] if any(whys) else []), plain(row.command)]
+        for row, why in zip(rows, whys, strict=True)
+    ]
+    return table([*headings, "COMMAND"], cells)
+
+
 def _cells(row: ContainerRow) -> tuple[str, ...]:
     is_gone = row.state == "ended"
-    why = f"{row.ended_by}: {row.reason}" if is_gone and row.ended_by else row.reason
     return (
         row.id[:10],
         plain(row.name),
@@ -163,9 +183,17 @@ def _cells(row: ContainerRow) -> tuple[str, ...]:
         "gone" if is_gone else row.state,
         since(row.created_at),
         "" if is_gone else until(row.expires_at) if row.expires_at else "never",
-        plain(row.command),
-        plain(why),
     )
+
+
+def _why(row: ContainerRow) -> str:
+    """Say what a person should know of it: why it is gone, or what became of its command."""
+    if row.state == "ended" and row.ended_by:
+        return plain(f"{row.ended_by}: {row.reason}")
+    if row.reason or row.main not in ("ended", "waiting"):
+        return plain(row.reason)
+    how = "was killed" if row.main_exit is None else f"ended with {row.main_exit}"
+    return f"its command {how}" + (", starts again" if row.main == "waiting" else "")
 
 
 @command("rm")
