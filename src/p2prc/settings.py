@@ -28,7 +28,7 @@ DEFAULT_PORT = 8088
 KEEP = "keep"
 ENVIRONMENT_PREFIX = "P2PRC_"
 CONFIG_FILE = "config.toml"
-NETWORKS = ("none", "proxy")
+NETWORKS = ("none", "proxy", "bridge")
 _TEXT_LIMIT = 10_000
 _LAST_PORT = (1 << 16) - 1
 _CACHE_LIMIT_BYTES = 20 << 30
@@ -285,10 +285,6 @@ def _images(text: str) -> tuple[str, ...]:
 
 def _networks(text: str) -> tuple[str, ...]:
     found = [part.strip() for part in text.split(",") if part.strip()]
-    if "bridge" in found:
-        raise SettingInvalid(
-            "the network `bridge` cannot be lent by this version", hint="`none`, or `none,proxy`"
-        )
     for network in found:
         if network not in NETWORKS:
             raise SettingInvalid(

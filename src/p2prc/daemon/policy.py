@@ -215,3 +215,10 @@ def _or_all(given: int | None, every: int) -> int:
 
 def _listed(nodes: Iterable[NodeId]) -> str:
     return ",".join(nodes)
+
+
+def bridge_notices(trouble: str) -> list[str]:
+    """Say why a network that the owner allows is not lent all the same."""
+    if not trouble:
+        return []
+    return [f"the network `bridge` is allowed and cannot be lent: {trouble}"]

@@ -21,7 +21,7 @@ from p2prc.daemon.jobs import JobDesk
 from p2prc.daemon.log import last_lines
 from p2prc.daemon.names import as_typed, find_lease, find_node, is_node_id
 from p2prc.daemon.orders import absolute_folder
-from p2prc.daemon.policy import POLICY_KEYS, PolicyDesk, used_of
+from p2prc.daemon.policy import POLICY_KEYS, PolicyDesk, bridge_notices, used_of
 from p2prc.daemon.rows import (
     instant,
     lease_row,
@@ -118,6 +118,7 @@ class DaemonService:
                 *node.reach.notices(),
                 *self._admission.notices(),
                 *self._policies.host_access_notices(node.name_of),
+                *bridge_notices(node.bridge_trouble),
                 *notices_of_bugs(node.unforeseen),
             ],
             host_access=list(self._policies.host_access),

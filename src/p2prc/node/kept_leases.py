@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 
 import msgspec
 
@@ -14,6 +15,8 @@ from p2prc.storage.state import State
 from p2prc.wire.codec import Codec, encode
 
 log = logging.getLogger(__name__)
+
+_MOVED = "moved/"
 
 
 class KeptLease(msgspec.Struct, frozen=True):
@@ -49,6 +52,7 @@ class KeptLeases:
     def __init__(self, state: State) -> None:
         self._state = state
         self._kept: dict[LeaseId, KeptLease] = {}
+        self._moved: dict[LeaseId, tuple[int, int]] = {}
 
     def load(self) -> list[KeptLease]:
         """Return what the life before left; a row that cannot be read is forgotten."""
@@ -77,6 +81,35 @@ class KeptLeases:
         expires_at = now_at + lifetime_s
         self._write(KeptLease(peer, request, runtime, tier, now_at, expires_at, ports=ports))
 
+    def moved(self) -> dict[LeaseId, tuple[int, int]]:
+        """Return what went through the ways out of leases in the life before: in, and out."""
+        found = {}
+        for key, content in self._state.values().items():
+            if key.startswith(_MOVED):
+                received, _, sent = content.partition(b" ")
+                if received.isdigit() and sent.isdigit():
+                    found[LeaseId(key.removeprefix(_MOVED))] = (int(received), int(sent))
+        return found
+
+    def note_moved(self, moved: Mapping[LeaseId, tuple[int, int]]) -> None:
+        """Keep what went through the ways out of leases that are kept; what is as it was is not
+        written.
+        """
+        changed = {
+            lease: amounts
+            for lease, amounts in moved.items()
+            if lease in self._kept and self._moved.get(lease, (0, 0)) != amounts
+        }
+        if not changed:
+            return
+        self._moved.update(changed)
+        try:
+            self._state.set_values(
+                {f"{_MOVED}{lease}": b"%d %d" % amounts for lease, amounts in changed.items()}
+            )
+        except MachineCannot as error:
+            log.warning("traffic is not kept over a restart", extra={"reason": error.message})
+
     def main_ended(self, lease: LeaseId, status: int | None) -> None:
         """Know that the main process of a lease does not begin again."""
         if (kept := self._kept.get(lease)) is not None:
@@ -85,8 +118,11 @@ class KeptLeases:
     def forget(self, lease: LeaseId) -> None:
         """Keep it no more: it ends."""
         self._kept.pop(lease, None)
+        self._moved.pop(lease, None)
         try:
             self._state.forget_kept_lease(lease)
+            if self._state.value(f"{_MOVED}{lease}") is not None:
+                self._state.set_values({f"{_MOVED}{lease}": None})
         except MachineCannot as error:
             log.warning("a lease that ends was not forgotten", extra={"reason": error.message})
 

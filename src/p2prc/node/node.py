@@ -15,6 +15,7 @@ from pathlib import Path
 from random import Random
 
 from p2prc.authority import Member, verify_chain
+from p2prc.egress.bridge import Bridges
 from p2prc.egress.dialing import Internet, RealInternet
 from p2prc.errors import MachineCannot, P2prcError
 from p2prc.model.identity import NodeId
@@ -52,6 +53,8 @@ from p2prc.node.ssh import SshDoor
 from p2prc.node.standing import Standing
 from p2prc.node.tasks import Tasks
 from p2prc.node.volumes import VolumeStore, answer_about
+from p2prc.protocol.egress import BRIDGE
+from p2prc.protocol.egress import NONE as NO_NETWORK
 from p2prc.protocol.leases import LeaseBook
 from p2prc.protocol.lending import NO_ISOLATION, LendingPolicy, may_run_bare
 from p2prc.protocol.membership import NodeView
@@ -212,6 +215,10 @@ class Node:
         self.volumes = VolumeStore(
             adapters.leases_folder.parent / "volumes", lambda: self._terms[0].disk_bytes
         )
+        internet = adapters.internet or RealInternet(known=self._own_hosts)
+        self.bridges = Bridges(adapters.leases_folder.parent, internet.own_networks)
+        self.bridge_trouble = ""
+        """Why the network `bridge` cannot be lent although the owner allows it."""
         self.provider = Provider(
             book=LeaseBook(description.lent, policy, description.runtimes),
             places=Places(
@@ -220,10 +227,7 @@ class Node:
                 blobs=adapters.blobs,
                 folder=adapters.leases_folder,
                 obtain=self.bulk.obtain_inputs,
-                ways_out=WaysOut(
-                    adapters.internet or RealInternet(known=self._own_hosts),
-                    lambda: self._terms[1].egress,
-                ),
+                ways_out=WaysOut(internet, lambda: self._terms[1].egress, self.bridges),
                 volumes=self.volumes,
             ),
             blobs=adapters.blobs,
@@ -291,6 +295,7 @@ class Node:
         try:
             self.jobs.stop()
             await self.provider.close()
+            await self.bridges.close()
             self.reach.stop()
             self.network.stop()
             await self.links.leave_all(farewell=True)
@@ -388,7 +393,7 @@ class Node:
     @property
     def policy(self) -> LendingPolicy:
         """What the owner lends to whom at present, in the network that we are in."""
-        policy = self._terms[1]
+        policy = replace(self._terms[1], bridge_trouble=self.bridge_trouble)
         if self.network.standing.member.is_open:
             # Anybody may come in here: what isolates nothing is for this node's own work.
             return replace(
@@ -411,6 +416,9 @@ class Node:
     def change_terms(self, lent: Capacity, policy: LendingPolicy) -> None:
         """Lend by other rules from now on; leases of whom they exclude end at once."""
         self._terms = (lent, policy)
+        if BRIDGE in policy.networks:
+            self.bridge_trouble = self.bridge_trouble or "its rules are being tried, ask again"
+            self._tasks.start(self.try_bridge(), "try the bridge's rules")
         self.network.told.description = replace(self.network.told.description, lent=lent)
         self._apply_terms()
         can_isolate = any(offer.tier != NO_ISOLATION for offer in self.runtimes)
@@ -424,6 +432,27 @@ class Node:
             if not policy.lends_to_peer(peer):
                 self.provider.evict(peer, "the owner of the node lends to you no longer")
         self.network.record_changed()
+
+        self._end_networks()
+
+    def _end_networks(self) -> None:
+        """End leases whose network the owner lends no longer."""
+        for view in self.provider.leases():
+            if (network := view.workload.network) not in self.policy.networks | {NO_NETWORK}:
+                reason = f"the owner of the node lends the network `{network}` no longer"
+                self.provider.evict_lease(view.lease, reason)
+
+    async def try_bridge(self) -> None:
+        """Find out whether the network `bridge` can be lent, where the owner allows it."""
+        if BRIDGE not in self._terms[1].networks:
+            self.bridge_trouble = ""
+            self._end_networks()
+            return
+        self.bridge_trouble = await self.bridges.trouble()
+        if self.bridge_trouble:
+            log.warning("no bridge can be lent", extra={"reason": self.bridge_trouble})
+        self._apply_terms()
+        self._end_networks()
 
     def _apply_terms(self) -> None:
         lent, _ = self._terms
@@ -630,6 +659,7 @@ async def open_node(
         await node.take_up()
         node.start()
         try:
+            await node.try_bridge()
             yield node
         finally:
             await node.stop()

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from p2prc.egress.bridge import BridgeWay
 from p2prc.egress.proxy import EgressProxy
 from p2prc.errors import LeaseEnded, MachineCannot, P2prcError, PeerBusy
 from p2prc.files.collect import OutputLimits, collect_outputs
@@ -27,7 +28,7 @@ from p2prc.model.identity import BlobId, LeaseId, NodeId
 from p2prc.model.resources import Usage
 from p2prc.model.tree import Tree
 from p2prc.model.workload import Command, Outcome, Workload
-from p2prc.node.egress import WaysOut
+from p2prc.node.egress import Moved, WayOut, WaysOut
 from p2prc.node.kept_leases import KeptLease
 from p2prc.node.log_file import LogFile, remove_all_but
 from p2prc.node.main_process import Main
@@ -42,6 +43,7 @@ from p2prc.node.surroundings import (
     with_surroundings,
 )
 from p2prc.node.volumes import VolumeStore
+from p2prc.protocol.egress import BRIDGE
 from p2prc.protocol.lending import NO_ISOLATION
 from p2prc.runtime.environments import EnvironmentStore
 from p2prc.runtime.port import Execution, Exit, OutputChunk, Runtime, Sandbox, SandboxSpec
@@ -103,7 +105,7 @@ class Place:
     is_suspended: bool = False
     end_reason: str = ""
     environment: EnvironmentLock | None = None
-    way_out: EgressProxy | None = None
+    way_out: WayOut | None = None
     variables: dict[str, str] = field(default_factory=dict)
     ports: tuple[int, ...] = ()
     log_file: LogFile | None = None
@@ -181,20 +183,33 @@ class Places:
         except BaseException:
             await self._give_up(peer, lease, workload, way_out)
             raise
+        joined: BridgeWay | None = None
+        try:
+            joined = await self._ways_out.join(lease, workload, sandbox)
+        except BaseException:
+            await sandbox.end()
+            await self._give_up(peer, lease, workload, way_out)
+            raise
         return Place(
             peer,
             lease,
             workload,
             sandbox,
             environment=workload.environment,
-            way_out=way_out,
+            way_out=way_out or joined,
             variables=dict(variables or {}),
             log_file=self._log_file(spec.folder),
             tell=progress,
         )
 
-    async def take_up(self, kept: Sequence[KeptLease]) -> list[Place]:
-        """Take up the places of the life before that are kept and live; nothing else stays."""
+    async def take_up(
+        self, kept: Sequence[KeptLease], moved: Mapping[LeaseId, Moved]
+    ) -> list[Place]:
+        """Take up the places of the life before that are kept and live; nothing else stays.
+
+        `moved` is what went through the ways out of each: nobody's allowance begins anew.
+        """
+        await self._ways_out.sweep()
         ready: list[tuple[KeptLease, SandboxSpec, EgressProxy | None]] = []
         for one in kept:
             try:
@@ -206,6 +221,7 @@ class Places:
                     is_isolated=one.request.is_isolated,
                     progress=_nothing,
                     has_sessions=one.request.has_sessions,
+                    moved=moved.get(one.lease, (0, 0)),
                 )
             except P2prcError as error:
                 log.warning("a lease cannot be taken up", extra={"reason": error.message})
@@ -222,6 +238,14 @@ class Places:
             names |= {spec.folder.name, *([] if way_out is None else [way_out.path.name])}
             place = Place(one.peer, one.lease, workload, sandbox)
             place.environment, place.way_out = workload.environment, way_out
+            past = moved.get(one.lease, (0, 0))
+            try:
+                place.way_out = way_out or await self._ways_out.join(
+                    one.lease, workload, sandbox, past
+                )
+            except P2prcError as error:
+                # It goes on without: what runs there may need no network any more.
+                log.warning("a lease lost its network", extra={"reason": error.message})
             place.variables = dict(one.request.variables)
             place.log_file = self._log_file(spec.folder)
             places.append(place)
@@ -244,6 +268,7 @@ class Places:
         is_isolated: bool,
         progress: Progress,
         has_sessions: bool,
+        moved: Moved = (0, 0),
     ) -> tuple[SandboxSpec, EgressProxy | None]:
         """Get what a sandbox needs. Raises MachineCannot, and then holds nothing."""
         environment: Path | None = None
@@ -254,7 +279,7 @@ class Places:
         folder = self._folder / f"{peer[:16]}-{lease}"
         way_out: EgressProxy | None = None
         try:
-            way_out = await self._ways_out.open(folder, workload)
+            way_out = await self._ways_out.open(folder, workload, moved)
             volumes = await self._volumes.hold(peer, lease, workload.volumes)
         except BaseException:
             await self._give_up(peer, lease, workload, way_out)
@@ -270,6 +295,7 @@ class Places:
             image=workload.image,
             egress=None if way_out is None else way_out.path,
             volumes=volumes,
+            has_names=workload.network == BRIDGE,
         )
         return spec, way_out
 

@@ -119,7 +119,9 @@ class Provider:
         now_at = time.time()
         left = self._kept.load()
         wanted = [one for one in left if keeps and one.left_s(now_at) > 0]
-        places = {place.lease: place for place in await self._places.take_up(wanted)}
+        places = {
+            place.lease: place for place in await self._places.take_up(wanted, self._kept.moved())
+        }
         for one in left:
             place = places.get(one.lease)
             if place is not None:
@@ -219,10 +221,15 @@ class Provider:
         """Read every lease for the owner's sums; return the processor seconds of all that ever
         were, which only grows.
         """
+        moved: dict[LeaseId, tuple[int, int]] = {}
         for reading in await self.readings():
             # Those that ended meanwhile were counted at their end.
             if (place := self._open.get(reading.lease.lease)) is not None:
                 self._history.read(reading.lease, reading.usage, place.used, now)
+                if place.way_out is not None:
+                    usage = reading.usage
+                    moved[place.lease] = (usage.net_rx_bytes, usage.net_tx_bytes)
+        self._kept.note_moved(moved)
         return self._history.cpu_s
 
     def save_usage(self) -> None:

@@ -20,6 +20,7 @@ from p2prc.node.links import Links
 from p2prc.node.post import Post
 from p2prc.node.provider import Provider
 from p2prc.node.session import Print, run_remotely
+from p2prc.protocol.egress import BRIDGE
 from p2prc.protocol.messages import EndLease, LeaseGranted, RequestLease, RunCommand
 from p2prc.protocol.placement import NodeOffer, choose, explain, why_not
 
@@ -115,7 +116,9 @@ class Runs:
             self._notes[lease] = noted
             try:
                 # For a single command a sandbox of its own is the quickest: no agent has to start.
-                request = RequestLease(lease, workload, is_isolated=True)
+                # A bridge belongs to the place: it cannot be made anew in front of a command.
+                is_alone = workload.network != BRIDGE
+                request = RequestLease(lease, workload, is_isolated=is_alone)
                 if asking is not None:
                     request = asking(lease)
                 return await self._lend(target, request)

@@ -12,12 +12,13 @@ from p2prc.model.identity import JobId, NodeId
 from p2prc.model.quantities import format_duration
 from p2prc.model.resources import GIBIBYTE, MEBIBYTE, Capacity, Limits, RuntimeOffer
 from p2prc.model.workload import Workload
-from p2prc.protocol.egress import BRIDGE, NONE, OPEN_TIERS, EgressTerms
+from p2prc.protocol.egress import BRIDGE, NETWORKS, NONE, OPEN_TIERS, EgressTerms
 
 NO_ISOLATION = "none"
 """The tier that isolates nothing: for nodes that the owner names, and nobody else."""
 IMAGELESS_RUNTIME = "process"
 SMALLEST_CPU_MILLIS = 10
+_SENTENCE_LIMIT = 500
 SMALLEST_MEMORY_BYTES = 4 * MEBIBYTE
 
 
@@ -34,7 +35,8 @@ class LendingPolicy:
     `trusted` are the nodes that may run without isolation where there is none to be had,
     `host_access` those that may ask for it in any case. `absence_s` and `job_absence_s` bound
     how long a requester may be away before its lease ends. `networks` are those that may be asked
-    for, and `egress` what the network `proxy` lets through. `patience_s` bounds how long a request
+    for, and `egress` what their traffic is bounded to; `bridge_trouble` is why the network `bridge`
+    cannot be lent although it is allowed. `patience_s` bounds how long a request
     waits for sandboxes that are just ending.
 
     `per_peer` bounds what one peer holds together, `requests_per_s` how often it asks for leases.
@@ -57,6 +59,7 @@ class LendingPolicy:
     job_absence_s: float = 15 * 60.0
     patience_s: float = 5.0
     networks: frozenset[str] = frozenset({NONE})
+    bridge_trouble: str = ""
     egress: EgressTerms = field(default_factory=EgressTerms)
 
     @property
@@ -102,8 +105,11 @@ def refusal_of(
         if not policy.lends_at_all:
             return Refusal("policy-refuses", "this node lends nothing")
         return Refusal("policy-refuses", "the owner of this node does not lend to you")
-    if workload.network == BRIDGE or workload.network not in policy.networks | {NONE}:
-        return _network_refused(workload.network)
+    if workload.network not in policy.networks | {NONE}:
+        return _network_refused(workload.network, policy.networks)
+    if workload.network == BRIDGE and policy.bridge_trouble:
+        message = f"this node cannot lend the network `bridge`: {policy.bridge_trouble}"
+        return Refusal("policy-refuses", message[:_SENTENCE_LIMIT])
     limits = workload.limits
     if limits.lasts_s > policy.lifetime_limit_s:
         return _too_long(policy.lifetime_limit_s)
@@ -111,15 +117,12 @@ def refusal_of(
     return Refusal("policy-refuses", excess) if excess else None
 
 
-def _network_refused(network: str) -> Refusal:
-    if network == BRIDGE:
-        # Nothing here could vouch for the firewall between such a place and the owner's LAN.
-        message = "this node has no network `bridge`: only `none` and `proxy` can be lent"
-        return Refusal("policy-refuses", message)
+def _network_refused(network: str, lent: frozenset[str]) -> Refusal:
+    wanted = ",".join(each for each in NETWORKS if each in {NONE, network, *lent})
     return Refusal(
         "policy-refuses",
         f"the owner of this node does not lend the network `{network}`",
-        "its owner allows it with `p2prc policy set lend.networks none,proxy`",
+        f"its owner allows it with `p2prc policy set lend.networks {wanted}`",
     )
 
 
@@ -221,7 +224,7 @@ def select_runtime(
     if workload.network != NONE:
         accepted = [offer for offer in accepted if offer.tier not in OPEN_TIERS]
         if not accepted:
-            message = "this node cannot hold work to a proxy: it has no network of its own there"
+            message = f"this node has no place whose network could be `{workload.network}`"
             return Refusal("policy-refuses", message)
     for offer in accepted:
         if offer.tier != NO_ISOLATION or may_run_bare(policy, peer, can_isolate=can_isolate):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -219,6 +220,9 @@ class FakeSandbox:
         if port != _ECHO_PORT:
             raise PortClosed(f"nothing listens at port {port} there")
         return _Echo()
+
+    async def socket_inside(self) -> socket.socket:
+        raise RuntimeMissing("there is no network here")
 
     async def put_files(self, stream: AsyncIterator[bytes], folder: str = "") -> int:
         if self._is_ending:

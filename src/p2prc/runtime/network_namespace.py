@@ -76,6 +76,11 @@ async def listen_in(network: str, port: int) -> socket.socket:
     return made
 
 
+async def socket_in(network: str) -> socket.socket:
+    """Return a socket that was made in there, unconnected. Raises MachineCannot."""
+    return await asyncio.to_thread(_socket_in, network, socket.AF_INET)
+
+
 async def dial_with(make: Callable[[int], Awaitable[socket.socket]], port: int) -> SocketLink:
     """Connect to a port on a socket that `make` makes, for an address family, in its network.
 

@@ -8,6 +8,7 @@ root: what is put into `inputs` must be readable for everyone, the folders above
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -66,7 +67,8 @@ class SandboxSpec:
     With `is_isolated` every command gets a sandbox of its own. With `has_sessions` several
     commands run at once, and what one leaves in the background goes on until the sandbox ends.
     `image` "" is the runtime's own choice. `egress` is the Unix socket of this lease's proxy: it
-    appears inside as 127.0.0.1:3128, and commands find it in their variables.
+    appears inside as 127.0.0.1:3128, and commands find it in their variables. With `has_names`
+    programs inside ask public resolvers for names.
     """
 
     lease: LeaseId
@@ -79,6 +81,7 @@ class SandboxSpec:
     image: str = ""
     egress: Path | None = None
     volumes: tuple[VolumeMount, ...] = ()
+    has_names: bool = False
 
 
 def check_features(spec: SandboxSpec, offered: frozenset[Feature]) -> None:
@@ -201,6 +204,13 @@ class Sandbox(Protocol):
         """Open a connection to a port on the loopback inside; nothing is published.
 
         Raises PortClosed when nothing listens there, RuntimeMissing without the feature.
+        """
+        ...
+
+    async def socket_inside(self) -> socket.socket:
+        """Return a socket that was made in the sandbox's own network, for who has to find that.
+
+        It is not connected. Raises RuntimeMissing where there is no such network, MachineCannot.
         """
         ...
 

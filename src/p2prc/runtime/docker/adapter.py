@@ -41,6 +41,7 @@ from p2prc.runtime.port import Feature, Sandbox, SandboxSpec
 from p2prc.runtime.process import bubblewrap, folders
 from p2prc.runtime.process.assets import Interpreter, base_interpreter, write_assets
 from p2prc.runtime.process.users import tenant_uid
+from p2prc.runtime.resolvers import public_resolvers
 
 log = logging.getLogger(__name__)
 
@@ -254,6 +255,7 @@ class DockerRuntime:
             declared=declared,
             volumes=tuple((_real(each.source), each.target) for each in spec.volumes),
             cards=self._free_cards(spec.limits.gpus),
+            resolvers=public_resolvers() if spec.has_names else (),
         )
 
     def _free_cards(self, wanted: int) -> tuple[int, ...]:

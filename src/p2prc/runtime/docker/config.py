@@ -47,6 +47,7 @@ class Plan:
     declared: tuple[str, ...] = ()
     cards: tuple[int, ...] = ()
     volumes: tuple[tuple[str, str], ...] = ()
+    resolvers: tuple[str, ...] = ()
 
 
 def container_config(plan: Plan) -> dict[str, Any]:
@@ -79,6 +80,7 @@ def container_config(plan: Plan) -> dict[str, Any]:
         "HostConfig": {
             "Mounts": _mounts(plan),
             "NetworkMode": "none",
+            "Dns": list(plan.resolvers),
             "CapDrop": ["ALL"],
             "SecurityOpt": ["no-new-privileges:true"],
             "Privileged": False,

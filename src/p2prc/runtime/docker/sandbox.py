@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import socket
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from p2prc.runtime.docker.engine import Engine, EngineStream
 from p2prc.runtime.docker.execution import DockerExecution
 from p2prc.runtime.docker.links import dial_by_exec
 from p2prc.runtime.docker.usage import Sample, meter_of, sample_of
-from p2prc.runtime.network_namespace import dial_in, listen_in
+from p2prc.runtime.network_namespace import dial_in, listen_in, socket_in
 from p2prc.runtime.port import Execution, Exit, Link, SandboxSpec, Terminal
 from p2prc.runtime.process import folders, watch
 from p2prc.runtime.way_out import PROXY_PORT, PROXY_VARIABLES, WayOut
@@ -138,6 +139,12 @@ class DockerSandbox:
         if os.geteuid() == 0 and self._meter is not None:
             return await dial_in(f"/proc/{self._pid}/ns/net", port)
         return await dial_by_exec(self._engine, self.container, port)
+
+    async def socket_inside(self) -> socket.socket:
+        self._check_alive()
+        if os.geteuid() != 0 or self._meter is None:
+            raise RuntimeMissing("this node cannot enter the network of a container")
+        return await socket_in(f"/proc/{self._pid}/ns/net")
 
     async def put_files(self, stream: AsyncIterator[bytes], folder: str = "") -> int:
         self._check_alive()

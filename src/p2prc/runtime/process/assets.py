@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from p2prc.runtime.process import folders
+from p2prc.runtime.resolvers import public_resolvers
 
 _FILES = {
     "passwd": "root:x:0:0:root:/:/usr/sbin/nologin\ntenant:x:1000:1000:tenant:/work:/bin/sh\n",
     "group": "root:x:0:\ntenant:x:1000:\n",
     "hosts": "127.0.0.1 localhost sandbox\n::1 localhost\n",
-    "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
+    "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
 }
 
 
@@ -47,6 +48,9 @@ def write_assets(folder: Path, interpreter: Interpreter) -> None:
         made.chmod(0o755)
     for name, content in _FILES.items():
         _write(etc / name, content.encode())
+    # Where there is no network, nobody answers: at once, for nothing leads there.
+    lines = "".join(f"nameserver {each}\n" for each in public_resolvers())
+    _write(etc / "resolv.conf", lines.encode())
     for name in ("ld.so.cache", "localtime"):
         original = Path("/etc", name)
         if original.is_file():

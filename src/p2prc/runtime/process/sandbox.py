@@ -170,6 +170,13 @@ class ProcessSandbox:
             raise RuntimeMissing(f"the tier `{self._spec.tier}` has no ports of its own")
         return await dial_with(self._socket_inside, port)
 
+    async def socket_inside(self) -> socket.socket:
+        if self._spec.is_isolated:
+            raise RuntimeMissing("a sandbox for each command alone has no bridge")
+        if self._spec.tier in BARE_TIERS:
+            raise RuntimeMissing(f"the tier `{self._spec.tier}` has no network of its own")
+        return await self._socket_inside(socket.AF_INET)
+
     async def _socket_inside(self, family: int) -> socket.socket:
         number = next(self._numbers)
         answer = await self._ask(Dial(number, family))
