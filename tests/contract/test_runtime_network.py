@@ -11,6 +11,7 @@ from asyncio import StreamReader, StreamWriter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,7 @@ pytestmark = [
 ]
 
 
+@cache
 def wheel() -> bytes:
     made = io.BytesIO()
     with zipfile.ZipFile(made, "w") as archive:

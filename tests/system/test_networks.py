@@ -87,15 +87,11 @@ def test_from_none_to_a_proxy_with_a_cap(node: NodeUnderTest, tmp_path: Path) ->
     hint = "this place has no network; for HTTP and HTTPS ask for it with `--network proxy`"
     assert said.err.endswith(f"hint: {hint}\n")
 
-    # The owner has to allow it, and `bridge` cannot be had.
+    # The owner has to allow it.
     asked = ("run", "any", "--network", "proxy", "--runtime", "process", "--")
     said = node.p2prc(*asked, "true", status=125)
     assert "the owner of this node does not lend the network `proxy`" in said.err
     assert "p2prc policy set lend.networks none,proxy" in said.err
-    said = node.p2prc("run", "any", "--network", "bridge", "--", "true", status=125)
-    assert "only `none` and `proxy` can be lent" in said.err
-    said = node.p2prc("policy", "set", "lend.networks", "bridge", status=3)
-    assert "`bridge` cannot be lent" in said.err
     node.p2prc("policy", "set", "lend.networks", "none,proxy")
     node.p2prc("policy", "set", "lend.traffic", "1M")
 

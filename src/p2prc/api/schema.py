@@ -628,7 +628,10 @@ class TaskLog(Answer, frozen=True):
 
 
 class LeaseRow(Answer, frozen=True):
-    """Who runs what here, and what it uses."""
+    """Who runs what here, what it uses, and how much of each it may.
+
+    `cpu_limit` is in cores; `net_limit_bytes` bounds both ways together, null without bound.
+    """
 
     id: str
     peer: str
@@ -646,6 +649,12 @@ class LeaseRow(Answer, frozen=True):
     created_at: str = ""
     expires_at: str | None = None
     command: str = ""
+    network: str = "none"
+    cpu_limit: float = 0.0
+    memory_limit_bytes: int = 0
+    disk_limit_bytes: int = 0
+    processes_limit: int = 0
+    net_limit_bytes: int | None = None
 
 
 class UsageRow(Answer, frozen=True):

@@ -68,6 +68,7 @@ def _machine_of(node: Node, home: Path) -> MachineFacts:
         missing_packages=found.missing_packages,
         is_lending=node.provider.lends,
         is_paused=node.provider.is_paused,
+        bridge=node.bridge_trouble,
     )
 
 

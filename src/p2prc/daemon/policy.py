@@ -15,7 +15,7 @@ from p2prc.model.quantities import format_cpus, format_size
 from p2prc.model.resources import Capacity
 from p2prc.node.collector import OwnerRules
 from p2prc.node.machine import card_count
-from p2prc.protocol.egress import EgressTerms
+from p2prc.protocol.egress import BRIDGE, NONE, PROXY, EgressTerms
 from p2prc.protocol.leases import LeaseView
 from p2prc.protocol.lending import UNBOUNDED, LendingPolicy
 from p2prc.settings import CONFIG_FILE, SETTING_KEYS, Settings, check_setting, with_setting
@@ -222,3 +222,11 @@ def bridge_notices(trouble: str) -> list[str]:
     if not trouble:
         return []
     return [f"the network `bridge` is allowed and cannot be lent: {trouble}"]
+
+
+def networks_lent(policy: LendingPolicy) -> str:
+    """Return the networks that leases can have here, with commas between; `none` for none."""
+    lent = [PROXY] if PROXY in policy.networks else []
+    if BRIDGE in policy.networks and not policy.bridge_trouble:
+        lent.append(BRIDGE)
+    return ",".join(lent) or NONE

@@ -126,6 +126,7 @@ def usage_row(used: PeerUsage, *, peer_name: str) -> schema.UsageRow:
 def lease_row(reading: LeaseReading, *, peer_name: str, wall_offset_s: float) -> schema.LeaseRow:
     """Show a lease to its owner; `wall_offset_s` turns the machine's clock into UTC seconds."""
     lease, usage = reading.lease, reading.usage
+    limits = lease.workload.limits
     return schema.LeaseRow(
         id=lease.lease,
         peer=lease.peer,
@@ -143,4 +144,10 @@ def lease_row(reading: LeaseReading, *, peer_name: str, wall_offset_s: float) ->
         command=shlex.join(reading.argv)[:COMMAND_SHOWN],
         created_at=instant(lease.created_at + wall_offset_s),
         expires_at=instant_or_none(finite(lease.expires_at + wall_offset_s)),
+        network=lease.workload.network,
+        cpu_limit=limits.cpu_millis / 1000,
+        memory_limit_bytes=limits.memory_bytes,
+        disk_limit_bytes=limits.disk_bytes,
+        processes_limit=limits.processes,
+        net_limit_bytes=reading.net_limit_bytes,
     )

@@ -21,7 +21,7 @@ from p2prc.daemon.jobs import JobDesk
 from p2prc.daemon.log import last_lines
 from p2prc.daemon.names import as_typed, find_lease, find_node, is_node_id
 from p2prc.daemon.orders import absolute_folder
-from p2prc.daemon.policy import POLICY_KEYS, PolicyDesk, bridge_notices, used_of
+from p2prc.daemon.policy import POLICY_KEYS, PolicyDesk, bridge_notices, networks_lent, used_of
 from p2prc.daemon.rows import (
     instant,
     lease_row,
@@ -103,6 +103,7 @@ class DaemonService:
                 disk_bytes=told.lent.disk_bytes,
                 runtimes=runtimes_of(node.runtimes),
                 needed_for=node.provider.needed_for,
+                network=networks_lent(node.policy),
             ),
             relay=relay_of(self._relaying),
             refusals=dict(

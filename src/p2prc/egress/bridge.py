@@ -37,6 +37,8 @@ from p2prc.protocol.egress import Allowance, EgressTerms, Network
 log = logging.getLogger(__name__)
 
 _LOOK_S = 2.0
+_PACKET_BYTES = 64 * 1024
+"""The largest packet between two interfaces of one machine."""
 _FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
 
 
@@ -53,7 +55,7 @@ class BridgeWay:
     def __init__(self, bridges: Bridges, lease: LeaseId, terms: EgressTerms) -> None:
         self._bridges = bridges
         self._lease = lease
-        self._allowance = Allowance(terms)
+        self._allowance = Allowance(terms, packet_bytes=_PACKET_BYTES)
         self._was_used_up = False
 
     @property

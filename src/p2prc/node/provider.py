@@ -71,11 +71,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class LeaseReading:
-    """A lease as its owner sees it: who, what, and what it uses now."""
+    """A lease as its owner sees it: who, what, and what it uses now.
+
+    `net_limit_bytes` is None where nothing bounds its traffic, and where it has no network.
+    """
 
     lease: LeaseView
     usage: Usage
     argv: tuple[str, ...] = ()
+    net_limit_bytes: int | None = None
 
 
 class Provider:
@@ -209,7 +213,7 @@ class Provider:
         # Together: one sandbox that does not answer must not hide the others.
         usages = await asyncio.gather(*(_usage_of(place) for place in places))
         return [
-            LeaseReading(view, usage, () if place is None else place.argv)
+            LeaseReading(view, usage, *_shown(place))
             for view, place, usage in zip(views, places, usages, strict=True)
         ]
 
@@ -663,3 +667,10 @@ def _nobody(_: Control) -> None:
 
 async def _discard(_: OutputChunk) -> None:
     """Take what an attempt prints: its tail is kept with the outcome."""
+
+
+def _shown(place: Place | None) -> tuple[tuple[str, ...], int | None]:
+    """Return what runs there, and what bounds its traffic."""
+    if place is None:
+        return (), None
+    return place.argv, None if place.way_out is None else place.way_out.allowance.total_bytes

@@ -84,6 +84,8 @@ class MachineFacts:
     missing_packages: tuple[str, ...] = ()
     is_lending: bool = True
     is_paused: bool = False
+    bridge: str = ""
+    """Why the network `bridge` cannot be lent although it is allowed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +138,8 @@ def diagnose(facts: Facts) -> list[Finding]:
     found += _relays(reach)
     found += [_neighbours(reach), _members(facts.network), _clock(facts.network)]
     found += [_disk(facts.machine), _runtimes(facts.machine), _lending(facts.machine)]
+    if facts.machine.bridge:
+        found.append(_bridge(facts.machine.bridge))
     if facts.network.unforeseen:
         found.append(_unforeseen(facts.network.unforeseen))
     if facts.peer is not None:
@@ -468,6 +472,16 @@ def _runtimes(machine: MachineFacts) -> Finding:
         finding="no sandbox works here: others' work runs nowhere, or without isolation",
         advice="allow unprivileged user namespaces:"
         " `sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0`",
+    )
+
+
+def _bridge(trouble: str) -> Finding:
+    return Finding(
+        "bridge",
+        is_ok=False,
+        finding=f"the network `bridge` is allowed and cannot be lent: {trouble}",
+        advice="see to that and start the node again, or lend without it:"
+        " `p2prc policy set lend.networks none,proxy`",
     )
 
 

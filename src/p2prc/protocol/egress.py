@@ -217,9 +217,13 @@ def allowed_of(found: Iterable[str | Address], own: Iterable[Network] = ()) -> l
 
 
 class Allowance:
-    """How much may still go through, and how fast. Pure; instants are given, in seconds."""
+    """How much may still go through, and how fast. Pure; instants are given, in seconds.
 
-    def __init__(self, terms: EgressTerms) -> None:
+    `packet_bytes` is what the last packet may be short of the total: of packets whole ones go.
+    """
+
+    def __init__(self, terms: EgressTerms, *, packet_bytes: int = 0) -> None:
+        self._packet = packet_bytes
         self._total = terms.total_bytes
         self._rate = terms.rate_bytes_s
         self._free_at = 0.0
@@ -227,9 +231,15 @@ class Allowance:
         self.sent_bytes = 0
 
     @property
+    def total_bytes(self) -> int | None:
+        """How much may go through in all, None without bound."""
+        return self._total
+
+    @property
     def is_used_up(self) -> bool:
         """Whether nothing more may go through."""
-        return self._total is not None and self.received_bytes + self.sent_bytes >= self._total
+        moved = self.received_bytes + self.sent_bytes + self._packet
+        return self._total is not None and moved >= self._total
 
     @property
     def reason(self) -> str:

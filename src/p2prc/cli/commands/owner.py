@@ -122,9 +122,18 @@ def _leases_text(leases: list[LeaseRow]) -> str:
         "LEASE", "PEER", "IMAGE", "STATE", "CPU%", "MEM", "PEAK", "DISK", "PROC", "NET", "LEFT",
         "COMMAND",
     )  # fmt: skip
-    # A terminal of 80 columns shows all but the command.
-    width = 8 if sys.stdout.isatty() and shutil.get_terminal_size().columns < _WIDE else 40
+    # A terminal of 80 columns shows all but the command and, for some, the time left.
+    width = 6 if sys.stdout.isatty() and shutil.get_terminal_size().columns < _WIDE else 40
     return table(headings, [_lease_cells(lease, width) for lease in leases], gap=1)
+
+
+def _of(used: str, limit: str) -> str:
+    """Say how much of a limit is used: `300M/1G`."""
+    return f"{used}/{limit}" if limit else used
+
+
+def _limit(amount: int | None) -> str:
+    return brief_size(amount) if amount else ""
 
 
 def _lease_cells(lease: LeaseRow, width: int) -> tuple[str, ...]:
@@ -133,12 +142,12 @@ def _lease_cells(lease: LeaseRow, width: int) -> tuple[str, ...]:
         shortened(plain(lease.peer_name) or lease.peer[:8], width),
         shortened(plain(lease.image), width),
         _STATES.get(lease.state, lease.state),
-        f"{lease.cpu_percent:.0f}",
-        brief_size(lease.memory_bytes),
+        _of(f"{lease.cpu_percent:.0f}", f"{100 * lease.cpu_limit:.0f}" if lease.cpu_limit else ""),
+        _of(brief_size(lease.memory_bytes), _limit(lease.memory_limit_bytes)),
         brief_size(lease.memory_peak_bytes),
-        brief_size(lease.disk_bytes),
-        str(lease.processes),
-        brief_size(lease.net_rx_bytes + lease.net_tx_bytes),
+        _of(brief_size(lease.disk_bytes), _limit(lease.disk_limit_bytes)),
+        _of(str(lease.processes), str(lease.processes_limit or "")),
+        _of(brief_size(lease.net_rx_bytes + lease.net_tx_bytes), _limit(lease.net_limit_bytes)),
         brief_until(lease.expires_at) if lease.expires_at else "never",
         lease.command,
     )
