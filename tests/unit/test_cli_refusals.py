@@ -1,9 +1,12 @@
-"""A node that refuses at once, and hangs up before the whole request was said."""
+"""A node that refuses at once and hangs up before the whole request was said, or never answers."""
 
 from __future__ import annotations
 
 import json
+import signal
 import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -57,3 +60,24 @@ def test_exec_that_is_refused_at_once_says_why_and_names_the_home(
         "error: no lease here is `box`",
         f"hint: see `p2prc --home {tmp_path} ps`",
     ]
+
+
+def test_ctrl_c_twice_ends_without_a_traceback(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        with short_address(socket_path(tmp_path)) as address:
+            listener.bind(address)
+        listener.listen()
+        listener.settimeout(20)
+        waiting = subprocess.Popen(
+            [sys.executable, "-m", "p2prc", "--home", str(tmp_path), "ps"],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        asking, _ = listener.accept()
+        with asking:
+            asking.recv(1)
+            for _ in range(2):
+                waiting.send_signal(signal.SIGINT)
+            _, said = waiting.communicate(timeout=20)
+    assert waiting.returncode == 130
+    assert said in ("interrupted\n", "")
