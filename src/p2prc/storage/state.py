@@ -138,8 +138,10 @@ class State:
         rows = [(job, page.author, page.life, page.number, page.envelope) for page in pages]
         with self._transaction() as write:
             try:
+                # A page that were there already would not hold what is loose now: that is a bug.
+                kind = "insert" if hold_all_loose else "insert or ignore"
                 write.executemany(
-                    "insert or ignore into page (job, author, life, number, envelope)"
+                    f"{kind} into page (job, author, life, number, envelope)"
                     " values (?, ?, ?, ?, ?)",
                     rows,
                 )

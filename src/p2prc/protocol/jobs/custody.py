@@ -217,7 +217,7 @@ class Custody:
             # Whoever is not there any more asks for itself when it is back.
             if not is_behind or now - self._ended_at > 60 * settings.again_s:
                 return _NEVER
-            return peer.asked_at + (settings.again_s if peer.has_failed else settings.soon_s)
+            return peer.asked_at + (2 * settings.beat_s if peer.has_failed else settings.soon_s)
         if is_behind and not peer.has_failed:
             return peer.asked_at + settings.soon_s
         if self.epoch is not None or is_behind or self.is_probing(now):

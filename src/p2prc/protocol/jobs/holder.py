@@ -43,7 +43,7 @@ from p2prc.protocol.jobs.holding import (
     SyncFailed,
 )
 from p2prc.protocol.jobs.ledger import Ledger
-from p2prc.protocol.jobs.pages import LogLength, Logs, Page, SignedPage, in_pages
+from p2prc.protocol.jobs.pages import LogLength, LogName, Logs, Page, SignedPage, in_pages
 from p2prc.protocol.jobs.settings import CoordinatorSettings
 from p2prc.protocol.placement import NodeOffer
 
@@ -69,12 +69,14 @@ class Holder:
         self.ledger = ledger
         self._own = own
         self._job_id: JobId = ledger.job_id
-        self._life = random_id(rng)
         self._rng = rng
         self._utc_offset_s = utc_offset_s
         self._settings = settings or HolderSettings()
         self._coordinator_settings = coordinator_settings
         self.logs = Logs(logs)
+        self._life = random_id(rng)
+        while self.logs.count(LogName(own, self._life)):
+            self._life = random_id(rng)
         self._loose = list(loose)
         self._sealed = 0
         self._has_written = bool(loose) or any(one.author == own for one in self.logs.lengths())
