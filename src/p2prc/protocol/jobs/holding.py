@@ -25,7 +25,7 @@ class HolderSettings:
     keepers: int = 2
     beat_s: float = 2.0
     soon_s: float = 0.2
-    lease_s: float = 7.0
+    lease_s: float = 10.0
     stagger_s: float = 2.5
     probe_s: float = 3.0
     lost_s: float = 20.0
