@@ -14,8 +14,10 @@ import msgspec
 
 from p2prc.errors import MachineCannot, P2prcError
 from p2prc.model.identity import LeaseId, NodeId
+from p2prc.model.moments import Moment
 from p2prc.model.resources import finite
 from p2prc.model.workload import MainProcess, Workload
+from p2prc.node.moment import moment
 from p2prc.node.post import Post
 from p2prc.node.runs import Runs
 from p2prc.protocol.messages import (
@@ -61,6 +63,18 @@ class Held(msgspec.Struct, frozen=True):
     removed_at: float = 0.0
     main: str = ""
     main_status: int | None = None
+    told: Moment | None = None
+    left_s: float | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its time is over by what its node said last, whatever the wall clock was set to.
+
+        `left_s` is what it had left at the moment `told`.
+        """
+        if self.told is not None and self.left_s is not None:
+            return moment().since(self.told) > self.left_s
+        return self.expires_at is not None and time.time() > self.expires_at
 
 
 class Containers:
@@ -118,6 +132,8 @@ class Containers:
             created_at=now,
             expires_at=finite(now + workload.limits.lasts_s),
             main="" if main is None else "running",
+            told=moment(),
+            left_s=workload.limits.lifetime_s,
         )
         try:
             self._keep(held)
@@ -150,7 +166,7 @@ class Containers:
         for held in self.all():
             if held.state != "removing":
                 continue
-            if held.expires_at is not None and held.expires_at < now:
+            if held.is_over:
                 self._end(held, "time", "its time was over before its node was back")
             elif held.removed_at < now - REMOVING_KEPT_S:
                 self._end(held, "lost", "its node never came back to be told")
@@ -174,7 +190,7 @@ class Containers:
     def _unreachable(self, held: Held, reason: str) -> None:
         if held.lease not in self._held:
             return
-        if held.expires_at is not None and time.time() > held.expires_at:
+        if held.is_over:
             self._end(held, "time", "its time is over")
             return
         reason = f"its node cannot be reached: {reason}"
@@ -194,6 +210,8 @@ class Containers:
                 state=told.state,
                 reason="",
                 expires_at=None if left_s is None else time.time() + left_s,
+                told=moment(),
+                left_s=left_s,
                 main=told.main,
                 main_status=told.main_status,
             )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping
 
 import msgspec
 
 from p2prc.errors import MachineCannot, WireError
 from p2prc.model.identity import LeaseId, NodeId
+from p2prc.model.moments import Moment
+from p2prc.node.moment import moment
 from p2prc.protocol.messages import RequestLease
 from p2prc.storage.state import State
 from p2prc.wire.codec import Codec, encode
@@ -20,8 +21,8 @@ _MOVED = "moved/"
 
 
 class KeptLease(msgspec.Struct, frozen=True):
-    """A lease that runs; instants are UTC seconds. `main_status` counts once the main process
-    has ended for good.
+    """A lease that runs; `created_at` and `expires_at` are UTC seconds, `begun` is the first also
+    by a clock that nobody sets. `main_status` counts once the main process has ended for good.
     """
 
     peer: NodeId
@@ -33,14 +34,20 @@ class KeptLease(msgspec.Struct, frozen=True):
     is_main_ended: bool = False
     main_status: int | None = None
     ports: tuple[int, ...] = ()
+    begun: Moment | None = None
 
     @property
     def lease(self) -> LeaseId:
         return self.request.lease
 
-    def left_s(self, now_at: float) -> float:
+    def age_s(self, now: Moment) -> float:
+        """Return for how many seconds it has run."""
+        return max(0.0, now.since(self.begun or Moment(self.created_at)))
+
+    def left_s(self, now: Moment) -> float:
         """Return the seconds it has left; a clock that was set back gives it no more than all."""
-        return min(self.expires_at - now_at, self.request.workload.limits.lasts_s)
+        lasts_s = min(self.expires_at - self.created_at, self.request.workload.limits.lasts_s)
+        return lasts_s - self.age_s(now)
 
 
 _codec: Codec[KeptLease] = Codec(KeptLease, limit_bytes=8 << 20)
@@ -77,9 +84,11 @@ class KeptLeases:
         ports: tuple[int, ...] = (),
     ) -> None:
         """Keep a lease that begins to run now."""
-        now_at = time.time()
-        expires_at = now_at + lifetime_s
-        self._write(KeptLease(peer, request, runtime, tier, now_at, expires_at, ports=ports))
+        now = moment()
+        expires_at = now.at + lifetime_s
+        self._write(
+            KeptLease(peer, request, runtime, tier, now.at, expires_at, ports=ports, begun=now)
+        )
 
     def moved(self) -> dict[LeaseId, tuple[int, int]]:
         """Return what went through the ways out of leases in the life before: in, and out."""

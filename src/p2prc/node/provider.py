@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from p2prc.node.history import History
 from p2prc.node.kept_leases import KeptLease, KeptLeases
 from p2prc.node.link import Answer
 from p2prc.node.main_process import Main, standing_of
+from p2prc.node.moment import moment
 from p2prc.node.places import Place, Places, failure
 from p2prc.node.ports import port_variables, ports_for
 from p2prc.node.post import Post
@@ -120,9 +120,9 @@ class Provider:
 
     async def take_up(self, *, keeps: bool) -> None:
         """Go on with the leases of the life before, where the owner keeps them; end the others."""
-        now_at = time.time()
+        now = moment()
         left = self._kept.load()
-        wanted = [one for one in left if keeps and one.left_s(now_at) > 0]
+        wanted = [one for one in left if keeps and one.left_s(now) > 0]
         places = {
             place.lease: place for place in await self._places.take_up(wanted, self._kept.moved())
         }
@@ -133,7 +133,7 @@ class Provider:
                 continue
             self._kept.forget(one.lease)
             ended_by, reason = "lost", "it did not outlive the restart of its node"
-            if one.left_s(now_at) <= 0:
+            if one.left_s(now) <= 0:
                 ended_by, reason = "time", "its time is over"
             elif not keeps:
                 ended_by, reason = "owner", "its node was started anew and keeps no leases"
@@ -142,7 +142,7 @@ class Provider:
             )
 
     async def _go_on(self, place: Place, kept: KeptLease) -> None:
-        lease, now_at = kept.lease, time.time()
+        lease, now = kept.lease, moment()
         self._open[lease] = place
         place.ports = kept.ports
         place.variables = {**port_variables(kept.ports), **place.variables}
@@ -162,8 +162,8 @@ class Provider:
                 kept.peer,
                 kept.request,
                 RuntimeOffer(kept.runtime, kept.tier),
-                age_s=max(0.0, now_at - kept.created_at),
-                left_s=kept.left_s(now_at),
+                age_s=kept.age_s(now),
+                left_s=kept.left_s(now),
             )
         )
 

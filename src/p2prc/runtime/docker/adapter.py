@@ -12,7 +12,6 @@ import itertools
 import logging
 import os
 import sys
-import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from random import Random, SystemRandom
@@ -33,6 +32,7 @@ from p2prc.runtime.docker.config import (
     WORK,
     Plan,
     container_config,
+    since_start_s,
 )
 from p2prc.runtime.docker.engine import Engine, Facts
 from p2prc.runtime.docker.sandbox import DockerSandbox
@@ -331,8 +331,8 @@ class DockerRuntime:
 
 
 def _until(limits: Limits) -> float:
-    """Return when such a lease ends, in epoch time; containers carry it as a whole number."""
-    return time.time() + min(limits.lasts_s, _ENDLESS_S)
+    """Return when such a lease ends; containers carry it as a whole number."""
+    return since_start_s() + min(limits.lasts_s, _ENDLESS_S)
 
 
 def _real(path: Path) -> str:

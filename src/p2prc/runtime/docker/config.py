@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,9 +26,15 @@ LABEL_UNTIL = "p2prc.until"
 LABEL_CARDS = "p2prc.cards"
 
 
+def since_start_s() -> float:
+    """Return the seconds since the machine's start, its sleep counted: nobody sets that clock."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What differs from one container to the next. Paths are the host's; `until` is epoch time.
+    """What differs from one container to the next. Paths are the host's; `until` is in seconds
+    since the machine's start.
 
     `shared` are folders of the host, shown read-only under their own names. `declared` are the
     volumes that the image wants: memory of the lease, not a place on the host's disk without limit.

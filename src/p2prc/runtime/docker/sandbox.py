@@ -7,7 +7,6 @@ import contextlib
 import logging
 import os
 import socket
-import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -15,7 +14,7 @@ from typing import Protocol
 from p2prc.errors import JobInvalid, LeaseEnded, MachineCannot, PeerBusy, RuntimeMissing
 from p2prc.model.resources import MEBIBYTE, Usage
 from p2prc.runtime import archive
-from p2prc.runtime.docker.config import INPUTS, WORK
+from p2prc.runtime.docker.config import INPUTS, WORK, since_start_s
 from p2prc.runtime.docker.control import Control
 from p2prc.runtime.docker.engine import Engine, EngineStream
 from p2prc.runtime.docker.execution import DockerExecution
@@ -47,7 +46,7 @@ class Host(Protocol):
 
 
 class DockerSandbox:
-    """A container whose first process serves us. `until` is epoch time."""
+    """A container whose first process serves us. `until` counts from the machine's start."""
 
     def __init__(
         self,
@@ -65,7 +64,7 @@ class DockerSandbox:
         self._engine = engine
         self._uid = uid
         self._host = host
-        self._lasts_until = loop.time() + max(0.0, until - time.time())
+        self._lasts_until = loop.time() + max(0.0, until - since_start_s())
         self._control: Control | None = None
         self._pid = 0
         self._meter = meter_of(0, container)

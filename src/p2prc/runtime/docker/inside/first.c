@@ -3,7 +3,8 @@
  * It runs in any image, an empty one too: no library, a few kernel calls. `scripts/build-first.sh`
  * builds it; what it built lies beside this file, one for each processor.
  *
- *   first EPOCH_SECONDS   Serve until then. Each request is a line on standard input:
+ *   first SECONDS         Serve until so long after the machine's start, its sleep counted: a wall
+ *                         clock may be set. Each request is a line on standard input:
  *                           a NUMBER        kill everything else in here
  *                           g PID NUMBER    kill one process group
  *                         and is answered by `NUMBER` on a line once what it named is gone
@@ -49,7 +50,8 @@ __asm__(".globl _start\n_start:\n mov x0, sp\n bl begin\n");
 #endif
 
 enum { NO_SUCH_PROCESS = -3, AGAIN = -11, INTERRUPTED = -4, IN = 1, GONE = 0x10 | 8,
-       NO_HANG = 1, ALL_KINDS = 0x40000000, KILLED = 9, LONGEST_WAIT_S = 1, SET_DUMPABLE = 4 };
+       NO_HANG = 1, ALL_KINDS = 0x40000000, KILLED = 9, LONGEST_WAIT_S = 1, SET_DUMPABLE = 4,
+       SINCE_START = 7 };
 
 struct span { word seconds, nanoseconds; };
 struct watched { int descriptor; short wanted, found; };
@@ -131,7 +133,7 @@ static int serve(uword until)
     for (;;) {
         struct watched input = { 0, IN, 0 };
         struct span wait = { LONGEST_WAIT_S, 0 };
-        call(CLOCK, 0, (word)&now, 0, 0, 0);
+        call(CLOCK, SINCE_START, (word)&now, 0, 0, 0);
         if ((uword)now.seconds >= until)
             return 0;
         call(POLL_WITH, (word)&input, is_deaf ? 0 : 1, (word)&wait, 0, 0);
