@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from math import inf
 
+import msgspec
+
 from p2prc.model.identity import JobId, LeaseId, NodeId
 from p2prc.model.resources import GIBIBYTE, Capacity, Limits, RuntimeOffer
 from p2prc.model.workload import Workload
@@ -294,6 +296,14 @@ def test_an_absent_requester_keeps_a_run_for_a_minute_and_a_job_for_longer() -> 
     assert lending.deadline == 910
     lending.handle(PeerReturned(ALICE), 500)
     assert lending.deadline == 5000
+
+
+def test_a_jobs_lease_with_sessions_does_not_wait_for_its_requester_for_ever() -> None:
+    for job, due_at in ((JOB, 910), (None, 5000)):
+        request = msgspec.structs.replace(wanting(lifetime_s=5000, job=job), has_sessions=True)
+        lending = with_active(LendingPolicy(job_absence_s=900), request)
+        lending.handle(PeerGone(ALICE), 10)
+        assert lending.deadline == due_at
 
 
 def test_lowered_ceilings_end_nothing_and_lend_nothing_more() -> None:

@@ -186,7 +186,7 @@ async def test_entering_that_fails_says_why_leaves_and_is_tried_anew(tmp_path: P
 async def test_a_task_tells_how_far_it_is_at_most_once_a_second(tmp_path: Path) -> None:
     async with bench(tmp_path) as here:
         await here.run()
-        assert here.told == ["50 %"]
+        assert here.told == ["50 % · half"]
 
 
 async def test_a_command_without_surroundings_finds_a_place_to_work_in_closed(

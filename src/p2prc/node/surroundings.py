@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
+import math
 import os
 import tarfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -50,7 +51,8 @@ class StatusListener:
         self.changes: list[SetVariable | UnsetVariable] = []
         self._tell = tell
         self._now = now
-        self._told_at = -TOLD_EVERY_S
+        self._told = ""
+        self._told_at = -math.inf
         self._percent = ""
         self._text = ""
         self._readers = {1: StatusReader(), 2: StatusReader()}
@@ -60,12 +62,14 @@ class StatusListener:
         if (reader := self._readers.get(chunk.channel)) is not None:
             for line in reader.feed(chunk.content):
                 self._hear(line)
+            self._say()
 
     def finish(self) -> None:
         """Take the end of the output."""
         for reader in self._readers.values():
             for line in reader.finish():
                 self._hear(line)
+        self._say()
 
     def _hear(self, line: Progress | StatusText | FailText | SetVariable | UnsetVariable) -> None:
         match line:
@@ -76,15 +80,14 @@ class StatusListener:
                     self.changes.append(line)
             case Progress():
                 self._percent = f"{line.percent:.0f} %"
-                self._say()
             case StatusText():
                 self._text = line.text
-                self._say()
 
     def _say(self) -> None:
-        if self._now() - self._told_at >= TOLD_EVERY_S:
-            self._told_at = self._now()
-            self._tell(" · ".join(word for word in (self._percent, self._text) if word))
+        words = " · ".join(word for word in (self._percent, self._text) if word)
+        if words != self._told and self._now() - self._told_at >= TOLD_EVERY_S:
+            self._told, self._told_at = words, self._now()
+            self._tell(words)
 
 
 @dataclass(frozen=True, slots=True)
