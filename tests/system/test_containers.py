@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.contract.runtime_bench import ENGINE_WANTED
 from tests.system.nodes import NodeUnderTest, join_all, stop_all, up_all, wait_until
 
 
@@ -23,14 +24,24 @@ def pair(tmp_path: Path) -> Iterator[tuple[NodeUnderTest, NodeUnderTest]]:
         stop_all([ada, grace])
 
 
-def test_many_at_once_and_what_of_them_cannot_be(
-    pair: tuple[NodeUnderTest, NodeUnderTest],
-) -> None:
-    ada, grace = pair
-    grace.p2prc("policy", "set", "lend.cpus", "1")
+def test_many_at_once_and_what_of_them_cannot_be(tmp_path: Path) -> None:
+    has_engine = os.environ.get(ENGINE_WANTED) != "0" and Path("/var/run/docker.sock").is_socket()
+    usual = {"P2PRC_RUNTIME": "auto"} if has_engine else {}
+    ada = NodeUnderTest(tmp_path / "ada", "ada")
+    grace = NodeUnderTest(tmp_path / "grace", "grace", variables=usual)
+    try:
+        up_all([ada, grace], "--cpus", "1")
+        join_all([ada, grace])
+        for runtime in ("process", "docker") if has_engine else ("process",):
+            _make_many(ada, grace, runtime)
+    finally:
+        stop_all([ada, grace])
+
+
+def _make_many(ada: NodeUnderTest, grace: NodeUnderTest, runtime: str) -> None:
     made = ada.json(
         "create", "grace", "--count", "20", "--cpus", "0.04", "--memory", "64M", "--name", "w",
-        "--group", "web", "--ports", "2",
+        "--group", "web", "--ports", "2", "--runtime", runtime,
     )  # fmt: skip
     assert sorted(row["name"] for row in made) == sorted(f"w-{n}" for n in range(1, 21))
     assert {row["state"] for row in ada.json("ps")} == {"active"}

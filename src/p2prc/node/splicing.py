@@ -10,6 +10,9 @@ from p2prc.errors import P2prcError
 from p2prc.node.framed import FramedStream
 from p2prc.runtime.port import Link
 
+STUCK_S = 3600.0
+"""Bytes that nobody takes for so long are for nobody."""
+
 
 class StreamBytes:
     """What is left of a framed stream, as raw bytes: `runtime.port.Link` over the wire."""
@@ -55,7 +58,9 @@ async def splice(one: Link, other: Link) -> None:
 
     async def carry(source: Link, sink: Link) -> None:
         while content := await source.read():
-            await sink.write(content)
+            # Whoever takes nothing cannot be seen to be gone.
+            async with asyncio.timeout(STUCK_S):
+                await sink.write(content)
         await sink.end_writing()
 
     ways = [asyncio.create_task(carry(one, other)), asyncio.create_task(carry(other, one))]
