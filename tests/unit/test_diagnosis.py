@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from p2prc.daemon.doctor import missing_for_blender
 from p2prc.protocol.diagnosis import (
     Facts,
     Finding,
@@ -135,6 +137,17 @@ def test_a_full_disk_and_a_missing_sandbox() -> None:
     assert "apt-get install bubblewrap" in found(facts, "runtimes").advice
     forbidden = replace(poor, missing_packages=())
     assert "namespaces" in found(replace(HEALTHY, machine=forbidden), "runtimes").advice
+
+
+def test_what_blender_lacks_is_named_and_is_no_trouble(tmp_path: Path) -> None:
+    assert "rendering" not in [each.check for each in diagnose(HEALTHY)]
+    (tmp_path / "libX11.so.6").touch()
+    missing = missing_for_blender([tmp_path / "nowhere", tmp_path])
+    assert "libx11-6" not in missing
+    lacking = replace(HEALTHY, machine=replace(MACHINE, missing_for_blender=missing))
+    told = found(lacking, "rendering")
+    assert told.is_ok
+    assert "apt-get install libxfixes3 libxi6" in told.advice
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import platform
 import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from p2prc.errors import P2prcError
@@ -20,6 +22,15 @@ from p2prc.protocol.diagnosis import (
 
 PEER_PATIENCE_S = 10.0
 _TOOLS = {"bwrap": "bubblewrap", "setpriv": "util-linux"}
+_BLENDER = {
+    "libX11.so.6": "libx11-6",
+    "libXfixes.so.3": "libxfixes3",
+    "libXi.so.6": "libxi6",
+    "libXrender.so.1": "libxrender1",
+    "libxkbcommon.so.0": "libxkbcommon0",
+}
+"""Libraries of a desktop that the package `bpy` does not bring along, and Debian's packages."""
+_LIBRARY_FOLDERS = ("/usr/lib", "/lib", "/usr/lib64", "/lib64", "/usr/local/lib")
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +61,25 @@ def machine_facts(home: Path) -> MachineFacts:
         total_bytes=disk.total,
         home=str(home),
         missing_packages=missing_packages(),
+        missing_for_blender=missing_for_blender(_library_folders()),
     )
+
+
+def missing_for_blender(folders: Iterable[Path]) -> tuple[str, ...]:
+    """Return Debian's names of the libraries that Blender needs and none of the folders has."""
+    places = tuple(folders)
+    return tuple(
+        package
+        for library, package in _BLENDER.items()
+        if not any((folder / library).exists() for folder in places)
+    )
+
+
+def _library_folders() -> Iterator[Path]:
+    machine = f"{platform.machine()}-linux-gnu"
+    for folder in map(Path, _LIBRARY_FOLDERS):
+        yield folder
+        yield folder / machine
 
 
 def missing_packages() -> tuple[str, ...]:
@@ -66,6 +95,7 @@ def _machine_of(node: Node, home: Path) -> MachineFacts:
         home=found.home,
         tiers=tuple((offer.name, offer.tier) for offer in node.runtimes),
         missing_packages=found.missing_packages,
+        missing_for_blender=found.missing_for_blender,
         is_lending=node.provider.lends,
         is_paused=node.provider.is_paused,
         bridge=node.bridge_trouble,

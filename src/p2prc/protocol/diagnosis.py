@@ -82,6 +82,7 @@ class MachineFacts:
     home: str = ""
     tiers: tuple[tuple[str, str], ...] = ()
     missing_packages: tuple[str, ...] = ()
+    missing_for_blender: tuple[str, ...] = ()
     is_lending: bool = True
     is_paused: bool = False
     bridge: str = ""
@@ -138,6 +139,8 @@ def diagnose(facts: Facts) -> list[Finding]:
     found += _relays(reach)
     found += [_neighbours(reach), _members(facts.network), _clock(facts.network)]
     found += [_disk(facts.machine), _runtimes(facts.machine), _lending(facts.machine)]
+    if facts.machine.is_lending and facts.machine.missing_for_blender:
+        found.append(_rendering(facts.machine.missing_for_blender))
     if facts.machine.bridge:
         found.append(_bridge(facts.machine.bridge))
     if facts.network.unforeseen:
@@ -482,6 +485,17 @@ def _bridge(trouble: str) -> Finding:
         finding=f"the network `bridge` is allowed and cannot be lent: {trouble}",
         advice="see to that and start the node again, or lend without it:"
         " `p2prc policy set lend.networks none,proxy`",
+    )
+
+
+def _rendering(missing: tuple[str, ...]) -> Finding:
+    """All is well without them: who renders here with Blender needs them all the same."""
+    packages = " ".join(missing)
+    return Finding(
+        "rendering",
+        is_ok=True,
+        finding=f"Blender does not start in sandboxes here: {packages} not installed",
+        advice=f"to render for others: `sudo apt-get install {packages}`",
     )
 
 
