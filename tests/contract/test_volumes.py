@@ -21,18 +21,24 @@ ONE, TWO = LeaseId("1" * 20), LeaseId("2" * 20)
 DATA = (Volume("data", "/data"),)
 
 
+async def hold(
+    store: VolumeStore, peer: NodeId, lease: LeaseId, volumes: tuple[Volume, ...]
+) -> tuple[VolumeMount, ...]:
+    return await store.hold(peer, lease, volumes, disk_bytes=100 * MEBIBYTE)
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> VolumeStore:
     return VolumeStore(tmp_path / "volumes", lambda: MEBIBYTE)
 
 
 async def test_a_volume_is_its_peers_own_and_has_one_user_at_a_time(store: VolumeStore) -> None:
-    [mount] = await store.hold(ALICE, ONE, DATA)
-    assert await store.hold(ALICE, ONE, DATA) == (mount,)
+    [mount] = await hold(store, ALICE, ONE, DATA)
+    assert await hold(store, ALICE, ONE, DATA) == (mount,)
     with pytest.raises(PeerBusy):
-        await store.hold(ALICE, TWO, DATA)
+        await hold(store, ALICE, TWO, DATA)
     # Another peer may call its lease and its volume the same.
-    [other] = await store.hold(BOB, ONE, DATA)
+    [other] = await hold(store, BOB, ONE, DATA)
     assert other.source != mount.source
     store.release(BOB, ONE)
     (mount.source / "file").write_bytes(b"x" * 1000)
@@ -49,16 +55,26 @@ async def test_a_volume_is_its_peers_own_and_has_one_user_at_a_time(store: Volum
 
 
 async def test_volumes_of_one_peer_have_a_bound_in_bytes_and_number(store: VolumeStore) -> None:
-    [mount] = await store.hold(ALICE, ONE, DATA)
+    [mount] = await hold(store, ALICE, ONE, DATA)
     store.release(ALICE, ONE)
     (mount.source / "file").write_bytes(bytes(2 * MEBIBYTE))
     with pytest.raises(DiskFull):
-        await store.hold(ALICE, TWO, DATA)
+        await hold(store, ALICE, TWO, DATA)
     assert not (await store.kept(ALICE))[0].is_used
     for number in range(VOLUMES_LIMIT):
-        await store.hold(BOB, ONE, (Volume(f"v{number}", "/data"),))
+        await hold(store, BOB, ONE, (Volume(f"v{number}", "/data"),))
     with pytest.raises(DiskFull):
-        await store.hold(BOB, ONE, (Volume("more", "/data"),))
+        await hold(store, BOB, ONE, (Volume("more", "/data"),))
+
+
+async def test_a_volume_larger_than_its_containers_disk_is_refused(store: VolumeStore) -> None:
+    [mount] = await hold(store, ALICE, ONE, DATA)
+    store.release(ALICE, ONE)
+    (mount.source / "file").write_bytes(bytes(MEBIBYTE // 2))
+    with pytest.raises(DiskFull) as told:
+        await store.hold(ALICE, TWO, DATA, disk_bytes=MEBIBYTE // 4)
+    assert "--disk" in told.value.hint
+    assert not (await store.kept(ALICE))[0].is_used
 
 
 # -- in sandboxes of every kind that has folders of its own -----------------------------------

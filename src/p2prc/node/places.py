@@ -25,7 +25,7 @@ from p2prc.files.collect import OutputLimits, collect_outputs
 from p2prc.files.place import link_farm, place_inputs
 from p2prc.model.environment import EnvironmentLock
 from p2prc.model.identity import BlobId, LeaseId, NodeId
-from p2prc.model.resources import Usage
+from p2prc.model.resources import Limits, Usage
 from p2prc.model.tree import Tree
 from p2prc.model.workload import Command, Outcome, Workload
 from p2prc.node.egress import Moved, WayOut, WaysOut
@@ -52,6 +52,7 @@ from p2prc.storage.removal import empty_folder, remove_tree
 
 LOG_TAIL_BYTES = 16 * 1024
 REASON_LIMIT = 2000
+BACKSTOP_S = 15.0
 DYING_S = 10.0
 """How long a killed command, and whoever reads its output, may take to let go."""
 
@@ -280,14 +281,16 @@ class Places:
         way_out: EgressProxy | None = None
         try:
             way_out = await self._ways_out.open(folder, workload, moved)
-            volumes = await self._volumes.hold(peer, lease, workload.volumes)
+            volumes = await self._volumes.hold(
+                peer, lease, workload.volumes, disk_bytes=workload.limits.disk_bytes
+            )
         except BaseException:
             await self._give_up(peer, lease, workload, way_out)
             raise
         spec = SandboxSpec(
             lease=lease,
             folder=folder,
-            limits=workload.limits,
+            limits=_with_backstop(workload.limits),
             tier=tier,
             environment=environment,
             is_isolated=is_isolated,
@@ -592,6 +595,13 @@ async def _play(
 
 async def _unread(_: OutputChunk) -> None:
     """Nobody reads what is said at the end."""
+
+
+def _with_backstop(limits: Limits) -> Limits:
+    """Let the sandbox end by itself only where the lease, whose time begins later, does not."""
+    if limits.lifetime_s is None:
+        return limits
+    return msgspec.structs.replace(limits, lifetime_s=limits.lifetime_s + BACKSTOP_S)
 
 
 def _nothing(_: str) -> None:

@@ -16,6 +16,7 @@ from p2prc.errors import DiskFull, MachineCannot, NotFound, P2prcError, PeerBusy
 from p2prc.model.identity import LeaseId, NodeId
 from p2prc.model.workload import Volume
 from p2prc.node.link import Answer
+from p2prc.protocol.lending import size_text
 from p2prc.protocol.messages import (
     AskVolumes,
     Done,
@@ -67,9 +68,12 @@ class VolumeStore:
         self._users: dict[tuple[NodeId, str], LeaseId] = {}
 
     async def hold(
-        self, peer: NodeId, lease: LeaseId, volumes: Sequence[Volume]
+        self, peer: NodeId, lease: LeaseId, volumes: Sequence[Volume], *, disk_bytes: int
     ) -> tuple[VolumeMount, ...]:
-        """Make what is missing and keep all for one lease. Raises PeerBusy, DiskFull."""
+        """Make what is missing and keep all for one lease, which may have so much of the disk.
+
+        Raises PeerBusy, DiskFull.
+        """
         if not volumes:
             return ()
         for volume in volumes:
@@ -78,7 +82,7 @@ class VolumeStore:
         for volume in volumes:
             self._users[peer, volume.name] = lease
         try:
-            return await asyncio.to_thread(self._made, peer, volumes)
+            return await asyncio.to_thread(self._made, peer, volumes, disk_bytes)
         except BaseException:
             self.release(peer, lease)
             raise
@@ -107,7 +111,9 @@ class VolumeStore:
         finally:
             del self._users[peer, name]
 
-    def _made(self, peer: NodeId, volumes: Sequence[Volume]) -> tuple[VolumeMount, ...]:
+    def _made(
+        self, peer: NodeId, volumes: Sequence[Volume], disk_bytes: int
+    ) -> tuple[VolumeMount, ...]:
         folder = self._folder / peer
         names = set(self._names(peer)) | {volume.name for volume in volumes}
         if len(names) > VOLUMES_LIMIT:
@@ -116,6 +122,12 @@ class VolumeStore:
         if used > self._quota_bytes():
             raise DiskFull(
                 "your volumes on this node are full", hint="see `p2prc volumes NODE --erase NAME`"
+            )
+        held = sum(_size(folder / volume.name) for volume in volumes)
+        if held > disk_bytes:
+            raise DiskFull(
+                f"what is in the volumes, {size_text(held)}, is more than the container's disk",
+                hint="ask for more: `--disk SIZE`",
             )
         try:
             for volume in volumes:

@@ -7,7 +7,7 @@ always has the last word.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from p2prc.model.identity import NodeId
@@ -167,12 +167,18 @@ def _runtime(workload: Workload) -> _Requirement:
 
 def _tier(workload: Workload) -> _Requirement:
     wanted = ", ".join(workload.tiers)
+    with_what = " with volumes" if workload.volumes else ""
+
+    def suitable(offer: NodeOffer) -> str:
+        ways = tuple(way for way in offer.runtimes if is_runtime_suitable(way, workload))
+        return _tiers(replace(offer, runtimes=ways))
+
     return _Requirement(
         is_met=lambda offer: any(
             is_runtime_suitable(way, workload) and is_tier_accepted(way, workload)
             for way in offer.runtimes
         ),
-        shortage=lambda offer: f"offers tier {_tiers(offer)}, not {wanted}",
+        shortage=lambda offer: f"offers tier {suitable(offer)}{with_what}, not {wanted}",
         nobody=lambda offers: f"no node offers the tier {wanted}: {_offered(offers, _tiers)}",
     )
 
