@@ -14,7 +14,7 @@ import pytest
 
 from p2prc.simulation.holders import HolderScenario, HolderWorld, any_holder_luck, run_holders
 
-SEEDS = int(os.environ.get("P2PRC_SEEDS", "120"))
+SEEDS = int(os.environ.get("P2PRC_SEEDS", "80"))
 BLOCKS = 4
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.system.nodes import NodeUnderTest, wait_until
 
 MakeNodes = Callable[..., list[NodeUnderTest]]
-TASKS = 24
+TASKS = 16
 
 
 def succeeded(node: NodeUnderTest, key: str) -> int:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
+from weakref import WeakValueDictionary
 
 from p2prc.errors import (
     JobInvalid,
@@ -30,6 +32,8 @@ KEPT_JOBS_LIMIT = 200
 """How many jobs that have not ended one submitter may leave with this node."""
 KEPT_TASKS_LIMIT = TASKS_LIMIT
 """How many tasks those may have together: each takes some memory while the job is kept."""
+WAITING_LIMIT = 100
+"""How many jobs of one peer wait to be handed over, one after another."""
 ASK_TIMEOUT_S = 10.0
 ASKED_LIMIT = 256
 
@@ -51,22 +55,28 @@ class JobIntake:
         self._bulk = bulk
         self._post = post
         self._keeps_for = keeps_for
-        self._busy: dict[NodeId, None] = {}
+        # A lock lives as long as somebody hands over or waits.
+        self._turns: WeakValueDictionary[NodeId, asyncio.Lock] = WeakValueDictionary()
+        self._waiting: Counter[NodeId] = Counter()
 
-    async def take(self, peer: NodeId, body: KeepJob, kept: Sequence[Job]) -> StoredJob:
+    async def take(
+        self, peer: NodeId, body: KeepJob, kept: Callable[[], Sequence[Job]]
+    ) -> StoredJob:
         """Return a peer's job once its description and inputs are here, and pinned for it.
 
         Raises PolicyRefuses, PeerBusy, JobInvalid, PeerMisbehaved, DiskFull, LimitExceeded.
         """
         if not self._keeps_for(peer):
             raise PolicyRefuses("this node keeps no jobs of yours: it does not lend to you now")
-        if peer in self._busy:
-            raise PeerBusy("another job of yours is just being handed over")
-        self._busy[peer] = None
+        if self._waiting[peer] >= WAITING_LIMIT:
+            raise PeerBusy("too many jobs of yours are just being handed over")
+        turn = self._turns.setdefault(peer, asyncio.Lock())
+        self._waiting[peer] += 1
         try:
-            return await self._taken(peer, body, kept)
+            async with turn:
+                return await self._taken(peer, body, kept())
         finally:
-            self._busy.pop(peer, None)
+            self._waiting -= Counter([peer])
 
     async def _taken(self, peer: NodeId, body: KeepJob, kept: Sequence[Job]) -> StoredJob:
         owner = f"job-{body.job}"

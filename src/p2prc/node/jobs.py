@@ -30,6 +30,8 @@ from p2prc.storage.state import State
 from p2prc.wire.codec import encode
 
 OFFERS_DELAY_S = 0.1
+SWEEP_EVERY_S = 3600.0
+UNNAMED_FOR_S = 3600.0
 KEPT_FOR_S = 7 * 86400.0
 """How long after its end a job of another is held, for whoever has its key."""
 
@@ -58,6 +60,7 @@ class Jobs:
         self._own = own
         self._secret = secret
         self._could_keep = could_keep
+        self._swept_at = time.monotonic()
         self._seen_since: dict[NodeId, float] = {}
         self._intake = JobIntake(own, blobs=blobs, bulk=bulk, post=post, keeps_for=keeps_for)
         self._state = state
@@ -172,8 +175,7 @@ class Jobs:
         try:
             known = self._runners.get(body.job)
             if known is None or known.stored.role == READER:
-                live = [one.job for one in self.kept() if not one.ledger.is_ended]
-                stored = await self._intake.take(peer, body, live)
+                stored = await self._intake.take(peer, body, self._live_kept)
                 if known is not None:
                     self._drop(known)
                 if body.job not in self._runners:
@@ -184,13 +186,29 @@ class Jobs:
         else:
             answer(messages.Done())
 
+    def _live_kept(self) -> list[Job]:
+        return [one.job for one in self.kept() if not one.ledger.is_ended]
+
+    def _sweep(self) -> None:
+        """Drop what has been held for others long enough."""
+        now = time.monotonic()
+        if now - self._swept_at < SWEEP_EVERY_S:
+            return
+        self._swept_at = now
+        for runner in [one for one in self._runners.values() if self._is_over(one)]:
+            log.info("job dropped", extra={"job": runner.id})
+            self._drop(runner)
+
     def _is_over(self, runner: JobRunner) -> bool:
         """Whether a job of another need not be held any longer."""
         if runner.is_own:
             return False
         since = runner.ledger.finished_at or runner.stored.created_at
-        is_named = runner.holder.is_named or runner.stored.role == READER
-        return not is_named or (runner.ledger.is_ended and time.time() - since > KEPT_FOR_S)
+        held_s = time.time() - since
+        if runner.stored.role == KEEPER and not runner.holder.is_named:
+            # Whoever handed it over died before it could say so, and has not come back.
+            return held_s > UNNAMED_FOR_S
+        return runner.ledger.is_ended and held_s > KEPT_FOR_S
 
     def _drop(self, runner: JobRunner) -> None:
         runner.forget()
@@ -246,6 +264,7 @@ class Jobs:
     def _announce(self) -> None:
         self._announcing = None
         self._see_candidates()
+        self._sweep()
         live = self._live()
         offers = self._offers() if live else []
         candidates = self._candidates()
