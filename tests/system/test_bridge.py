@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.contract.runtime_bench import ENGINE_WANTED
-from tests.system.nodes import NodeUnderTest, stop_all, wait_until
+from tests.system.nodes import NodeUnderTest, processes_below, stop_all, wait_until
 
 PUBLIC = "93.184.216.34"
 MINE, WAY = "10.9.7.2", "10.9.7.1"
@@ -130,6 +130,7 @@ def node(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeUnd
     home = tmp_path_factory.mktemp("bridge") / "home"
     has_engine = os.environ.get(ENGINE_WANTED) != "0" and Path("/var/run/docker.sock").is_socket()
     variables = {"P2PRC_RUNTIME": "auto" if has_engine else "process"}
+    variables["TMPDIR"] = str(tmp_path_factory.mktemp("temporary"))
     found = NodeUnderTest(home, "node", within=lab.within, variables=variables)
     try:
         found.up()
@@ -225,16 +226,58 @@ def test_a_cap_cuts_it_off_and_outlives_the_node(node: NodeUnderTest, lab: Lab) 
         lambda: "hook forward" in lab.run("nft", "list", *table.split()), "the rules are back"
     )
 
-    # Nothing is left: neither of a lease, nor of a node that ended.
     node.p2prc("rm", "web")
-    wait_until(
-        lambda: not any(each.startswith("p2b") and "-" in each for each in lab.left_over()),
-        "its interface is gone",
-    )
-    node.p2prc("create", "any", "--runtime", "process", "--network", "bridge")
+    wait_until(lambda: lab.left_over() - before <= {table}, "its interface is gone")
+
+
+@pytest.mark.parametrize("after", ["keep", "end"])
+def test_nothing_is_left_of_a_node_that_was_killed(
+    node: NodeUnderTest, lab: Lab, after: str
+) -> None:
+    node.p2prc("policy", "set", "lend.after_restart", after)
+    node.p2prc("policy", "set", "lend.networks", "none,proxy,bridge")
+    before = what_is_there(node, lab)
+    runs = f"sleep 600 & sleep 600; : {node.home}/tenant"
+    asked = [("process", "proxy"), ("process", "bridge")]
+    if node.variables["P2PRC_RUNTIME"] == "auto":
+        asked.append(("docker", "bridge"))
+    for runtime, network in asked:
+        options = ("--runtime", runtime, "--network", network, "--cpus", "0.1", "--memory", "64M")
+        node.p2prc("create", "any", *options, "--", "sh", "-c", runs)
+    bridges = sum(1 for _, network in asked if network == "bridge")
+    # Folders and processes, then what only some have: proxies and interfaces, and containers.
+    least = 2 * len(asked) + len(asked) + (len(asked) - 2)
+    wait_until(lambda: len(what_is_there(node, lab) - before) >= least, "all of it is there")
     node.kill_9()
-    Path(node.home, "config.toml").write_text(
-        "[lend]\nnetworks = ['none']\nafter_restart = 'end'\n"
-    )
     node.up()
-    assert lab.left_over() == before
+    kept = {each for each in what_is_there(node, lab) if each.startswith("interface p2b")}
+    assert len(kept) == (bridges if after == "keep" else 0)
+    assert len(node.json("leases")) == (len(asked) if after == "keep" else 0)
+    node.p2prc("kill", "--all", status=None)
+    wait_until(lambda: what_is_there(node, lab) <= before, f"nothing is left, {before}")
+    if after == "end":
+        node.p2prc("down")
+        assert not any("p2prc_" in each for each in lab.left_over())
+
+
+def temporary(node: NodeUnderTest) -> Path:
+    """Return where the node makes its temporary files."""
+    return Path(node.variables["TMPDIR"])
+
+
+def what_is_there(node: NodeUnderTest, lab: Lab) -> set[str]:
+    """Return what a lease has: containers, processes, mounts, interfaces, folders, tables."""
+    home = str(node.home)
+    found = {f"interface {each}" for each in lab.left_over()}
+    found |= {f"folder {path}" for path in node.home.joinpath("leases").iterdir()}
+    found |= {f"folder {path.name}" for path in temporary(node).iterdir()}
+    found |= {
+        f"mount {line}" for line in Path("/proc/mounts").read_text().splitlines() if home in line
+    }
+    own = {node.pid} if node.home.joinpath("lock").exists() else set()
+    found |= {f"process {pid}" for pid in processes_below(node.home / "tenant") if pid not in own}
+    if node.variables["P2PRC_RUNTIME"] == "auto":
+        words = ["docker", "ps", "-a", "--no-trunc", "--format", "{{.ID}} {{.Labels}}"]
+        listed = subprocess.run(words, check=True, capture_output=True, text=True, timeout=30)
+        found |= {f"container {line[:12]}" for line in listed.stdout.splitlines() if home in line}
+    return found

@@ -110,6 +110,7 @@ from p2prc.storage.state import State
 from p2prc.transport.port import Endpoint, Stream
 
 PAUSED = "paused"
+_TRY_BRIDGE_S = 60.0
 
 log = logging.getLogger(__name__)
 
@@ -217,6 +218,7 @@ class Node:
         )
         internet = adapters.internet or RealInternet(known=self._own_hosts)
         self.bridges = Bridges(adapters.leases_folder.parent, internet.own_networks)
+        self._is_trying_again = False
         self.bridge_trouble = ""
         """Why the network `bridge` cannot be lent although the owner allows it."""
         self.provider = Provider(
@@ -448,11 +450,21 @@ class Node:
             self.bridge_trouble = ""
             self._end_networks()
             return
-        self.bridge_trouble = await self.bridges.trouble()
-        if self.bridge_trouble:
+        before, self.bridge_trouble = self.bridge_trouble, await self.bridges.trouble()
+        if self.bridge_trouble and self.bridge_trouble != before:
             log.warning("no bridge can be lent", extra={"reason": self.bridge_trouble})
+        if self.bridge_trouble and not self._is_trying_again:
+            self._is_trying_again = True
+            self._tasks.start(self._try_bridge_again(), "try the bridge's rules again")
         self._apply_terms()
         self._end_networks()
+
+    async def _try_bridge_again(self) -> None:
+        """Look now and then whether what was in the way is still there."""
+        while self.bridge_trouble:
+            await asyncio.sleep(_TRY_BRIDGE_S)
+            await self.try_bridge()
+        self._is_trying_again = False
 
     def _apply_terms(self) -> None:
         lent, _ = self._terms

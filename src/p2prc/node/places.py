@@ -43,7 +43,6 @@ from p2prc.node.surroundings import (
     with_surroundings,
 )
 from p2prc.node.volumes import VolumeStore
-from p2prc.protocol.egress import BRIDGE
 from p2prc.protocol.lending import NO_ISOLATION
 from p2prc.runtime.environments import EnvironmentStore
 from p2prc.runtime.port import Execution, Exit, OutputChunk, Runtime, Sandbox, SandboxSpec
@@ -298,7 +297,6 @@ class Places:
             image=workload.image,
             egress=None if way_out is None else way_out.path,
             volumes=volumes,
-            has_names=workload.network == BRIDGE,
         )
         return spec, way_out
 

@@ -123,6 +123,9 @@ async def _execute(place: Place, framed: FramedStream[Session], request: Exec) -
             looking.cancel()
             await framed.send(CommandEnded(outcome))
     finally:
+        if place.argv is request.argv:
+            # Its owner is shown what runs, not what ran.
+            place.argv = ()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -78,7 +78,10 @@ _SIGNS = (
     b"bad address '",
     b"getaddrinfo eai_again",
     b"dial tcp: lookup",
+    b"enetunreach",
+    b"unknownhostexception",
 )
+_SIGN_OF_CURL = re.compile(rb"\(7\) failed to connect to (?!localhost|127\.|::1)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,4 +267,4 @@ class Allowance:
 def tried_the_network(tail: bytes) -> bool:
     """Say whether a failed command's last words tell that it looked for a network."""
     lowered = tail.lower()
-    return any(sign in lowered for sign in _SIGNS)
+    return any(sign in lowered for sign in _SIGNS) or bool(_SIGN_OF_CURL.search(lowered))

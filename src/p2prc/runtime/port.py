@@ -67,8 +67,7 @@ class SandboxSpec:
     With `is_isolated` every command gets a sandbox of its own. With `has_sessions` several
     commands run at once, and what one leaves in the background goes on until the sandbox ends.
     `image` "" is the runtime's own choice. `egress` is the Unix socket of this lease's proxy: it
-    appears inside as 127.0.0.1:3128, and commands find it in their variables. With `has_names`
-    programs inside ask public resolvers for names.
+    appears inside as 127.0.0.1:3128, and commands find it in their variables.
     """
 
     lease: LeaseId
@@ -81,7 +80,6 @@ class SandboxSpec:
     image: str = ""
     egress: Path | None = None
     volumes: tuple[VolumeMount, ...] = ()
-    has_names: bool = False
 
 
 def check_features(spec: SandboxSpec, offered: frozenset[Feature]) -> None:

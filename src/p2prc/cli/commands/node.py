@@ -200,8 +200,19 @@ def _amounts(lending: Lending) -> str:
     return ", ".join(parts)
 
 
+def _held_back(lending: Lending | None) -> list[str]:
+    """Say why nothing new is lent at present, if nothing is."""
+    if lending is None:
+        return []
+    found = ["nothing new at present, it is paused: `p2prc resume`"] if lending.paused else []
+    if lending.needed_for:
+        found.append(f"nothing new at present: {plain(lending.needed_for)}")
+    return found
+
+
 def _described(status: Status) -> str:
-    lending = "; ".join(_lending_lines(status.lending)[:1]) or "unknown"
+    lending = "; ".join([*_lending_lines(status.lending)[:1], *_held_back(status.lending)])
+    lending = lending or "unknown"
     return pairs(
         [
             ("name", status.name),

@@ -255,7 +255,7 @@ class DockerRuntime:
             declared=declared,
             volumes=tuple((_real(each.source), each.target) for each in spec.volumes),
             cards=self._free_cards(spec.limits.gpus),
-            resolvers=public_resolvers() if spec.has_names else (),
+            resolvers=public_resolvers(),
         )
 
     def _free_cards(self, wanted: int) -> tuple[int, ...]:

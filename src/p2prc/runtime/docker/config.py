@@ -87,6 +87,7 @@ def container_config(plan: Plan) -> dict[str, Any]:
         "HostConfig": {
             "Mounts": _mounts(plan),
             "NetworkMode": "none",
+            # Named always: the engine would show the addresses of the owner's own.
             "Dns": list(plan.resolvers),
             "CapDrop": ["ALL"],
             "SecurityOpt": ["no-new-privileges:true"],
