@@ -20,6 +20,7 @@ from p2prc.errors import SettingInvalid
 from p2prc.model.identity import NodeId
 from p2prc.model.quantities import parse_cpus, parse_duration, parse_size
 from p2prc.model.quiet_hours import QuietSpan, parse_quiet_hours
+from p2prc.protocol.forwarding import parse_forward_ports
 from p2prc.protocol.lending import END, WHEN_NEEDED
 from p2prc.protocol.owner_needs import AwayRule
 
@@ -117,6 +118,9 @@ class Settings:
     discovery_lan: str
     runtime: str
     lend: LendSettings
+    forward_to: str | tuple[NodeId, ...]
+    forward_ports: tuple[tuple[tuple[int, int], ...], dict[str, tuple[str, int]]]
+    """Ranges of ports on this machine, and named addresses, that other nodes may reach."""
     cache_bytes: int
     transfer_up: int | None
     transfer_down: int | None
@@ -401,6 +405,8 @@ _KEYS: Mapping[str, Callable[[str], Any]] = {
     "lend.traffic": _size_or_none,
     "lend.traffic_rate": _size_or_none,
     "lend.after_restart": _after_restart,
+    "forward.to": _lend_to,
+    "forward.ports": parse_forward_ports,
     "cache.bytes": parse_size,
     "transfer.up": _speed,
     "transfer.down": _speed,
@@ -446,6 +452,8 @@ def _settings(texts: Mapping[str, str], origins: Mapping[str, str]) -> Settings:
         discovery_lan=value["discovery.lan"],
         runtime=value["runtime"],
         lend=lend,
+        forward_to=value["forward.to"],
+        forward_ports=value["forward.ports"],
         cache_bytes=value["cache.bytes"],
         transfer_up=value["transfer.up"],
         transfer_down=value["transfer.down"],
@@ -487,6 +495,8 @@ def _defaults(machine: Machine) -> dict[str, str]:
         "lend.traffic": "10G",
         "lend.traffic_rate": "none",
         "lend.after_restart": KEEP,
+        "forward.to": "members",
+        "forward.ports": "none",
         "cache.bytes": str(min(tenth_of_disk, _CACHE_LIMIT_BYTES)),
         "transfer.up": "none",
         "transfer.down": "none",

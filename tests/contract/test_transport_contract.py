@@ -75,6 +75,17 @@ async def test_a_read_returns_no_more_than_its_limit_and_keeps_the_rest(pair: Pa
     assert await read_all(pair.theirs, limit_bytes=3) == b"0123456789"
 
 
+async def test_finishing_twice_is_safe_and_loses_nothing(pair: Pair) -> None:
+    await pair.ours.write(b"x" * 100_000)
+    await pair.ours.finish()
+    await pair.ours.finish()
+    found = 0
+    async with asyncio.timeout(5):
+        while content := await pair.theirs.read():
+            found += len(content)
+    assert found == 100_000
+
+
 async def test_a_finished_direction_leaves_the_other_open(pair: Pair) -> None:
     await pair.ours.write(b"question")
     await pair.ours.finish()

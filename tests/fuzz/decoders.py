@@ -235,6 +235,7 @@ DECODERS = (
             encode(messages.RunCommand(LeaseId("cd" * 16), Command(("echo", "x")))),
             encode(messages.Output(1, b"abc")),
             encode(messages.Exec(LeaseId("cd" * 10), ("sh",), {"A": "b"}, takes_input=True)),
+            encode(messages.DialService("8080", "udp")),
             encode(messages.PutFiles(LeaseId("cd" * 10), "folder")),
             encode(messages.Resize(messages.TerminalSize(30, 100))),
         ),

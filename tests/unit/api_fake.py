@@ -13,6 +13,7 @@ from p2prc.api.address import socket_path
 from p2prc.api.container_routes import ContainerService
 from p2prc.api.listening import open_server
 from p2prc.api.server import build_app
+from p2prc.api.tunnel_routes import TunnelService
 from p2prc.errors import JobUnknown, NodeUnknown, P2prcError
 
 NODE = "ab" * 32
@@ -47,6 +48,10 @@ class FakeNode:
         self.asked.append(request)
         if self.error is not None:
             raise self.error
+
+    @property
+    def tunnels(self) -> TunnelService:
+        raise NotImplementedError
 
     @property
     def containers(self) -> ContainerService:

@@ -9,7 +9,7 @@ import click
 import msgspec
 import pytest
 
-from p2prc.api import container_schema, schema
+from p2prc.api import container_schema, schema, tunnel_schema
 from p2prc.cli.main import SECTIONS, root
 from p2prc.errors import BY_CODE
 
@@ -72,7 +72,7 @@ NOT_ANSWERED |= {"AskStarted", "AskWaiting", "AskEnded", "PolicyChanged"}
 NOT_ANSWERED |= {"CreateNote", "CreateEnded", "CreateMade", "CreateFailed", "CreateAllEnded"}
 ANSWERS = [
     kind
-    for kind in {**vars(schema), **vars(container_schema)}.values()
+    for kind in {**vars(schema), **vars(container_schema), **vars(tunnel_schema)}.values()
     if isinstance(kind, type)
     and issubclass(kind, schema.Answer)
     and kind is not schema.Answer

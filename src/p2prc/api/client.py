@@ -59,6 +59,7 @@ from p2prc.api.schema import (
     UsageRow,
     VolumeRow,
 )
+from p2prc.api.tunnel_schema import EndTunnelRequest, ForwardRequest, TunnelRow
 from p2prc.errors import JobUnknown
 
 CALL_TIMEOUT_S = 30.0
@@ -256,6 +257,17 @@ class ControlClient:
 
     def retry(self, job: str) -> JobRow:
         return self._post(f"/v1/jobs/{_job_segment(job)}/retry", None, JobRow)
+
+    # -- ports
+
+    def forward(self, request: ForwardRequest) -> TunnelRow:
+        return self._post("/v1/forwards", request, TunnelRow)
+
+    def tunnels(self) -> list[TunnelRow]:
+        return self._get("/v1/tunnels", list[TunnelRow])
+
+    def end_tunnel(self, identity: str) -> TunnelRow:
+        return self._post("/v1/tunnels/end", EndTunnelRequest(id=identity), TunnelRow)
 
     # -- the owner's side
 

@@ -21,6 +21,7 @@ from p2prc.api.openapi import Operation, describe
 from p2prc.api.parameters import Endpoint, handler_of, parameters_of
 from p2prc.api.service import NodeService
 from p2prc.api.streaming import HTTP_STATUS, EventStream, error_body
+from p2prc.api.tunnel_routes import add_tunnel_routes
 from p2prc.errors import InvalidInput, P2prcError, PeerTooOld
 
 BODY_LIMIT_BYTES = 4 << 20
@@ -53,6 +54,7 @@ class _Routes:
         self._add_work()
         self._add_owner()
         add_container_routes(self._add, _body, _json, self._service)
+        add_tunnel_routes(self._add, _body, _json, self._service)
         self._app.add_route("/openapi.json", self._describe)
 
     async def _describe(self, _: Request) -> Response:

@@ -50,10 +50,16 @@ from p2prc.api.schema import (
     UsageRow,
     VolumeRow,
 )
+from p2prc.api.tunnel_routes import TunnelService
 
 
 class NodeService(Protocol):
     """A running node, as its owner uses it."""
+
+    @property
+    def tunnels(self) -> TunnelService:
+        """The ports that it brought here."""
+        ...
 
     @property
     def containers(self) -> ContainerService:

@@ -271,6 +271,10 @@ class ContainerDesk:
         names = {held.lease: held.workload.name for held in all_held}
         return find_container(typed, names, {h.lease for h in all_held if h.state in _GONE})
 
+    def find(self, typed: str) -> Held:
+        """Return the container that is meant. Raises LeaseUnknown, NameAmbiguous."""
+        return self._find(typed)
+
     def _find(self, typed: str) -> Held:
         """Return a container that may be worked in. Raises LeaseUnknown with why it is gone."""
         try:

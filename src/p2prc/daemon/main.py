@@ -28,7 +28,14 @@ from p2prc.api.server import build_app
 from p2prc.daemon.doctor import machine_facts
 from p2prc.daemon.log import set_up_logging
 from p2prc.daemon.memory import allow_many_files, give_back, take_for_permanent
-from p2prc.daemon.policy import PolicyDesk, images_from, lent_of, owner_rules_of, policy_of
+from p2prc.daemon.policy import (
+    PolicyDesk,
+    forward_rules_of,
+    images_from,
+    lent_of,
+    owner_rules_of,
+    policy_of,
+)
 from p2prc.daemon.runtimes import NodeRuntimes, find_runtimes
 from p2prc.daemon.service import DaemonService
 from p2prc.errors import P2prcError, PortTaken
@@ -225,6 +232,7 @@ async def _open(
     )
     node.change_owner_rules(owner_rules_of(settings))
     _set_pace(node, settings)
+    node.host_ports.rules = forward_rules_of(settings)
     relaying = await _relaying(stack, node, settings, await endpoint.addresses())
     # Goodbyes may have to go through our own relay: it closes after them.
     stack.push_async_callback(node.stop)
@@ -250,6 +258,7 @@ def _apply(
     node: Node, runtimes: NodeRuntimes, settings: Settings, host_access: Sequence[NodeId]
 ) -> None:
     """Put changed rules of lending into force."""
+    node.host_ports.rules = forward_rules_of(settings)
     _set_pace(node, settings)
     runtimes.follow(settings)
     node.images.takes_from = images_from(settings)

@@ -16,6 +16,7 @@ from p2prc.model.resources import Capacity
 from p2prc.node.collector import OwnerRules
 from p2prc.node.machine import card_count
 from p2prc.protocol.egress import BRIDGE, NONE, PROXY, EgressTerms
+from p2prc.protocol.forwarding import ForwardRules
 from p2prc.protocol.leases import LeaseView
 from p2prc.protocol.lending import UNBOUNDED, LendingPolicy
 from p2prc.settings import CONFIG_FILE, SETTING_KEYS, Settings, check_setting, with_setting
@@ -25,7 +26,8 @@ from p2prc.storage.host_access import HOST_ACCESS_FILE, read_host_access
 
 log = logging.getLogger(__name__)
 
-POLICY_KEYS = tuple(key for key in SETTING_KEYS if key.startswith("lend."))
+_RULES = ("lend.", "forward.", "transfer.")
+POLICY_KEYS = tuple(key for key in SETTING_KEYS if key.startswith(_RULES))
 _DENIED = "lend.deny"
 _CARDS_LIMIT = 64
 _LENDS_TO = "lend.to"
@@ -63,6 +65,16 @@ def policy_of(settings: Settings, host_access: Iterable[NodeId] = ()) -> Lending
             rate_bytes_s=lend.traffic_rate,
         ),
     )
+
+
+def forward_rules_of(settings: Settings) -> ForwardRules:
+    """Return which ports of this side others may reach."""
+    named = settings.forward_to
+    to: frozenset[NodeId] | None = None
+    if named != "members":
+        to = frozenset(named) if isinstance(named, tuple) else frozenset()
+    ranges, services = settings.forward_ports
+    return ForwardRules(ranges, services, to, frozenset(settings.lend.deny))
 
 
 def owner_rules_of(settings: Settings) -> OwnerRules:
@@ -164,7 +176,7 @@ class PolicyDesk:
         if key not in POLICY_KEYS:
             if key in SETTING_KEYS:
                 raise SettingInvalid(
-                    f"`{key}` is no rule of lending: it is read when the node starts",
+                    f"`{key}` is no rule: it is read when the node starts",
                     hint=f"write it into `{self._home.folder / CONFIG_FILE}`",
                 )
             check_setting(key, text)

@@ -33,6 +33,7 @@ from p2prc.daemon.rows import (
     usage_row,
 )
 from p2prc.daemon.running import Running
+from p2prc.daemon.tunnels import TunnelDesk
 from p2prc.errors import InvalidInput, NodeUnknown, PeerError
 from p2prc.model.identity import LeaseId, NodeId
 from p2prc.node.node import Node
@@ -69,6 +70,7 @@ class DaemonService:
         self._relaying = relaying
         self._shut_down = shut_down
         self.containers = ContainerDesk(node, self._find_soon)
+        self.tunnels = TunnelDesk(node, self._find_soon, self.containers.find)
         self._desk = JobDesk(node, self._find)
         self._is_stopping = False
 

@@ -18,9 +18,11 @@ from p2prc.node.serving_containers import pieces
 from p2prc.node.session import framed_session
 from p2prc.node.splicing import StreamBytes
 from p2prc.node.tasks import Tasks
+from p2prc.protocol.forwarding import Protocol
 from p2prc.protocol.messages import (
     CommandEnded,
     DialPort,
+    DialService,
     Done,
     EndInput,
     Exec,
@@ -146,6 +148,13 @@ class Inside:
             await asyncio.gather(sending, answering, return_exceptions=True)
             await framed.stream.abort()
 
+    async def open_service(self, node: NodeId, service: str, protocol: Protocol) -> StreamBytes:
+        """Return a link to a port of a node itself, or of its neighbourhood, by port or name.
+
+        Raises PolicyRefuses, PortClosed, PeerError.
+        """
+        return await self._open_raw(node, DialService(service, protocol))
+
     async def dial(self, node: NodeId, lease: LeaseId, port: int) -> StreamBytes:
         """Reach a port inside. Raises PortClosed, PeerError."""
         return await self._open_raw(node, DialPort(lease, port))
@@ -166,7 +175,9 @@ class Inside:
         finally:
             await framed.stream.abort()
 
-    async def _open_raw(self, node: NodeId, request: DialPort | OpenSsh) -> StreamBytes:
+    async def _open_raw(
+        self, node: NodeId, request: DialPort | DialService | OpenSsh
+    ) -> StreamBytes:
         framed = await self._open(node, request)
         try:
             answer = await _next(framed, timeout_s=ANSWER_TIMEOUT_S)

@@ -26,9 +26,12 @@ from p2prc.node.collector import Collector, OwnerRules
 from p2prc.node.containers import Containers
 from p2prc.node.door import Door
 from p2prc.node.egress import WaysOut
+from p2prc.node.forwards import Forwards
+from p2prc.node.framed import FramedStream
 from p2prc.node.grants import Grants
 from p2prc.node.handshake import Knock
 from p2prc.node.history import History
+from p2prc.node.host_ports import HostPorts
 from p2prc.node.images import ImageDesk
 from p2prc.node.inside import Inside
 from p2prc.node.inviting import Inviting
@@ -70,6 +73,7 @@ from p2prc.protocol.messages import (
     Call,
     Control,
     Delta,
+    DialService,
     Digest,
     Done,
     Entries,
@@ -90,6 +94,7 @@ from p2prc.protocol.messages import (
     Rumour,
     SeenAt,
     SeenBeside,
+    Session,
     Specs,
     SucceedCoordinator,
     Summary,
@@ -246,6 +251,8 @@ class Node:
         self.collector = Collector(self.provider, lambda: self.owner_rules)
         self.serving_containers = ServingContainers(self.provider.place_of, SshDoor(secret).serve)
         self.inside = Inside(self.id, self.links, self.session, tasks)
+        self.host_ports = HostPorts()
+        self.forwards = Forwards(self.inside, adapters.state)
         self.runs = Runs(
             own=self.id,
             post=self.post,
@@ -288,6 +295,7 @@ class Node:
         self._tasks.start(self.collector.run(), "collect")
         self.jobs.start()
         self.containers.start()
+        self._tasks.start(self.forwards.start(), "forwards")
 
     async def stop(self) -> None:
         """End leases, say goodbye, close everything. A second time does nothing."""
@@ -296,6 +304,7 @@ class Node:
         self._is_stopped = True
         try:
             self.jobs.stop()
+            await self.forwards.stop()
             await self.provider.close()
             await self.bridges.close()
             self.reach.stop()
@@ -621,7 +630,15 @@ class Node:
                     answer(Refused("unsupported", "this node does not know that request"))
 
     async def session(self, peer: NodeId, stream: Stream) -> None:
-        await serve_session(peer, stream, self.provider.run, self.serving_containers.serve)
+        await serve_session(peer, stream, self.provider.run, self._serve_inside)
+
+    async def _serve_inside(
+        self, peer: NodeId, framed: FramedStream[Session], request: Session
+    ) -> None:
+        if isinstance(request, DialService):
+            await self.host_ports.serve(peer, framed, request)
+        else:
+            await self.serving_containers.serve(peer, framed, request)
 
     async def serve_bulk(self, peer: NodeId, stream: Stream) -> None:
         await self.bulk.serve(peer, stream)

@@ -12,6 +12,7 @@ from p2prc.runtime.port import Link
 
 STUCK_S = 3600.0
 """Bytes that nobody takes for so long are for nobody."""
+_READ_BYTES = 256 * 1024
 
 
 class StreamBytes:
@@ -21,6 +22,7 @@ class StreamBytes:
         self._stream = framed.stream
         self._rest = framed.take_raw()
         self._is_closed = False
+        self._open_ways = 2
 
     async def read(self) -> bytes:
         """Return what comes next; nothing once the peer has ended, or is lost."""
@@ -28,9 +30,12 @@ class StreamBytes:
             rest, self._rest = self._rest, b""
             return rest
         try:
-            return await self._stream.read()
+            content = await self._stream.read()
         except P2prcError as error:
             raise ConnectionResetError(error.message) from error
+        if not content:
+            self._open_ways -= 1
+        return content
 
     async def write(self, content: bytes) -> None:
         """Send bytes; returns when there is room for more. Raises OSError."""
@@ -45,12 +50,41 @@ class StreamBytes:
             await self._stream.finish()
         except P2prcError as error:
             raise ConnectionResetError(error.message) from error
+        self._open_ways -= 1
+
+    async def close(self) -> None:
+        """Let go of both directions, at once unless both have ended. Twice is safe."""
+        if not self._is_closed:
+            self._is_closed = True
+            if self._open_ways > 0:
+                # One that has ended still brings what is on its way: giving up would lose that.
+                await self._stream.abort()
+
+
+class SocketBytes:
+    """A connected socket as a link."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def read(self) -> bytes:
+        """Return what comes next; nothing at the end. Raises OSError."""
+        return await self._reader.read(_READ_BYTES)
+
+    async def write(self, content: bytes) -> None:
+        """Send bytes; returns when there is room for more. Raises OSError."""
+        self._writer.write(content)
+        await self._writer.drain()
+
+    async def end_writing(self) -> None:
+        """Say that nothing more comes from us. Raises OSError."""
+        if self._writer.can_write_eof():
+            self._writer.write_eof()
 
     async def close(self) -> None:
         """Let go of both directions. Twice is safe."""
-        if not self._is_closed:
-            self._is_closed = True
-            await self._stream.abort()
+        self._writer.close()
 
 
 async def splice(one: Link, other: Link) -> None:

@@ -6,7 +6,7 @@ by its tag. Lists and strings are bounded here; bytes are bounded by the frame.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -671,6 +671,17 @@ class GetFiles(_Message, frozen=True, tag="get-files"):
     path: PathInside = ""
 
 
+class DialService(_Message, frozen=True, tag="dial-service"):
+    """After `Done` the stream carries the bytes of a port of your machine or its neighbourhood.
+
+    `service` is a port, or a name that the owner gave. Datagrams have two bytes of length before
+    them.
+    """
+
+    service: Annotated[str, Meta(min_length=1, max_length=63)]
+    protocol: Literal["tcp", "udp"] = "tcp"
+
+
 class OpenSsh(_Message, frozen=True, tag="open-ssh"):
     """After `Done` the stream carries SSH, which ends in the provider."""
 
@@ -826,6 +837,7 @@ Session = (
     | Resize
     | FollowLog
     | DialPort
+    | DialService
     | PutFiles
     | GetFiles
     | OpenSsh

@@ -80,6 +80,7 @@ class IrohStream:
         self._writing = _Direction(peer)
         self._is_aborted = False
         self._is_torn = False
+        self._has_finished = False
 
     async def read(self, limit_bytes: int = READ_SIZE_BYTES) -> bytes:
         with self._reading:
@@ -104,9 +105,12 @@ class IrohStream:
             await self._calls.write_all(self._send, piece)
 
     async def finish(self) -> None:
+        if self._has_finished and not self._is_aborted:
+            return
         with self._writing:
             self._check_whole()
             await self._send.finish()
+            self._has_finished = True
 
     def _check_whole(self) -> None:
         # Nobody knows how much of a cancelled write has left.

@@ -62,7 +62,7 @@ class Stream(Protocol):
         ...
 
     async def finish(self) -> None:
-        """Say that nothing more will be written; reading goes on."""
+        """Say that nothing more will be written; reading goes on. Twice is safe."""
         ...
 
     async def abort(self) -> None:

@@ -318,6 +318,8 @@ class LaneStream:
             raise
 
     async def finish(self) -> None:
+        if self._has_finished and not self._lost:
+            return
         self._check_whole(writing=True)
         self._has_finished = True
         self._lane.finish()

@@ -1,0 +1,84 @@
+"""`forward`, `tunnels`, `unexpose`: ports of other machines, here."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import click
+
+from p2prc.api.tunnel_schema import ForwardRequest, TunnelRow
+from p2prc.cli.failures import note
+from p2prc.cli.invocation import Invocation, command
+from p2prc.cli.render.output import write, write_json
+from p2prc.cli.render.text import plain, since, size, table
+
+
+@command("forward")
+@click.argument("target", metavar="NODE|LEASE")
+@click.argument("ports", metavar="[LOCAL:]REMOTE")
+@click.option("--udp", is_flag=True, help="Datagrams instead of connections.")
+@click.pass_obj
+def forward_command(invocation: Invocation, /, *, target: str, ports: str, udp: bool) -> None:
+    """Bring a remote port to this machine.
+
+    It is a port of a container that you hold, or of a node.
+
+    REMOTE is a port, or the name of a service that the node's owner gave. LOCAL is a port of this
+    machine, HOST:PORT, or the path of a Unix socket; without it the same port, or a free one. It
+    stays until `p2prc unexpose` ends it, over restarts of either side.
+    """
+    local, _, remote = ports.rpartition(":")
+    if "/" in local:
+        local = os.path.abspath(local)  # noqa: PTH100 - for the node, whose folder is another
+    protocol: Any = "udp" if udp else "tcp"
+    row = invocation.client.forward(
+        ForwardRequest(target=target, remote=remote, local=local, protocol=protocol)
+    )
+    if invocation.as_json:
+        write_json(row)
+        return
+    write(row.local)
+    where = f"container {row.lease[:10]}" if row.lease else plain(row.node_name) or row.node[:10]
+    note(f"leads to {plain(row.remote)} of {where}; end it: `p2prc unexpose {row.id}`")
+
+
+@command("tunnels")
+@click.pass_obj
+def tunnels_command(invocation: Invocation, /) -> None:
+    """Show the ports that are brought here, with their traffic."""
+    rows = invocation.client.tunnels()
+    if invocation.as_json:
+        write_json(rows)
+    elif rows:
+        headings = ("ID", "KIND", "LOCAL", "REMOTE", "OF", "OPEN", "IN", "OUT", "SINCE", "TROUBLE")
+        write(table(headings, [_cells(row) for row in rows]))
+    else:
+        note("no tunnels; make one: `p2prc forward NODE PORT`")
+
+
+def _cells(row: TunnelRow) -> tuple[str, ...]:
+    return (
+        row.id,
+        row.kind if row.protocol == "tcp" else f"{row.kind}/{row.protocol}",
+        plain(row.local),
+        plain(row.remote),
+        row.lease[:10] or plain(row.node_name) or row.node[:10],
+        str(row.connections),
+        size(row.bytes_in),
+        size(row.bytes_out),
+        since(row.created_at),
+        plain(row.trouble) or "-",
+    )
+
+
+@command("unexpose")
+@click.argument("tunnel", metavar="ID")
+@click.pass_obj
+def unexpose_command(invocation: Invocation, /, *, tunnel: str) -> None:
+    """End a tunnel: nothing listens any more, and what goes through it is hung up."""
+    row = invocation.client.end_tunnel(tunnel)
+    if invocation.as_json:
+        write_json(row)
+    else:
+        write(row.id)
