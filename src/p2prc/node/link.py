@@ -229,7 +229,8 @@ class Link:
     async def _pulse(self) -> None:
         """Ask when the peer has been silent for a pulse; its own pulse spares us ours."""
         loop = asyncio.get_running_loop()
-        measured_at = -MEASURE_EVERY_S
+        # Two that have just met have more to say than how far apart they are.
+        measured_at = loop.time() - MEASURE_EVERY_S + PULSE_S
         while True:
             quiet_s = loop.time() - self._heard_at
             if quiet_s < PULSE_S and loop.time() - measured_at < MEASURE_EVERY_S:

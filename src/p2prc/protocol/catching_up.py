@@ -40,7 +40,13 @@ class CatchingUp:
         answer: Gossip | None = None
         match message:
             case Summary():
-                answer = exchange.answer_summary(self._parts.table, message)
+                table = self._parts.table
+                told = exchange.present_if_told_at_once(table, message)
+                self._parts.rng.shuffle(told)
+                self._parts.tell(peer, dict.fromkeys(told, exchange.NOTHING), now)
+                # It tells us of itself what we lack, unless that is too much at once.
+                if not told or message.known > exchange.DELTA_RECORDS:
+                    answer = exchange.answer_summary(table, message)
             case Branches():
                 answer = exchange.answer_branches(self._parts.table, message)
             case Leaves():
@@ -98,7 +104,7 @@ class CatchingUp:
             self._parts.tell_gone(peer, gone, now)
         if len(fresh) <= RECORDS_AT_ONCE:
             for node in fresh:
-                self._parts.spreading.record(node, peer)
+                self._parts.spreading.record(node, peer, now)
         elif now < self._pulling_until:
             # A part of a whole table: ask for the rest.
             self._pulling_until = now + _PULL_AGAIN_S

@@ -3,7 +3,8 @@
     Summary -> Branches -> Leaves -> Entries -> what is newer, what is wanted, who is doubted
 
 Each answer goes one level down where the two differ; equal tables cost one small message. Small
-tables skip two levels. Whoever knows hardly anybody is sent the records without being asked.
+tables skip two levels. Whoever knows hardly anybody is sent the records without being asked, and
+whoever knows nobody but itself says who it is and is told all at once.
 """
 
 from __future__ import annotations
@@ -75,6 +76,16 @@ def answer_summary(table: NodeTable, summary: Summary) -> Gossip | None:
 def is_newcomer(known: int, known_to_other: int) -> bool:
     """Whether one knows so little of what the other knows that records are best sent unasked."""
     return known_to_other > SMALL_TABLE and known * 4 < known_to_other
+
+
+def present_if_told_at_once(table: NodeTable, summary: Summary) -> list[NodeId]:
+    """Return whom to tell without a comparison: one of the two knows itself alone."""
+    if summary.root == table.fingerprint.root:
+        return []
+    is_told_all = summary.known <= 1 and len(table) <= DELTA_RECORDS
+    if len(table) > 1 and not is_told_all:
+        return []
+    return [node for node, _ in table.in_leaves(())]
 
 
 def all_leaves(table: NodeTable) -> Leaves:

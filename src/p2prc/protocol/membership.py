@@ -293,12 +293,19 @@ class Membership:
         self._parts.forget(gone)
         self._parts.out += [HangUp(peer) for peer in self._parts.choice.surplus(now)]
         self._notice_loneliness(now)
-        for peer in self._parts.choice.some_connected(1):
-            if peer not in self._parts.previous.peers:
-                self._parts.out.append(Send(peer, exchange.summary_of(self._parts.table)))
+        has_just_met = self._parts.choice.has_just_met(now)
+        for peer in self._some_peers(1):
+            # Tables were compared when our first link came to be: news are on their way.
+            if has_just_met and self._parts.table.peek(peer) is not None:
+                continue
+            self._parts.out.append(Send(peer, exchange.summary_of(self._parts.table)))
         for peer in self._parts.previous.due(now, self._parts.config.previous_interval_s):
             self._parts.out.append(Send(peer, self._parts.previous.whole()))
         self._dial(now)
+
+    def _some_peers(self, count: int) -> list[NodeId]:
+        previous = self._parts.previous.peers
+        return [peer for peer in self._parts.choice.some_connected(count) if peer not in previous]
 
     def _notice_loneliness(self, now: float) -> None:
         """Without any link for long we know of nobody whether it is there."""
@@ -419,4 +426,4 @@ class Membership:
             return
         self._parts.table.put(signed, now)
         self._parts.changed(self._self)
-        self._parts.spreading.record(self._parts.own, None)
+        self._parts.spreading.record(self._parts.own, None, now)

@@ -18,12 +18,15 @@ class MembershipConfig:
     is dead after `silence_s` unless somebody lists it, and so is everybody when we have had no
     link for that long. A record goes at once to `rumour_fanout` peers and is announced to the
     others, who ask for it when it has not come after `announce_patience_s`. What is to be passed
-    on is gathered for `gather_s` after the last time. `sponsor_limit` bounds the members that owe
-    their membership to one node other than the founder.
+    on is gathered for `gather_s` after the last time; while newcomers come to us one after the
+    other, until none has come for `crowd_gap_s`, but no longer than `crowd_s`. `sponsor_limit`
+    bounds the members that owe their membership to one node other than the founder.
     """
 
     gossip_interval_s: float = 1.0
     gather_s: float = 0.1
+    crowd_gap_s: float = 0.04
+    crowd_s: float = 0.4
     confirm_s: float = 3.0
     restate_interval_s: float = 0.3
     silence_s: float = 20.0

@@ -21,14 +21,16 @@ class ChoiceConfig:
 
     We dial while there are fewer than `wanted`: up to `hurried` at once, the rest one every
     `pace_s`; a newcomer leaves it at its first for `arrival_s`. So many who join together hear of
-    each other first. Whoever dials us is welcome, but above `kept` one that nobody uses is hung up.
-    A call on a node that we are not connected with is made every `probe_interval_s`, and another
-    one on a dead node every `retry_dead_s`.
+    each other first; nor does one compare tables again for `meeting_s`. Whoever dials us is
+    welcome, but above `kept` one that nobody uses is hung up. A call on a node that we are not
+    connected with is made every `probe_interval_s`, and another one on a dead node every
+    `retry_dead_s`.
     """
 
     wanted: int = 5
     hurried: int = 2
     arrival_s: float = 4.0
+    meeting_s: float = 1.5
     pace_s: float = 2.0
     kept: int = 8
     retry_first_s: float = 1.0
@@ -72,6 +74,7 @@ class PeerChoice:
         self._retry_dead_at = now + self._jittered(config.retry_dead_s)
         self._probes_due = 0
         self._unhurried_at = now
+        self._first_at: float | None = None
         self._newcomer_until: float | None = None
         """When we have had links for long enough; None before the first."""
         self._deaths, self._deaths_since = 0, now
@@ -87,6 +90,8 @@ class PeerChoice:
 
     def note_connected(self, peer: NodeId, now: float) -> None:
         """A connection exists, whoever dialled."""
+        if self._first_at is None:
+            self._first_at = now
         if self._newcomer_until is None:
             self._newcomer_until = now + self._jittered(self._config.arrival_s)
         self._connected.setdefault(peer, now)
@@ -186,6 +191,10 @@ class PeerChoice:
             return min(missing, hurried - kept)
         is_due = self._unhurried_at <= now and not self._is_newcomer(now)
         return min(missing, 1) if is_due else 0
+
+    def has_just_met(self, now: float) -> bool:
+        """Whether our first link came to be a moment ago."""
+        return self._first_at is not None and now < self._first_at + self._config.meeting_s
 
     def _is_newcomer(self, now: float) -> bool:
         return bool(self._connected) and (self._newcomer_until or 0.0) > now

@@ -45,18 +45,31 @@ class Spreading:
         self._doubts: list[Life] = []
         self._promises: dict[NodeId, tuple[float, NodeId, Life]] = {}
         self._next_at = 0.0
+        self._sent_at = -config.crowd_s
+        self._newcomer_at: float | None = None
+        """When the last newcomer came to us, while nobody else's record is to be passed on."""
 
     @property
     def deadline(self) -> float | None:
         """When something is to be sent at the latest."""
-        waiting = self._next_at if self._records or self._testimonies or self._doubts else None
+        waiting = self._due_at if self._records or self._testimonies or self._doubts else None
         promised = next(iter(self._promises.values()), None)
         if promised is None:
             return waiting
         return promised[0] if waiting is None else min(waiting, promised[0])
 
-    def record(self, node: NodeId, source: NodeId | None) -> None:
+    @property
+    def _due_at(self) -> float:
+        if self._newcomer_at is None or self._testimonies or self._doubts:
+            return self._next_at
+        # Each would cost everybody a message: those who come together are told of together.
+        settled_at = self._newcomer_at + self._config.crowd_gap_s
+        return max(self._next_at, min(settled_at, self._sent_at + self._config.crowd_s))
+
+    def record(self, node: NodeId, source: NodeId | None, now: float) -> None:
         """Pass on the node's newest record, though not to whom we have it from."""
+        is_newcomer = source == node and (not self._records or self._newcomer_at is not None)
+        self._newcomer_at = now if is_newcomer else None
         self._records[node] = source
 
     def testimony(self, envelope: Envelope, source: NodeId | None) -> None:
@@ -85,9 +98,10 @@ class Spreading:
     def flush(self, peers: Sequence[NodeId], now: float) -> list[Send]:
         """Return what is to be sent now."""
         sends = self._overdue(peers, now)
-        if self._next_at > now or not (self._records or self._testimonies or self._doubts):
+        if self._due_at > now or not (self._records or self._testimonies or self._doubts):
             return sends
-        self._next_at = now + self._config.gather_s
+        self._next_at, self._sent_at = now + self._config.gather_s, now
+        self._newcomer_at = None
         if not peers:
             # Cut off: what we doubt may be our own fault, and is told to whom we meet next.
             del self._doubts[:-DOUBTS_LIMIT]

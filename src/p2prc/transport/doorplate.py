@@ -17,6 +17,7 @@ from p2prc.model.identity import NodeId, NodeIdField, ShortText
 WELL_KNOWN_PATH = "/.well-known/p2prc"
 _READ_TIMEOUT_S = 2.0
 _ANSWER_LIMIT_BYTES = 8 * 1024
+_LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d{1,5})\r\n")
 _STATUS = re.compile(rb"HTTP/1\.[01] 200[ \r]")
 
 
@@ -52,7 +53,7 @@ async def _read_bounded(reader: asyncio.StreamReader) -> bytes:
     content = b""
     while len(content) <= _ANSWER_LIMIT_BYTES:
         head, blank, body = content.partition(b"\r\n\r\n")
-        length = re.search(rb"(?i)\r\ncontent-length: *(\d{1,5})\r\n", head + b"\r\n")
+        length = _LENGTH.search(head + b"\r\n")
         if blank and length is not None and len(body) >= int(length[1]):
             return content
         async with asyncio.timeout(_READ_TIMEOUT_S):
