@@ -102,6 +102,17 @@ def test_what_two_peers_see_outweighs_what_one_saw_from_its_second_port() -> Non
     assert reach.nat == "cone"
 
 
+@pytest.mark.parametrize("remote", ["127.0.0.1:9", "[2a0b::5]:9", "203.0.113.5:9"])
+def test_another_node_of_this_machine_tries_nothing_out(remote: str) -> None:
+    reach = Reachability()
+    reach.handle(LocalChanged(("203.0.113.5:8088", "[2a0b::5]:8088")), 0.0)
+    seen_by(reach, ADA, "203.0.113.5:8088", remote)
+    seen_by(reach, ADA, "[2a0b::5]:8088", remote)
+    _, effects = wake(reach)
+    assert not [each for each in effects if isinstance(each, AskProbe)]
+    assert not reach.is_public
+
+
 def test_two_peers_that_see_two_ports_are_a_symmetric_nat_and_nothing_is_published() -> None:
     reach = at_home()
     seen_by(reach, ADA, "203.0.113.7:40001", "198.51.100.1:8088")

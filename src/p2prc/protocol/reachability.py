@@ -299,6 +299,8 @@ class Reachability:
 
     def _whom_to_ask(self, address: str, found: _Candidate) -> NodeId | None:
         host = host_of(address)
+        # Another node of this machine is not outside, by whichever address it talks to us.
+        own = {host_of(each) for each in self.local}
         return next(
             (
                 peer
@@ -306,7 +308,8 @@ class Reachability:
                 if observer.gone_at is None
                 and observer.is_direct
                 and host_of(observer.address) == host
-                and host_of(observer.remote) != host
+                and host_of(observer.remote) not in {host, *own}
+                and not _is_loopback(observer.remote)
                 and peer not in found.refused_by
             ),
             None,
