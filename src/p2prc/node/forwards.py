@@ -125,8 +125,8 @@ class Forwards:
         return running
 
     def all(self) -> list[Running]:
-        """Return every forward."""
-        return list(self._running.values())
+        """Return every forward, the oldest first."""
+        return sorted(self._running.values(), key=lambda each: each.forward.created_at)
 
     # -- listening
 
