@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -60,6 +61,7 @@ class Bench:
         self.found: list[list[str]] = []
         self.told: list[str] = []
         self.failing = ""
+        self.is_slow = False
 
     async def run(self, command: Command = TASK) -> Outcome:
         return await self.places.run(self.place, command, _quiet, keeper="keeper")
@@ -77,6 +79,8 @@ class Bench:
     async def leave(self, command: FakeCommand) -> int:
         self.played.append(f"leave {command.argv[1]}")
         self.seen.append(command.variables)
+        if self.is_slow:
+            await asyncio.get_running_loop().create_future()
         return 0
 
     async def task(self, command: FakeCommand) -> int:
@@ -201,3 +205,17 @@ async def test_nothing_is_left_where_nothing_was_entered(tmp_path: Path) -> None
     async with bench(tmp_path) as here:
         await here.places.leave(here.place)
         assert here.played == []
+
+
+async def test_an_owner_cuts_leaving_short(tmp_path: Path) -> None:
+    async with bench(tmp_path) as here:
+        await here.run()
+        here.is_slow = True
+        leaving = asyncio.create_task(here.places.leave(here.place))
+        while "leave inner" not in here.played:
+            await asyncio.sleep(0)
+        assert here.place.entered is not None
+        here.place.entered.cut_leaving()
+        async with asyncio.timeout(5):
+            await leaving
+        assert "leave outer" not in here.played

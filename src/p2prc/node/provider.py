@@ -113,6 +113,7 @@ class Provider:
         self._tasks = tasks
         self._capacity_changed = capacity_changed
         self._open: dict[LeaseId, Place] = {}
+        self._leaving: dict[LeaseId, Place] = {}
         self._making: dict[LeaseId, Work[None]] = {}
         self._asked: dict[tuple[NodeId, LeaseId], list[Answer]] = {}
         self._running: dict[tuple[NodeId, AttemptId], Place] = {}
@@ -258,10 +259,12 @@ class Provider:
     async def kill(self, leases: Sequence[LeaseId]) -> None:
         """End leases in the owner's name, and wait until they are gone."""
         self._driver.feed(lending.OwnerKilled(leases=tuple(leases)))
+        self._cut_leaving(leases)
         await self._settle()
 
     def evict(self, peer: NodeId, reason: str) -> None:
         """End every lease of a peer now, and say why."""
+        self._cut_leaving([name for name, place in self._leaving.items() if place.peer == peer])
         self._driver.feed(lending.OwnerKilled(peer=peer, reason=reason))
 
     def evict_lease(self, lease: LeaseId, reason: str) -> None:
@@ -290,8 +293,16 @@ class Provider:
         """End every lease and lend nothing new: the node stops."""
         self._driver.feed(lending.Paused())
         self._driver.feed(lending.OwnerKilled(is_all=True, reason="its node was stopped"))
+        self._cut_leaving(tuple(self._leaving))
         await self._settle()
         self._driver.stop()
+
+    def _cut_leaving(self, leases: Sequence[LeaseId]) -> None:
+        """End what is just leaving at its requester's wish: the owner does not wait for it."""
+        for lease in leases:
+            place = self._leaving.get(lease)
+            if place is not None and place.entered is not None:
+                place.entered.cut_leaving()
 
     async def _settle(self) -> None:
         try:
@@ -607,8 +618,10 @@ class Provider:
         if place is not None:
             place.end_reason = effect.reason
             if effect.ended_by == "requester":
+                self._leaving[place.lease] = place
                 with suppress(P2prcError):
                     await self._tasks.contained(self._places.leave(place), f"leave {place.lease}")
+                del self._leaving[place.lease]
             await self._cleaned(place, ended_by=effect.ended_by, reason=effect.reason)
         self._free_again(lending.SandboxEnded(effect.lease))
 

@@ -110,6 +110,12 @@ class Entered:
     variables: dict[str, str] = field(default_factory=dict)
     kept: frozenset[str] = frozenset()
     failure: Outcome | None = None
+    leaving: asyncio.Timeout | None = None
+
+    def cut_leaving(self) -> None:
+        """End what leaves, at once: the owner wants the machine."""
+        if self.leaving is not None and not self.leaving.expired():
+            self.leaving.reschedule(asyncio.get_running_loop().time())
 
 
 async def enter(sandbox: Sandbox, wanted: Sequence[Surroundings], play: Play) -> Entered:
@@ -137,7 +143,7 @@ async def enter(sandbox: Sandbox, wanted: Sequence[Surroundings], play: Play) ->
 async def leave(sandbox: Sandbox, entered: Entered, play: Play) -> None:
     """Leave in reverse order, within a limit; what fails is logged and changes nothing."""
     try:
-        async with asyncio.timeout(LEAVE_LIMIT_S):
+        async with asyncio.timeout(LEAVE_LIMIT_S) as entered.leaving:
             for each in reversed(entered.surroundings):
                 if each.leave is None:
                     continue
@@ -149,6 +155,8 @@ async def leave(sandbox: Sandbox, entered: Entered, play: Play) -> None:
         log.info("leaving took too long", extra={"limit_s": LEAVE_LIMIT_S})
     except P2prcError as error:
         log.info("leaving failed", extra={"reason": error.message})
+    finally:
+        entered.leaving = None
 
 
 async def clear(sandbox: Sandbox, entered: Entered | None) -> None:
