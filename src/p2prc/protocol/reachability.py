@@ -2,9 +2,7 @@
 
 Theory of operation. Each peer with a direct path to us tells the address that it sees (RFC 5389
 calls it reflexive). One that is none of our own is told to the transport, so that paths can be
-punched. When peers at different addresses see different ports of one address, the NAT is
-symmetric, and what they see is of no use to anybody else (RFC 4787: address-dependent mapping).
-Where one peer alone sees us, it looks from a second port of its own as well, which tells the same.
+punched, unless the NAT is symmetric: then it is of no use to anybody else (`nat_kind`).
 
 Nobody is believed that we are reachable: a peer that sees us under an address that is not private
 is asked to dial it afresh, by TCP and by UDP. Only when both arrive do we call ourselves public.
@@ -21,6 +19,7 @@ from typing import assert_never
 
 from p2prc.model.identity import NodeId
 from p2prc.protocol.diagnosis import NatKind
+from p2prc.protocol.nat_kind import Sighting, kind_at, kind_of
 from p2prc.protocol.reachability_events import (
     AddExternal,
     AskProbe,
@@ -138,9 +137,7 @@ class Reachability:
         """Return what is between us and the others, as far as they can tell."""
         if self._mapped.nat in ("double", "carrier"):
             return self._mapped.nat
-        kinds = [self._kind_of(version) for version in (4, 6)]
-        known = [kind for kind in kinds if kind != "unknown"]
-        return known[0] if known else "unknown"
+        return kind_of(self._sightings(), self.local)
 
     @property
     def mapping(self) -> Mapped:
@@ -359,9 +356,10 @@ class Reachability:
 
     def _external_now(self) -> tuple[str, ...]:
         local, found = {host_of(each) for each in self.local}, dict[str, int]()
+        sightings = self._sightings()
         for observer in self._observers.values():
             host = host_of(observer.address)
-            if host and host not in local and self._kind_at(host) != "symmetric":
+            if host and host not in local and kind_at(host, sightings) != "symmetric":
                 found[observer.address] = found.get(observer.address, 0) + 1
         agreed = sorted(found, key=lambda each: (-found[each], each))
         return tuple(agreed[:EXTERNAL_LIMIT])
@@ -398,43 +396,10 @@ class Reachability:
         ]
         self.deadline = min(times, default=None)
 
-    # -- what kind of NAT --
-
-    def _kind_of(self, version: int) -> NatKind:
-        local = {host_of(each) for each in self.local}
-        hosts = sorted(
-            {
-                host
-                for each in self._observers.values()
-                if (host := host_of(each.address)) and (":" in host) == (version == 6)
-            }
-        )
-        if any(host in local and is_outside(host) for host in hosts):
-            return "none"
-        kinds = [self._kind_at(host) for host in hosts if host not in local]
-        for kind in ("symmetric", "cone"):
-            if kind in kinds:
-                return "symmetric" if kind == "symmetric" else "cone"
-        return "unknown"
-
-    def _kind_at(self, host: str) -> NatKind:
-        """Compare what peers at different addresses see of us at one host."""
-        seen: dict[int, set[str]] = {}
-        for observer in self._observers.values():
-            found = split(observer.address)
-            if found is not None and found[0] == host and observer.remote:
-                seen.setdefault(found[1], set()).add(host_of(observer.remote))
-        observers = set().union(*seen.values()) if seen else set()
-        if len(observers) < 2:
-            return self._kind_by_one_at(host)
-        return "cone" if any(len(each) > 1 for each in seen.values()) else "symmetric"
-
-    def _kind_by_one_at(self, host: str) -> NatKind:
-        """Compare what one peer sees of us at one host from its two ports."""
-        for observer in self._observers.values():
-            if host_of(observer.address) == host and observer.remote and observer.beside:
-                return "cone" if observer.beside == observer.address else "symmetric"
-        return "unknown"
+    def _sightings(self) -> list[Sighting]:
+        return [
+            Sighting(each.address, each.remote, each.beside) for each in self._observers.values()
+        ]
 
 
 def _width(address: str) -> int:
