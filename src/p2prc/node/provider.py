@@ -552,7 +552,7 @@ class Provider:
         try:
             place = await self._tasks.contained(creating, f"make {lease}")
         except P2prcError as error:
-            self._free_again(lending.SandboxFailed(lease, error.code, error.message))
+            self._free_again(lending.SandboxFailed(lease, error.code, error.message, error.hint))
             return
         finally:
             self._making.pop(lease, None)

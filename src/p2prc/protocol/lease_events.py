@@ -55,6 +55,7 @@ class SandboxFailed:
     lease: LeaseId
     code: str
     reason: str
+    hint: str = ""
 
 
 @dataclass(frozen=True, slots=True)

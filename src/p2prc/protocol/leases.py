@@ -314,7 +314,7 @@ class LeaseBook:
         loan = self._forget(event.lease)
         if loan is None or loan.state is LeaseState.ENDING:
             return []
-        return [Refuse(loan.peer, event.lease, event.code, event.reason)]
+        return [Refuse(loan.peer, event.lease, event.code, event.reason, event.hint)]
 
     def _gone(self, event: SandboxEnded) -> list[Effect]:
         loan = self._forget(event.lease)

@@ -179,7 +179,9 @@ def _tier(workload: Workload) -> _Requirement:
             for way in offer.runtimes
         ),
         shortage=lambda offer: f"offers tier {suitable(offer)}{with_what}, not {wanted}",
-        nobody=lambda offers: f"no node offers the tier {wanted}: {_offered(offers, _tiers)}",
+        nobody=lambda offers: (
+            f"no node offers the tier {wanted}{with_what}: {_offered(offers, suitable)}"
+        ),
     )
 
 
