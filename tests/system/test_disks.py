@@ -81,8 +81,11 @@ def test_a_provider_with_a_full_disk_says_so_and_recovers(full: Full) -> None:
         )
         assert said.error["code"] == "disk-full"
         assert said.error["hint"]
+        said = full.usual.p2prc("--json", "create", "small", *SMALL, status=8)
+        assert said.error["code"] == "disk-full"
         assert full.provider.json("status")["state"] == "running"
         assert full.provider.json("leases") == []
+        assert list((full.provider_disk.outside / "home" / "leases").iterdir()) == []
     finally:
         filler.unlink()
     assert full.usual.p2prc("run", "small", *SMALL, "--", "echo", "well").out == "well\n"

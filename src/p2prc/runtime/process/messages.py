@@ -121,6 +121,9 @@ class Listening(NamedTuple):
     """A socket that listens inside, at the loopback, comes along; it replaces the one before."""
 
 
+NO_SPACE = "no space is left on the node's disk"
+
+
 class Unable(NamedTuple):
     """The sandbox cannot be made."""
 

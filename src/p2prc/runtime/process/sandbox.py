@@ -12,7 +12,7 @@ import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol
 
-from p2prc.errors import JobInvalid, LeaseEnded, MachineCannot, PeerBusy, RuntimeMissing
+from p2prc.errors import DiskFull, JobInvalid, LeaseEnded, MachineCannot, PeerBusy, RuntimeMissing
 from p2prc.model.resources import Usage
 from p2prc.runtime import archive
 from p2prc.runtime.network_namespace import dial_with
@@ -21,6 +21,7 @@ from p2prc.runtime.process import folders
 from p2prc.runtime.process.execution import ProcessExecution, set_size
 from p2prc.runtime.process.messages import (
     BARE_TIERS,
+    NO_SPACE,
     Adopt,
     Cancel,
     Dial,
@@ -112,7 +113,7 @@ class ProcessSandbox:
         return self._paths.work
 
     async def start(self, request: Start | Adopt) -> None:
-        """Have the supervisor make the sandbox, or take it up; raises RuntimeMissing."""
+        """Have the supervisor make the sandbox, or take it up. Raises RuntimeMissing, DiskFull."""
         self._tell(request)
         try:
             async with asyncio.timeout(_START_S):
@@ -350,7 +351,8 @@ class ProcessSandbox:
                     self._ready.set_result(message)
             case Unable(reason):
                 if not self._ready.done():
-                    self._ready.set_exception(RuntimeMissing(reason))
+                    kind = DiskFull if reason == NO_SPACE else RuntimeMissing
+                    self._ready.set_exception(kind(reason))
             case Exited():
                 self._command_ended(message)
             case Listening():

@@ -4,6 +4,7 @@
 # Works on descriptors and plain paths: pathlib would have to be loaded for every lease.
 from __future__ import annotations
 
+import errno
 import os
 import socket
 
@@ -16,7 +17,7 @@ from p2prc.runtime.process.fence import Fence
 from p2prc.runtime.process.isolated import IsolatedPlace
 from p2prc.runtime.process.keeping import Keeping
 from p2prc.runtime.process.lease import Supervisor, delete
-from p2prc.runtime.process.messages import BARE_TIERS, Start, Unable, receive, send
+from p2prc.runtime.process.messages import BARE_TIERS, NO_SPACE, Start, Unable, receive, send
 from p2prc.runtime.process.namespaces import namespaced
 from p2prc.runtime.process.places import Place, PlaceBroken
 from p2prc.runtime.process.sessions import SessionsSupervisor
@@ -45,7 +46,7 @@ def serve(channel: socket.socket) -> None:
         if parent >= 0:
             delete(start, parent)
         keeping.forget()
-        send(channel, Unable(str(error)))
+        send(channel, Unable(_why(error)))
         return
     channel.settimeout(1)
     kind = SessionsSupervisor if start.has_sessions else Supervisor
@@ -102,3 +103,11 @@ def _enclosing(start: Start, walls: bubblewrap.Walls) -> Enclose:
         return lambda command, fds: namespaced(walls, command, fds, start.uid)
     options = bubblewrap.options(walls, is_agent=True)
     return lambda command, fds: bubblewrapped(start.bwrap, options, command, fds)
+
+
+def _why(error: OSError | PlaceBroken) -> str:
+    if not isinstance(error, OSError):
+        return str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NO_SPACE
+    return (error.strerror or str(error)).lower()
