@@ -9,9 +9,6 @@ from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
-import tomlkit
-from tomlkit.exceptions import TOMLKitError
-
 from p2prc.errors import SettingInvalid
 from p2prc.storage.disk import write_private
 
@@ -21,6 +18,10 @@ def set_in_config(path: Path, key: str, text: str) -> None:
 
     Raises SettingInvalid when the file cannot be read as TOML, DiskFull.
     """
+    # Settings change seldom: a node does without its four megabytes until then.
+    import tomlkit  # noqa: PLC0415
+    from tomlkit.exceptions import TOMLKitError  # noqa: PLC0415
+
     try:
         document = tomlkit.parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
