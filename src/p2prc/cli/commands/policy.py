@@ -8,6 +8,7 @@ from p2prc.api.schema import PolicyChanged, Setting
 from p2prc.cli.failures import note
 from p2prc.cli.invocation import Command, Invocation, shared_options
 from p2prc.cli.render.output import write, write_json
+from p2prc.cli.render.policy_words import policy_words
 from p2prc.cli.render.text import plain, table
 
 
@@ -22,12 +23,14 @@ def policy_command(context: click.Context, /) -> None:
 @policy_command.command("show", cls=Command)
 @click.pass_obj
 def show_policy(invocation: Invocation, /) -> None:
-    """Show every rule of lending and where it came from."""
+    """Show every rule of lending, where it came from, and what they mean in words."""
     rules = invocation.client.policy()
     if invocation.as_json:
         write_json(rules)
     else:
         write(_table(rules))
+        if words := policy_words(rules):
+            write("\n" + "\n".join(words))
 
 
 # A negative number is a wrong value, not an option: the check of the value says so.
