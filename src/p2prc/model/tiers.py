@@ -1,7 +1,7 @@
 """What a tier of a runtime keeps a tenant from, and what it does not.
 
-A tier is a name for walls. In `userns` everything here is stopped; in `container` the engine's own
-filter of calls decides, and older engines let io_uring and sockets to the hypervisor through.
+A tier is a name for walls. In `userns` everything here is stopped; so it is in
+`container`, but by an engine that knows no filters of calls.
 The table is the worst case, for machines and users of all kinds; what is true of one node, its
 runtime says after it has tried.
 """

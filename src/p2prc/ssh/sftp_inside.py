@@ -3,7 +3,7 @@
 Runs inside the sandbox as the tenant, so what may be read and written is the kernel's business.
 It must stand alone: its text is handed to the sandbox's own interpreter, of Python 3.8 or newer.
 Protocol: draft-ietf-secsh-filexfer-02, and OpenSSH's `posix-rename`, `hardlink`, `fsync`,
-`limits` and `expand-path`.
+`statvfs`, `limits` and `expand-path`.
 """
 
 # Paths are the client's bytes, and they go to the kernel as they came.
@@ -32,6 +32,8 @@ EXTENSIONS = (
     (b"fsync@openssh.com", b"1"),
     (b"limits@openssh.com", b"1"),
     (b"expand-path@openssh.com", b"1"),
+    (b"statvfs@openssh.com", b"2"),
+    (b"fstatvfs@openssh.com", b"2"),
 )
 
 
@@ -283,9 +285,19 @@ class Server:
             return bytes([EXTENDED_REPLY]) + struct.pack(">QQQQ", *limits)
         elif name == b"expand-path@openssh.com":
             return only_name(os.path.realpath(os.path.expanduser(reader.text()) or b"."))
+        elif name == b"statvfs@openssh.com":
+            return room_of(os.statvfs(reader.text() or b"."))
+        elif name == b"fstatvfs@openssh.com":
+            return room_of(os.fstatvfs(self.file(reader)))
         else:
             raise Refused(UNSUPPORTED, "this request is not known")
         return status(OK)
+
+
+def room_of(found: os.statvfs_result) -> bytes:
+    sizes = (found.f_bsize, found.f_frsize, found.f_blocks, found.f_bfree, found.f_bavail)
+    names = (found.f_files, found.f_ffree, found.f_favail, found.f_fsid, found.f_flag & 3)
+    return bytes([EXTENDED_REPLY]) + struct.pack(">11Q", *sizes, *names, found.f_namemax)
 
 
 def unknown(_: Reader) -> bytes:

@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import logging
 import os
+import resource
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from p2prc.model.image import ImageOffer
 from p2prc.model.resources import Limits, RuntimeOffer
 from p2prc.model.tiers import Attack, unstopped
 from p2prc.runtime import volume_mounts
-from p2prc.runtime.docker import images
+from p2prc.runtime.docker import calls, images
 from p2prc.runtime.docker.config import (
     ENVIRONMENT,
     LABEL_CARDS,
@@ -85,6 +86,8 @@ class DockerRuntime:
         self._preparing = asyncio.Lock()
         self._host_image: images.HostImage | None = None
         self._is_rootless = False
+        self._calls = ""
+        self._ceilings: tuple[tuple[str, int], ...] = ()
 
     @property
     def name(self) -> str:
@@ -104,7 +107,8 @@ class DockerRuntime:
         return _FEATURES if tier == CONTAINER else frozenset()
 
     def unstopped(self, tier: str) -> frozenset[Attack]:
-        return unstopped(tier)
+        found = unstopped(tier)
+        return found - {Attack.ODD_CALLS} if tier == CONTAINER and self._calls else found
 
     async def probe(self) -> tuple[RuntimeOffer, ...]:
         if self._offers is None:
@@ -253,6 +257,8 @@ class DockerRuntime:
             environment=environment,
             shared=shared,
             declared=declared,
+            calls=self._calls,
+            ceilings=self._ceilings,
             volumes=tuple((_real(each.source), each.target) for each in spec.volumes),
             cards=self._free_cards(spec.limits.gpus),
             resolvers=public_resolvers(),
@@ -280,8 +286,25 @@ class DockerRuntime:
         async with self._preparing:
             if self._host_image is None:
                 self._host_image = await asyncio.to_thread(self._write)
+                self._fit(await self._engine.info())
             if await self._engine.image(self._host_image.name) is None:
                 await self._engine.import_image(self._host_image.name, self._host_image.archive)
+
+    def _fit(self, facts: Facts) -> None:
+        """Learn from what the engine says of itself how it wants to be told."""
+        kinds = [str(kind) for kind in facts.get("SecurityOptions") or ()]
+        # A rootless engine's uid 0 is ourselves.
+        self._is_rootless = any("rootless" in kind for kind in kinds)
+        is_podman = "BuildahVersion" in facts
+        # An engine without such filters refuses a container that has one; Podman reads a file.
+        if any("seccomp" in kind for kind in kinds):
+            self._calls = str(self._home / "calls.json") if is_podman else calls.profile()
+        if is_podman:
+            # It wants more than many a machine allows, where nothing is said.
+            self._ceilings = (
+                ("nofile", resource.getrlimit(resource.RLIMIT_NOFILE)[1]),
+                ("nproc", resource.getrlimit(resource.RLIMIT_NPROC)[1]),
+            )
 
     def _write(self) -> images.HostImage:
         try:
@@ -292,6 +315,7 @@ class DockerRuntime:
             first.unlink(missing_ok=True)
             first.write_bytes(images.first_process())
             first.chmod(0o755)
+            (self._home / "calls.json").write_text(calls.profile())
             write_assets(self._home / "assets", self._interpreter)
         except FileNotFoundError as error:
             raise RuntimeMissing(f"containers do not work on this processor: {error}") from error
@@ -304,9 +328,6 @@ class DockerRuntime:
             return ()
         try:
             facts = await self._engine.info()
-            self._is_rootless = any(
-                "rootless" in str(o) for o in facts.get("SecurityOptions") or ()
-            )
             works = await self._works()
         except (MachineCannot, OSError) as error:
             log.info("containers do not work here", extra={"reason": str(error)})

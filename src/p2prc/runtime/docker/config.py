@@ -38,6 +38,8 @@ class Plan:
 
     `shared` are folders of the host, shown read-only under their own names. `declared` are the
     volumes that the image wants: memory of the lease, not a place on the host's disk without limit.
+    `calls` is the filter of system calls; empty for the engine's own.
+    `ceilings` are further limits of every process, as (name, most).
     """
 
     image: str
@@ -55,6 +57,8 @@ class Plan:
     cards: tuple[int, ...] = ()
     volumes: tuple[tuple[str, str], ...] = ()
     resolvers: tuple[str, ...] = ()
+    calls: str = ""
+    ceilings: tuple[tuple[str, int], ...] = ()
 
 
 def container_config(plan: Plan) -> dict[str, Any]:
@@ -90,7 +94,7 @@ def container_config(plan: Plan) -> dict[str, Any]:
             # Named always: the engine would show the addresses of the owner's own.
             "Dns": list(plan.resolvers),
             "CapDrop": ["ALL"],
-            "SecurityOpt": ["no-new-privileges:true"],
+            "SecurityOpt": _security(plan.calls),
             "Privileged": False,
             "ReadonlyRootfs": True,
             "IpcMode": "private",
@@ -102,6 +106,7 @@ def container_config(plan: Plan) -> dict[str, Any]:
             "OomScoreAdj": 500,
             "Ulimits": [
                 {"Name": "core", "Soft": 0, "Hard": 0},
+                *({"Name": name, "Soft": most, "Hard": most} for name, most in plan.ceilings),
                 {"Name": "fsize", "Soft": limits.disk_bytes, "Hard": limits.disk_bytes},
             ],
             "RestartPolicy": {"Name": "no"},
@@ -109,6 +114,10 @@ def container_config(plan: Plan) -> dict[str, Any]:
             "DeviceRequests": _devices(plan.cards),
         },
     }
+
+
+def _security(calls: str) -> list[str]:
+    return ["no-new-privileges:true", *([f"seccomp={calls}"] if calls else [])]
 
 
 def _mounts(plan: Plan) -> list[dict[str, Any]]:

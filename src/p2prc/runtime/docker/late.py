@@ -59,7 +59,7 @@ class LateDocker:
             self._runtime.offer_images(self._offered)
 
     def unstopped(self, tier: str) -> frozenset[Attack]:
-        return unstopped(tier)
+        return unstopped(tier) if self._runtime is None else self._runtime.unstopped(tier)
 
     # -- images: see `runtime.images.ImageShelf` --
 
