@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.system.nodes import NodeUnderTest, join_all, stop_all, up_all
+from tests.system.nodes import NodeUnderTest, join_all, stop_all, up_all, wait_until
 
 pytestmark = pytest.mark.skipif(
     shutil.which("ssh") is None, reason="there is no OpenSSH client here"
@@ -29,10 +33,16 @@ while True:
 """
 
 
+RUNTIME = os.environ.get("P2PRC_TEST_SSH_RUNTIME", "process")
+
+
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[NodeUnderTest, NodeUnderTest]]:
     folder = tmp_path_factory.mktemp("ssh")
-    ada, grace = NodeUnderTest(folder / "ada", "ada"), NodeUnderTest(folder / "grace", "grace")
+    ada, grace = (
+        NodeUnderTest(folder / "ada", "ada"),
+        NodeUnderTest(folder / "grace", "grace", variables={"P2PRC_RUNTIME": RUNTIME}),
+    )
     try:
         up_all([ada, grace])
         join_all([ada, grace])
@@ -196,3 +206,122 @@ def test_a_wrong_key_and_a_wrong_host_are_refused(
         assert grace.p2prc("--json", *words, status=125).error["code"] == "lease-unknown"
     assert (ada.home / "ssh" / "id_ed25519").stat().st_mode & 0o777 == 0o600
     assert sys.executable in text
+
+
+@contextmanager
+def mastered(
+    node: NodeUnderTest, tmp_path: Path, *forwards: str
+) -> Iterator[Callable[..., subprocess.CompletedProcess[bytes]]]:
+    """One connection that many commands share, as editors keep it; yields how to use it."""
+    config = tmp_path / "config"
+    config.write_text(node.p2prc("ssh-config").out)
+    # A Unix socket's name must be short.
+    with tempfile.TemporaryDirectory(prefix="p2prc-") as room:
+        way = ["ssh", "-F", str(config), "-o", f"ControlPath={room}/master"]
+
+        def through(
+            *words: str, stdin: bytes = b"", status: int = 0
+        ) -> subprocess.CompletedProcess[bytes]:
+            done = subprocess.run(
+                [*way, *words], input=stdin, capture_output=True, timeout=STEP_TIMEOUT_S,
+                check=False,
+            )  # fmt: skip
+            assert done.returncode == status, (words, done)
+            return done
+
+        master = subprocess.Popen(
+            [*way, "-M", "-N", *forwards, "box.p2prc"], stderr=subprocess.DEVNULL
+        )
+        try:
+            wait_until(Path(room, "master").exists, "the connection stands")
+            yield through
+            through("-O", "exit", "box.p2prc")
+        finally:
+            master.kill()
+            master.wait()
+
+
+def test_what_editors_do_from_afar(
+    pair: tuple[NodeUnderTest, NodeUnderTest], tmp_path: Path
+) -> None:
+    ada, _ = pair
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with mastered(ada, tmp_path, "-A", "-D", str(port)) as through:
+        assert through("-O", "check", "box.p2prc").stderr.startswith(b"Master running")
+        # A server of the editor's is unpacked from a pipe, and started in the background.
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+            entry = tarfile.TarInfo("editor/server.py")
+            entry.size = len(SERVER)
+            tar.addfile(entry, io.BytesIO(SERVER.replace("8765", "8766").encode()))
+        through("box.p2prc", "mkdir -p .editor && tar -xzf - -C .editor", stdin=packed.getvalue())
+        started = through("box.p2prc", "bash -c 'nohup python3 .editor/editor/server.py "
+                          ">.editor/log 2>&1 </dev/null & echo pid=$!'")  # fmt: skip
+        assert started.stdout.startswith(b"pid=")
+        through("box.p2prc", "until grep -q listening .editor/log; do sleep 0.05; done")
+        # It is reached by a SOCKS proxy, and goes on after the command that started it.
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as link:
+            link.sendall(b"\x05\x01\x00")
+            assert link.recv(2) == b"\x05\x00"
+            link.sendall(b"\x05\x01\x00\x01\x7f\x00\x00\x01" + (8766).to_bytes(2, "big"))
+            said = b""
+            while content := link.recv(100):
+                said += content
+        assert said.endswith(b"from inside")
+        # No agent is there, and nobody is told that one is.
+        assert through("box.p2prc", "echo agent=$SSH_AUTH_SOCK").stdout == b"agent=\n"
+
+
+def test_the_way_of_sshfs(pair: tuple[NodeUnderTest, NodeUnderTest], tmp_path: Path) -> None:
+    ada, _ = pair
+    (tmp_path / "one").write_text("1")
+    (tmp_path / "part").write_text("123")
+    orders = (
+        f"mkdir mounted\ncd mounted\nput {tmp_path / 'one'} one\ndf\nln -s one soft\nln one hard\n"
+        f"chmod 640 one\nrename one other\nls -ln\nreput {tmp_path / 'part'} other\n"
+        f"get hard {tmp_path / 'hard'}\nrm soft\nrm hard\nrm other\ncd ..\nrmdir mounted\n"
+    )
+    done = client(ada, tmp_path, "sftp", "-b", "-", "box.p2prc", stdin=orders.encode())
+    assert b"-rw-r-----" in done.stdout
+    assert b"%Capacity" in done.stdout
+    assert (tmp_path / "hard").read_text() == "123"
+
+
+PLAYBOOK = """
+- hosts: box.p2prc
+  gather_facts: false
+  tasks:
+    - ping:
+    - copy: {content: "by ansible", dest: "{{ place }}/told", mode: "0600"}
+    - command: cat told
+      args: {chdir: "{{ place }}"}
+      register: read
+    - assert: {that: read.stdout == "by ansible"}
+    - command: "false"
+      register: failing
+      failed_when: failing.rc != 1
+"""
+
+
+def test_ansible(pair: tuple[NodeUnderTest, NodeUnderTest], tmp_path: Path) -> None:
+    ada, _ = pair
+    program = shutil.which("ansible-playbook")
+    if program is None:
+        pytest.skip("there is no ansible here")
+    config, playbook = tmp_path / "config", tmp_path / "playbook.yml"
+    config.write_text(ada.p2prc("ssh-config").out)
+    playbook.write_text(PLAYBOOK)
+    place = ada.p2prc("ssh", "box", "--", "pwd").out.strip()
+    # A connection that it keeps for later must be no other test's; a Unix socket's name is short.
+    with tempfile.TemporaryDirectory(prefix="p2prc-") as room:
+        done = subprocess.run(
+            [program, "-i", "box.p2prc,", "-e", f"place={place}",
+             "-e", "ansible_remote_tmp=/tmp/remote",
+             "--ssh-common-args", f"-F {config} -o ControlPersist=2s", str(playbook)],
+            capture_output=True, text=True, check=False, timeout=STEP_TIMEOUT_S,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "HOME": str(tmp_path), "ANSIBLE_SSH_CONTROL_PATH_DIR": room},
+        )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "ok=5" in done.stdout
