@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -18,7 +18,7 @@ from p2prc.api.streaming import error_body
 from p2prc.daemon.names import find_container
 from p2prc.daemon.orders import environment_of, workload_of
 from p2prc.daemon.rows import instant, instant_or_none
-from p2prc.errors import InvalidInput, LeaseUnknown, P2prcError
+from p2prc.errors import InvalidInput, LeaseUnknown, P2prcError, PeerLost
 from p2prc.model.identity import LeaseId, NodeId
 from p2prc.model.workload import MainProcess, Workload
 from p2prc.node.containers import Held
@@ -172,8 +172,9 @@ class ContainerDesk:
         feeding = asyncio.create_task(_feed(command, lines), name="input of an exec")
         try:
             yield RunStarted(node=held.node, lease=held.lease)
-            async for chunk in command.output():
-                yield RunOutput(channel=_channel(chunk.channel), content=chunk.content)
+            with self._lost_is_not_gone(held):
+                async for chunk in command.output():
+                    yield RunOutput(channel=_channel(chunk.channel), content=chunk.content)
             outcome = command.outcome
             yield RunEnded(
                 exit=outcome.status,
@@ -196,8 +197,9 @@ class ContainerDesk:
                 hint="give it one: `p2prc create NODE -- CMD`",
             )
         log = self._node.inside.log(held.node, held.lease, follows=follows)
-        async for chunk in log:
-            yield RunOutput(channel=_channel(chunk.channel), content=chunk.content)
+        with self._lost_is_not_gone(held):
+            async for chunk in log:
+                yield RunOutput(channel=_channel(chunk.channel), content=chunk.content)
         yield RunEnded(exit=held.main_status, node=held.node, lease=held.lease)
 
     async def dial(
@@ -256,6 +258,18 @@ class ContainerDesk:
             case "rm":
                 containers.set_group(name, None)
         return await self.groups()
+
+    @contextmanager
+    def _lost_is_not_gone(self, held: Held) -> Iterator[None]:
+        """Say of a connection that broke what it means for the container: nothing."""
+        try:
+            yield
+        except PeerLost as error:
+            node = self._node.name_of(held.node) or held.node[:10]
+            raise PeerLost(
+                f"the connection to {node} was lost; its containers go on without it",
+                hint="take it up again: `p2prc ps`",
+            ) from error
 
     def _find_all(self, typed: str) -> list[LeaseId]:
         """Return the container that is meant, or all of a group of that name."""
