@@ -107,6 +107,8 @@ def test_ask_compare_approve_and_put_out(make_nodes: MakeNodes) -> None:
         for check in json.loads(newcomer.p2prc("--json", "doctor", status=None).out)
     }
     assert "put out" in checks["network"]["finding"]
+    said = newcomer.p2prc("--json", "run", founder.name, "--", "true", status=125)
+    assert said.error["code"] == "revoked"
     # It is a member by its own table, and yet nobody has let it in.
     said = newcomer.p2prc("--json", "join", founder.addresses[0], status=5)
     assert said.error["code"] == "revoked"

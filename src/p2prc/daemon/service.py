@@ -454,7 +454,17 @@ class DaemonService:
         self._node.resume()
 
     async def _find_soon(self, typed: str) -> NodeId:
-        """Find a node, waiting a moment for one that has just come."""
+        """Find a node to work with, waiting a moment for one that has just come.
+
+        Raises Revoked where this node was put out: nobody else would answer it.
+        """
+        found = await self._find_newcomer(typed)
+        if found != self._node.id:
+            network = self._node.network
+            network.revocations.judge(network.standing.member)
+        return found
+
+    async def _find_newcomer(self, typed: str) -> NodeId:
         until = asyncio.get_running_loop().time() + NEWCOMER_PATIENCE_S
         while asyncio.get_running_loop().time() < until:
             with suppress(NodeUnknown):
