@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import subprocess
@@ -15,7 +16,18 @@ import pytest
 from p2prc.errors import JobInvalid, RuntimeMissing
 from p2prc.model.resources import MEBIBYTE
 from p2prc.model.tiers import Attack, unstopped
-from tests.contract.runtime_bench import CONTAINED, REAL, Bench, finish, open_bench, python, run
+from tests.contract.runtime_bench import (
+    CONTAINED,
+    PATIENCE_S,
+    REAL,
+    Bench,
+    finish,
+    first_output,
+    open_bench,
+    processes_with,
+    python,
+    run,
+)
 
 TRY = """
 import os, sys
@@ -296,6 +308,50 @@ time.sleep(1000)
     result, _ = await python(sandbox, program)
     assert result.code == "limit-exceeded"
     assert "disk" in result.reason
+
+
+async def test_nothing_outlives_its_lease_by_a_session_of_its_own(bench: Bench) -> None:
+    sandbox = await bench.sandbox()
+    mark = f"runaway-{os.getpid()}-{bench.variant}"
+    program = f"""
+import os, signal, sys, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        os.execv(sys.executable, ['python', '-c', 'import time; time.sleep(1000)', {mark!r}])
+    os._exit(0)
+os.wait()
+print('away', flush=True)
+time.sleep(1000)
+"""
+    execution = await sandbox.execute(["python", "-c", program], variables={})
+    assert "away" in await first_output(execution)
+    assert processes_with(mark), "the test itself is of no use"
+    await sandbox.end()
+    assert processes_with(mark) == []
+
+
+async def test_a_flood_of_output_holds_up_who_floods(bench: Bench) -> None:
+    sandbox = await bench.sandbox()
+    program = """
+import os
+written = 0
+while True:
+    written += os.write(1, bytes(65536))
+    open('written', 'w').write(str(written))
+"""
+    flooding = await sandbox.execute(["python", "-c", program], variables={})
+    told, before = sandbox.spec.folder / "work" / "written", -1
+    async with asyncio.timeout(PATIENCE_S):
+        while not told.exists() or (now := int(told.read_text() or 0)) != before or now == 0:
+            before = int(told.read_text() or 0) if told.exists() else -1
+            await asyncio.sleep(0.3)
+    assert int(told.read_text()) < 8 * MEBIBYTE
+    await flooding.cancel()
+    async with asyncio.timeout(PATIENCE_S):
+        assert (await flooding.wait()).code == "lease-ended"
 
 
 async def test_words_and_variables_arrive_as_they_are(bench: Bench) -> None:

@@ -54,6 +54,7 @@ _GRACE_S = 60
 """A container outlives its lease by so much at most, when nobody is there to end it."""
 _ENDLESS_S = 100 * 366 * 86400.0
 """What a lease without an end gets: longer than any machine runs."""
+_PODMAN_CEILING = 32768
 _FEATURES = frozenset(Feature)
 
 
@@ -302,8 +303,8 @@ class DockerRuntime:
         if is_podman:
             # It wants more than many a machine allows, where nothing is said.
             self._ceilings = (
-                ("nofile", resource.getrlimit(resource.RLIMIT_NOFILE)[1]),
-                ("nproc", resource.getrlimit(resource.RLIMIT_NPROC)[1]),
+                ("nofile", _ceiling(resource.RLIMIT_NOFILE)),
+                ("nproc", _ceiling(resource.RLIMIT_NPROC)),
             )
 
     def _write(self) -> images.HostImage:
@@ -354,6 +355,11 @@ class DockerRuntime:
 def _until(limits: Limits) -> float:
     """Return when such a lease ends; containers carry it as a whole number."""
     return since_start_s() + min(limits.lasts_s, _ENDLESS_S)
+
+
+def _ceiling(kind: int) -> int:
+    most = resource.getrlimit(kind)[1]
+    return _PODMAN_CEILING if most == resource.RLIM_INFINITY else min(most, _PODMAN_CEILING)
 
 
 def _real(path: Path) -> str:
