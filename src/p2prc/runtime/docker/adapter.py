@@ -87,6 +87,7 @@ class DockerRuntime:
         self._preparing = asyncio.Lock()
         self._host_image: images.HostImage | None = None
         self._is_rootless = False
+        self._is_podman = False
         self._calls = ""
         self._ceilings: tuple[tuple[str, int], ...] = ()
 
@@ -120,6 +121,9 @@ class DockerRuntime:
         if spec.tier != CONTAINER:
             raise RuntimeMissing(f"there is no tier `{spec.tier}` in the runtime `{NAME}`")
         await self._prepare()
+        if spec.limits.gpus and self._is_podman:
+            # Podman 4 says nothing and gives none.
+            raise MachineCannot("Podman gives a container no gpu when it is asked as Docker is")
         await self._sweep()
         uid = self._new_uid()
         volume_mounts.check(spec.volumes, hidden=self._interpreter.prefix)
@@ -296,7 +300,7 @@ class DockerRuntime:
         kinds = [str(kind) for kind in facts.get("SecurityOptions") or ()]
         # A rootless engine's uid 0 is ourselves.
         self._is_rootless = any("rootless" in kind for kind in kinds)
-        is_podman = "BuildahVersion" in facts
+        is_podman = self._is_podman = "BuildahVersion" in facts
         # An engine without such filters refuses a container that has one; Podman reads a file.
         if any("seccomp" in kind for kind in kinds):
             self._calls = str(self._home / "calls.json") if is_podman else calls.profile()
