@@ -55,6 +55,7 @@ _GRACE_S = 60
 _ENDLESS_S = 100 * 366 * 86400.0
 """What a lease without an end gets: longer than any machine runs."""
 _PODMAN_CEILING = 32768
+_PEOPLE = "passwd"
 _FEATURES = frozenset(Feature)
 
 
@@ -238,10 +239,12 @@ class DockerRuntime:
         assert self._host_image is not None
         variables = {"HOME": WORK, "TMPDIR": "/tmp", "LANG": "C.UTF-8"}  # noqa: S108
         environment = _real(spec.environment) if spec.environment else ""
+        people = ""
         shared: tuple[str, ...] = ()
         declared: tuple[str, ...] = ()
         if spec.image in ("", images.HOST_IMAGE):
             image = self._host_image.name
+            people = f"{_real(spec.folder)}/{_PEOPLE}"
             shared = self._host_image.shared
             variables = bubblewrap.base_variables(environment)
         else:
@@ -264,6 +267,7 @@ class DockerRuntime:
             declared=declared,
             calls=self._calls,
             ceilings=self._ceilings,
+            people=people,
             volumes=tuple((_real(each.source), each.target) for each in spec.volumes),
             cards=self._free_cards(spec.limits.gpus),
             resolvers=public_resolvers(),
@@ -379,6 +383,10 @@ def _limits(facts: Facts) -> str:
 def _make_folders(folder: Path, uid: int) -> None:
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.mkdir(exist_ok=True)
+    # Programs such as scp refuse a user without a name.
+    people = folder / _PEOPLE
+    people.write_text(f"tenant:x:{uid}:{uid}:tenant:{WORK}:/bin/sh\n")
+    people.chmod(0o644)
     for name in ("inputs", "work", "tmp"):
         made = folder / name
         made.mkdir(mode=0o755, exist_ok=True)

@@ -39,6 +39,7 @@ class Plan:
     `shared` are folders of the host, shown read-only under their own names. `declared` are the
     volumes that the image wants: memory of the lease, not a place on the host's disk without limit.
     `calls` is the filter of system calls; empty for the engine's own.
+    `people` is the file that is shown as /etc/passwd, where the image's own is not to be.
     `ceilings` are further limits of every process, as (name, most).
     """
 
@@ -59,6 +60,7 @@ class Plan:
     resolvers: tuple[str, ...] = ()
     calls: str = ""
     ceilings: tuple[tuple[str, int], ...] = ()
+    people: str = ""
 
 
 def container_config(plan: Plan) -> dict[str, Any]:
@@ -128,6 +130,8 @@ def _mounts(plan: Plan) -> list[dict[str, Any]]:
         _bind(f"{plan.folder}/tmp", TEMPORARY, is_read_only=False),  # noqa: S108
     ]
     mounts += [_bind(folder, folder, is_read_only=True) for folder in plan.shared]
+    if plan.people:
+        mounts.append(_bind(plan.people, "/etc/passwd", is_read_only=True))
     if plan.environment:
         mounts.append(_bind(plan.environment, ENVIRONMENT, is_read_only=True))
     mounts += [_bind(source, path, is_read_only=False) for source, path in plan.volumes]
