@@ -27,7 +27,7 @@ from p2prc.api.listening import open_server
 from p2prc.api.server import build_app
 from p2prc.daemon.doctor import machine_facts
 from p2prc.daemon.log import set_up_logging
-from p2prc.daemon.memory import allow_many_files, give_back, take_for_permanent
+from p2prc.daemon.memory import allow_many_files, give_back, take_for_permanent, use_one_arena
 from p2prc.daemon.policy import (
     PolicyDesk,
     forward_rules_of,
@@ -137,6 +137,7 @@ def _options(arguments: Sequence[str] | None) -> Options:
 
 async def _run(options: Options) -> None:
     stop = asyncio.Event()
+    use_one_arena()
     allow_many_files()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
