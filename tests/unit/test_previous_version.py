@@ -123,6 +123,8 @@ def test_its_record_reaches_us_and_those_who_know_us() -> None:
     found = anna.record_of(CARL)
     assert found is not None
     assert found.protocol == 1
+    # A crowd may come behind it: who is there is told after a moment.
+    effects += anna.handle(Tick(), anna.deadline)
     assert [send.peer for send in sends(effects) if isinstance(send.message, Delta)] == [BERT]
 
 
