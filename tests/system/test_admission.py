@@ -59,7 +59,7 @@ def test_ask_compare_approve_and_put_out(make_nodes: MakeNodes) -> None:
     [row] = founder.json("requests")
     assert row["id"] == newcomer.id
     assert row["via"] == member.id
-    assert row["address"].startswith("127.0.0.1:")
+    assert row["address"].startswith(("127.0.0.1:", "[::1]:"))
     assert set(row) >= {"id", "name", "fingerprint", "asked_at", "address"}
     assert member.p2prc("--json", "approve", newcomer.name, status=5).error["code"] == (
         "right-missing"
