@@ -63,7 +63,7 @@ from p2prc.transport.iroh_relays import relays_of_iroh
 from p2prc.transport.port import Endpoint
 from p2prc.transport.relay_ping import ping_relay
 
-GIVE_BACK_EVERY_S = 30.0
+GIVE_BACK_EVERY_S = 10.0
 LAST_PORT = "port"
 NAME = "name"
 _MILLIS = 1000

@@ -14,7 +14,6 @@ from collections import OrderedDict
 from pathlib import Path
 
 from blake3 import blake3
-from pyfastcdc import FastCDC
 
 from p2prc.errors import FileUnknown, P2prcError, WireError
 from p2prc.model.identity import BlobId
@@ -142,6 +141,9 @@ class Recipes:
                 self.known(blob, self._store.size(blob))
 
     def _cut(self, blob: BlobId) -> Recipe:
+        # Most nodes never cut anything, and it is a megabyte and a half.
+        from pyfastcdc import FastCDC  # noqa: PLC0415
+
         cutter = FastCDC(PIECE_MEAN_BYTES, min_size=PIECE_LEAST_BYTES, max_size=PIECE_MOST_BYTES)
         path = self._store.path_of(blob)
         try:
