@@ -31,6 +31,8 @@ IDLE_CPU_PERCENT = 1.0
 IDLE_MEGABYTES = 90.0
 JOINS_AT_ONCE = 16
 SETTLE_S = 15.0
+REST_S = 60.0
+"""What a crowd of joins left is gone by then: the figure is of an idle node."""
 UP_S = 2.0
 """All processes are up for so long before the clock starts."""
 JOIN_ROUNDS = 3
@@ -99,7 +101,7 @@ def race(count: int = NODES) -> Record:
         ours = stack.enter_context(_peers(count, folder))
         ticket = ours[0].ticket()
         our_joins = [_joined(ours, lambda peer: peer.join(ticket), "ours")]
-        time.sleep(SETTLE_S)
+        time.sleep(REST_S)
         costs = idle.watch_each([peer.pid for peer in ours])
         death_s = _time_of(ours[-1].kill, ours[:-1], alive=count - 1, dead=1)
         print(f"ours: a death is known to all after {death_s:.2f} s", flush=True)
