@@ -159,10 +159,12 @@ def _our_join(count: int) -> float:
 
 
 def _their_join(count: int) -> float:
-    with tempfile.TemporaryDirectory(prefix="serf-race-") as name:
-        with _agents(count, Path(name)) as agents:
-            first = agents[0].address
-            return _joined(agents, lambda agent: agent.join(first), "serf")
+    with (
+        tempfile.TemporaryDirectory(prefix="serf-race-") as name,
+        _agents(count, Path(name)) as agents,
+    ):
+        first = agents[0].address
+        return _joined(agents, lambda agent: agent.join(first), "serf")
 
 
 @contextmanager
