@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -287,6 +288,17 @@ def test_recipes_are_the_same_everywhere_and_survive(tmp_path: Path) -> None:
         assert Recipes(store.folder / "recipes", store).known(blob, len(content)) is None
     assert found[0] == found[1]
     assert found[0].size_bytes == len(content)
+
+
+def test_a_recipe_may_be_asked_for_by_several_at_once(tmp_path: Path) -> None:
+    store = BlobStore(tmp_path, quota_bytes=1 << 30)
+    recipes = Recipes(store.folder / "recipes", store)
+    content = os.urandom(CUT_FROM_BYTES + 1)
+    blob = store.put_bytes(content)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: recipes.of(blob, len(content)), range(32)))
+    assert set(found) == {recipes.known(blob, len(content))}
+    assert [file.name for file in (store.folder / "recipes").iterdir()] == [blob]
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 40])

@@ -9,6 +9,7 @@ chunking", 2020).
 from __future__ import annotations
 
 import re
+import secrets
 import threading
 from collections import OrderedDict
 from pathlib import Path
@@ -83,7 +84,8 @@ class Recipes:
     def keep(self, blob: BlobId, recipe: Recipe) -> None:
         """Keep how a blob is cut."""
         with telling_when_full("a recipe"):
-            unfinished = self._path(blob).with_suffix(".part")
+            # Two readers may ask for one at the same time.
+            unfinished = self._path(blob).with_suffix(f".{secrets.token_hex(4)}")
             unfinished.write_bytes(encode(recipe))
             unfinished.replace(self._path(blob))
         self._note(blob, recipe)
