@@ -109,6 +109,11 @@ def test_containers_and_jobs_from_python(three_nodes: list[NodeUnderTest], tmp_p
         assert (done.exit, done.output, done.errors) == (3, b"in", b"no\n")
         with pytest.raises(P2prcError, match="status 3: no"):
             done.check()
+        # More than lies in the pipes between: it must be read while it is given.
+        much = bytes(8 << 20)
+        assert container.run(["cat"], content=much).check().output == much
+        # A command may end before it has read what it was given.
+        assert container.run(["true"], content=much).exit == 0
         (tmp_path / "given").write_text("x")
         container.put(tmp_path / "given")
         container.get("given", tmp_path / "back")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from p2prc.errors import PeerError, PeerUnreachable, RightMissing, WireError
+from p2prc.errors import PeerError, PeerLost, PeerUnreachable, RightMissing, WireError
 from p2prc.files.pace import Pace
 from p2prc.files.pieces import bits_of, pieces_of_bits
 from p2prc.files.serve import serve_bulk_stream
@@ -49,6 +49,7 @@ class Peer:
         self.line: Line | None = None
         self.up: Pace | None = None
         self.running: dict[BlobId, Swarm] = {}
+        self.streams: list[PipeStream] = []
         self.origin: NodeId | None = None
         self.readers: set[NodeId] = set()
         self._network = network
@@ -65,6 +66,7 @@ class Peer:
         )
 
     async def serve(self, reader: NodeId, stream: PipeStream) -> None:
+        self.streams.append(stream)
         door = Door(self, reader, self._network)
         if self.line is not None:
             stream.write = self.line.slowed(stream.write)  # type: ignore[assignment, method-assign]
@@ -82,6 +84,12 @@ class Peer:
             pass
         finally:
             self.sent_bytes += stream.written_bytes
+
+    async def vanish(self) -> None:
+        """Be gone, with everything that is under way."""
+        self.is_gone = True
+        for stream in self.streams:
+            await stream.abort()
 
     async def _connect(self, node: NodeId) -> Connection:
         return self._network.connection(self.id, node)
@@ -206,6 +214,12 @@ async def test_a_changed_file_sends_what_changed(tmp_path: Path) -> None:
         await reader.fetch(origin, tree.digest)
         assert reader.store.read(tree.files[0].blob) == after
         assert origin.sent_bytes - sent_bytes < 8 * PIECE_MEAN_BYTES
+        # The same after a restart: what is here is known from the disk.
+        reader.recipes = Recipes(reader.store.folder / "recipes", reader.store)
+        sent_bytes = origin.sent_bytes
+        again = after + b"and more"
+        await reader.fetch(origin, _tree_of(origin.store, scene=again).digest)
+        assert origin.sent_bytes - sent_bytes < 8 * PIECE_MEAN_BYTES
 
 
 async def test_readers_finish_when_the_origin_is_gone(tmp_path: Path) -> None:
@@ -214,12 +228,32 @@ async def test_readers_finish_when_the_origin_is_gone(tmp_path: Path) -> None:
         origin.readers = {first.id, second.id}
         tree = _tree_of(origin.store, big=os.urandom(20 * MEBIBYTE))
         await first.fetch(origin, tree.digest)
+        sent_before = origin.sent_bytes
         fetching = asyncio.create_task(second.fetch(origin, tree.digest))
-        while not second.recipes.known(tree.files[0].blob, tree.size_bytes):
+        # It knows what there is and from whom, and has not begun to fetch.
+        while tree.digest not in second.running or not second.running[tree.digest].has_begun:
             await asyncio.sleep(0)
-        origin.is_gone = True
+        await origin.vanish()
         await fetching
         assert not second.store.missing(tree)
+        assert origin.sent_bytes - sent_before < MEBIBYTE
+
+
+async def test_a_fetch_fails_when_the_origin_is_gone_and_nobody_has_the_rest(
+    tmp_path: Path,
+) -> None:
+    async with swarmed(tmp_path, 3) as network:
+        origin, first, second = network.peers
+        origin.readers = {first.id, second.id}
+        origin.line = Line(4 * MEBIBYTE)
+        tree = _tree_of(origin.store, big=os.urandom(20 * MEBIBYTE))
+        fetching = asyncio.create_task(second.fetch(origin, tree.digest))
+        while tree.digest not in second.running or not second.running[tree.digest].has_begun:
+            await asyncio.sleep(0)
+        await origin.vanish()
+        with pytest.raises(PeerLost):
+            await fetching
+        assert second.store.missing(tree)
 
 
 async def test_strangers_and_old_passes_get_nothing(tmp_path: Path) -> None:

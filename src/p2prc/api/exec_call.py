@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from p2prc.api.connection import JsonObject, quoted
@@ -44,7 +45,9 @@ class ExecCall:
             "input": takes_input,
             "terminal": None,
         }
-        self._say(start)
+        with suppress(ConnectionError):
+            # Refused before it was said: `outputs` tells why.
+            self._say(start)
 
     def send(self, content: bytes) -> None:
         """Give it input; waits until there is room. Safe from several threads.

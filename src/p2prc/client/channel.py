@@ -22,6 +22,7 @@ _LENGTH = struct.Struct(">I")
 _HEAD_LIMIT_BYTES = 128 * 1024
 """What a frame may hold beside a result."""
 _HELD_PIECES = 256
+_LONGEST_S = 366 * 86400.0
 _FUNCTIONS_LIMIT = 64
 """So many a worker remembers; each closure over other values is another."""
 _CLOSE = b""
@@ -81,7 +82,7 @@ class WorkerChannel:
         on_ready()
         for frame in frames:
             match frame:
-                case [str(kind), int(call), float(took_s), *rest]:
+                case [str(kind), int(call), float(took_s), *rest] if 0 <= took_s <= _LONGEST_S:
                     yield Answer(call, kind, took_s, rest)
                 case _:
                     raise PeerMisbehaved("a worker answered with something else")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -25,8 +27,8 @@ from p2prc.api.schema import (
     Status,
     TaskLog,
 )
-from p2prc.client.place import home_folder
 from p2prc.errors import FunctionFailed, JobInvalid, NodeNotRunning, TimedOut, WorkFailed
+from p2prc.settings import home_folder
 
 _OUTPUT_LIMIT_BYTES = 256 << 20
 ENDED_STATES = ("succeeded", "failed", "cancelled")
@@ -80,7 +82,7 @@ class Client:
     """
 
     def __init__(self, home: str | Path | None = None) -> None:
-        self._home = home_folder(home)
+        self._home = str(home_folder(None if home is None else str(home), os.environ))
         self._control = ControlClient(self._home)
 
     def status(self) -> Status:
@@ -205,8 +207,8 @@ class Container:
         size = 0
         try:
             if content:
-                call.send(content)
-                call.end_input()
+                # Beside the reading: a command that prints while it reads would wait for ever.
+                threading.Thread(target=_feed, args=(call, content), daemon=True).start()
             for output in call.outputs():
                 printed.setdefault(output.channel, []).append(output.content)
                 size += len(output.content)
@@ -287,6 +289,13 @@ class Job:
     def cancel(self) -> JobRow:
         """End it: nothing more of it runs."""
         return self._control.cancel(self.id)
+
+
+def _feed(call: ExecCall, content: bytes) -> None:
+    # It may end before it has read everything.
+    with suppress(OSError):
+        call.send(content)
+        call.end_input()
 
 
 def waits(timeout_s: float | None) -> Iterator[float]:

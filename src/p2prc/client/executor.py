@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import itertools
 import logging
+import os
 import sys
 import threading
 import time
@@ -31,9 +32,9 @@ from p2prc.client import bundle
 from p2prc.client.channel import Answer, WorkerChannel
 from p2prc.client.outcomes import settle
 from p2prc.client.pickled import pickled_arguments, pickled_function, send_along
-from p2prc.client.place import home_folder
 from p2prc.client.printed import Printed
 from p2prc.errors import NodeNotRunning, P2prcError, PeerLost
+from p2prc.settings import home_folder
 
 RESULT_LIMIT_BYTES = 256 << 20
 _ATTEMPTS = 3
@@ -75,7 +76,6 @@ class _Worker:
         return min(ahead, _AHEAD_CALLS) - len(self.under_way)
 
     def note(self, call: _Call, took_s: float, now: float) -> None:
-        took_s = max(took_s, 0.0)
         self.took_s = took_s if self.took_s is None else 0.8 * self.took_s + 0.2 * took_s
         way_s = max(now - call.sent_at - took_s, 0.0)
         self.way_s = way_s if self.way_s == 0.0 else min(self.way_s, way_s)
@@ -120,7 +120,7 @@ class Executor(futures.Executor):
             raise ValueError("max_workers must be at least 1")
         for module in modules:
             send_along(module)
-        self._home = home_folder(home)
+        self._home = str(home_folder(None if home is None else str(home), os.environ))
         self._client = ControlClient(self._home)
         self._targets = itertools.cycle([nodes] if isinstance(nodes, str) else nodes or ["any"])
         self._request = CreateRequest(

@@ -70,6 +70,7 @@ class Swarm:
         self._silence_s = silence_s
         self._pace = pace
         self._tell = tell
+        self._has_begun = False
         self._plan: list[Piece] = []
         self._sizes: dict[BlobId, int] = {}
         self._plan_name = BlobId("")
@@ -79,6 +80,11 @@ class Swarm:
     def coming(self) -> Collection[BlobId]:
         """The pieces that are on their way here now."""
         return self._picker.under_way
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether it is known what there is to fetch, and from whom."""
+        return self._has_begun
 
     async def fetch(self, missing: Sequence[FileEntry]) -> None:
         """Bring what is missing. Raises PeerError when the origin is lost, WireError, DiskFull.
@@ -104,6 +110,7 @@ class Swarm:
             await asking.abort()
             raise
         self._picker = self._picker_of(missing, sources)
+        self._has_begun = True
         await self._fetch_pieces(asking, sources)
         await asyncio.to_thread(self._join_pieces, missing)
 
@@ -131,6 +138,8 @@ class Swarm:
             await asyncio.to_thread(self._recipes.keep, entry.blob, recipe)
 
     async def _make_plan(self, missing: Sequence[FileEntry]) -> None:
+        # An older version of a file may hold most of it, also one that came before a restart.
+        await asyncio.to_thread(self._recipes.index_all)
         plan = self._recipes.plan(self._tree)
         if plan is None:
             # Files that are here already, and were not cut before.
@@ -195,7 +204,10 @@ class Swarm:
         self._picker.gone(self._origin.peer)
         missing = len(self._picker.missing)
         while not self._picker.is_done:
-            await asyncio.wait(peers, timeout=self._silence_s) if peers else None
+            if peers:
+                await asyncio.wait(peers, timeout=self._silence_s)
+            if self._picker.is_done:
+                return
             if all(peer.done() for peer in peers) or len(self._picker.missing) == missing:
                 raise PeerLost("where the files are from is gone, and no other has the rest")
             missing = len(self._picker.missing)

@@ -20,7 +20,7 @@ from p2prc.files.serve import serve_bulk_stream
 from p2prc.files.swarm import Swarm
 from p2prc.files.transfer import Swarming, TransferLimits, fetch_tree
 from p2prc.model.identity import BlobId, NodeId
-from p2prc.model.reading_pass import author_of_pass, write_pass
+from p2prc.model.reading_pass import PASS_LIFETIME_S, author_of_pass, write_pass
 from p2prc.model.tree import Tree
 from p2prc.node.grants import Grants
 from p2prc.node.links import Links
@@ -43,6 +43,7 @@ class Bulk:
         self.up, self.down = Pace(), Pace()
         self._recipes = Recipes(blobs.folder / "recipes", blobs)
         self._running: dict[BlobId, Swarm] = {}
+        self._passes: dict[str, asyncio.TimerHandle] = {}
         # From whom which tree came: their word counts for who else may have it.
         self._origins: OrderedDict[tuple[BlobId, NodeId], None] = OrderedDict()
         self._own = own
@@ -138,13 +139,23 @@ class Bulk:
         author = author_of_pass(reading_pass, tree=tree, reader=reader, now=time.time())
         if (tree, author) not in self._origins:
             raise RightMissing("the pass is of a node that this tree is not from")
-        self._grants.allow(reader, tree, reason=_reason(tree, author))
+        reason = f"a pass of {author} for {tree} to {reader}"
+        self._grants.allow(reader, tree, reason=reason)
+        # No longer than any pass lasts; who goes on fetching has shown it again.
+        if (ending := self._passes.pop(reason, None)) is not None:
+            ending.cancel()
+        loop = asyncio.get_running_loop()
+        self._passes[reason] = loop.call_later(PASS_LIFETIME_S, self._end_pass, reason)
+
+    def _end_pass(self, reason: str) -> None:
+        self._grants.revoke(reason)
+        self._passes.pop(reason, None)
 
     def _note_origin(self, tree: BlobId, origin: NodeId) -> None:
         self._origins[tree, origin] = None
         self._origins.move_to_end((tree, origin))
         while len(self._origins) > _ORIGINS_LIMIT:
-            self._grants.revoke(_reason(*self._origins.popitem(last=False)[0]))
+            self._origins.popitem(last=False)
 
 
 class _Door:
@@ -162,7 +173,3 @@ class _Door:
 
     def let_in(self, tree: BlobId, reading_pass: bytes) -> None:
         self._bulk.let_in(tree, self._peer, reading_pass)
-
-
-def _reason(tree: BlobId, author: NodeId) -> str:
-    return f"pass of {author} for {tree}"

@@ -47,6 +47,7 @@ class Recipes:
         self._store = store
         self._lock = threading.RLock()
         self._places: dict[BlobId, Place] = {}
+        self._is_indexed = False
         self._known: OrderedDict[BlobId, Recipe] = OrderedDict()
         with telling_when_full("the recipes"):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -136,7 +137,11 @@ class Recipes:
             return source.read(size_bytes)
 
     def index_all(self) -> None:
-        """Fill the index from all recipes: what of a changed file is here already."""
+        """Fill the index from all recipes, once: what of a changed file is here already."""
+        with self._lock:
+            if self._is_indexed:
+                return
+            self._is_indexed = True
         for file in self._folder.iterdir():
             if _NAME.fullmatch(file.name) and self._store.has(BlobId(file.name)):
                 blob = BlobId(file.name)
