@@ -1,4 +1,4 @@
-"""The other contenders: GNU parallel, bubblewrap alone, Dask. Each may be missing, and says so."""
+"""The other contenders: GNU parallel, bubblewrap, Dask, HyperQueue. Who is missing is named."""
 
 from __future__ import annotations
 
@@ -21,6 +21,11 @@ DASK_TOLD = (
     "Dask is not there: `uv venv .tools/dask && uv pip install --python .tools/dask "
     "'distributed>=2025'` installs it beside the project"
 )
+HYPERQUEUE_FOLDER = REPOSITORY / ".tools" / "hyperqueue"
+HYPERQUEUE_TOLD = (
+    "HyperQueue is not there: `uv venv .tools/hyperqueue && uv pip install --python "
+    ".tools/hyperqueue hyperqueue` installs it beside the project"
+)
 _JOBS = 3
 
 
@@ -34,9 +39,24 @@ def missing() -> list[str]:
     return told if dask_python() else [*told, DASK_TOLD]
 
 
+def missing_for_commands() -> list[str]:
+    """Return the same for those who run commands alone."""
+    told = [] if has_parallel() else ["`parallel` is not there: `apt-get install parallel`"]
+    return told if hyperqueue_python() else [*told, HYPERQUEUE_TOLD]
+
+
 def dask_python() -> Path | None:
     """Return the interpreter that has Dask (also from BENCH_DASK_PYTHON), if there is one."""
-    path = Path(os.environ.get("BENCH_DASK_PYTHON") or DASK_FOLDER / "bin" / "python")
+    return _python("BENCH_DASK_PYTHON", DASK_FOLDER)
+
+
+def hyperqueue_python() -> Path | None:
+    """Return the interpreter that has HyperQueue (also from BENCH_HYPERQUEUE_PYTHON)."""
+    return _python("BENCH_HYPERQUEUE_PYTHON", HYPERQUEUE_FOLDER)
+
+
+def _python(variable: str, folder: Path) -> Path | None:
+    path = Path(os.environ.get(variable) or folder / "bin" / "python")
     return path if path.exists() else None
 
 
@@ -66,16 +86,17 @@ def parallel_s(command: Sequence[str], count: int) -> float:
     return timed(["parallel", f"-j{_JOBS}", "-N0", *command, ":::", *numbers])
 
 
-class Dask:
-    """A running LocalCluster in a process of its own."""
+class Rival:
+    """A running rival in a process of its own, which answers lines with seconds."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, name: str, process: subprocess.Popen[str]) -> None:
+        self._name = name
         self._process = process
 
-    def seconds(self, count: int, kind: str = "command") -> float:
-        """Return the seconds that it takes for so many commands, or no-op functions."""
+    def asked(self, line: str) -> float:
+        """Say what to do and return the seconds that it took."""
         assert self._process.stdin is not None
-        self._process.stdin.write(f"{kind} {count}\n")
+        self._process.stdin.write(f"{line}\n")
         self._process.stdin.flush()
         return float(self.heard())
 
@@ -83,29 +104,62 @@ class Dask:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError("Dask went away; is `distributed` installed in its environment?")
+            raise RuntimeError(f"{self._name} went away; is it installed in its environment?")
         return line.strip()
+
+
+class Dask:
+    """A running LocalCluster."""
+
+    def __init__(self, rival: Rival) -> None:
+        self._rival = rival
+
+    def seconds(self, count: int, kind: str = "command") -> float:
+        """Return the seconds that it takes for so many commands, or no-op functions."""
+        return self._rival.asked(f"{kind} {count}")
+
+
+class HyperQueue:
+    """A running server with its workers."""
+
+    def __init__(self, rival: Rival) -> None:
+        self._rival = rival
+
+    def seconds(self, count: int) -> float:
+        """Return the seconds that it takes for so many commands."""
+        return self._rival.asked(str(count))
 
 
 @contextmanager
 def open_dask() -> Iterator[Dask | None]:
     """Dask, ready; None when it is not installed."""
-    python = dask_python()
+    with _open("Dask", dask_python(), "dask_rival.py") as rival:
+        yield None if rival is None else Dask(rival)
+
+
+@contextmanager
+def open_hyperqueue() -> Iterator[HyperQueue | None]:
+    """HyperQueue, ready; None when it is not installed."""
+    with _open("HyperQueue", hyperqueue_python(), "hyperqueue_rival.py") as rival:
+        yield None if rival is None else HyperQueue(rival)
+
+
+@contextmanager
+def _open(name: str, python: Path | None, program: str) -> Iterator[Rival | None]:
     if python is None:
         yield None
         return
-    program = str(Path(__file__).with_name("dask_rival.py"))
     with subprocess.Popen(
-        [str(python), program],
+        [str(python), str(Path(__file__).with_name(program))],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=sys.stderr,
         text=True,
         env=quiet_environment(),
     ) as process:
-        dask = Dask(process)
-        while dask.heard() != "ready":
+        rival = Rival(name, process)
+        while rival.heard() != "ready":
             pass
-        yield dask
+        yield rival
         assert process.stdin is not None
         process.stdin.close()
