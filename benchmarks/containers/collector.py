@@ -1,4 +1,4 @@
-"""What it costs to look at fifty leases once a second: `python benchmarks/collector.py`.
+"""What it costs to look at fifty leases once a second.
 
 A node in memory with the real sandbox lends fifty leases, each with a command that waits. Said is
 the processor time of the node while its collector samples, less what it takes without it, and that
@@ -16,6 +16,8 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from random import Random
 
+from benchmarks.containers.part import Part, median_ms
+from benchmarks.report import Figure
 from p2prc.model.identity import LeaseId, NodeId
 from p2prc.model.resources import GIBIBYTE, MEBIBYTE, Capacity, Limits
 from p2prc.model.workload import Command, Workload
@@ -35,22 +37,28 @@ from p2prc.wire.signed import public_key_of
 LEASES = 50
 ROUNDS = 5
 ROUND_S = 6.0
+COLLECTOR_PERCENT = 1.0
 PEER = NodeId("a" * 64)
 LIMITS = Limits(cpu_millis=100, memory_bytes=64 * MEBIBYTE, disk_bytes=64 * MEBIBYTE, processes=16)
 
 
-async def main() -> None:
+def measure() -> Part:
+    """Return the collector's share of a core."""
+    return asyncio.run(_measure())
+
+
+async def _measure() -> Part:
     with tempfile.TemporaryDirectory(prefix="p2prc-bench-") as folder:
         async with AsyncExitStack() as stack:
             node = await open_one(stack, Path(folder))
             async with asyncio.TaskGroup() as group:
-                started = [group.create_task(lend(node, number)) for number in range(LEASES)]
-                await asyncio.gather(*(task for task in started))
+                await asyncio.gather(*(lend(node, number) for number in range(LEASES)))
                 commands = [group.create_task(wait_in(node, number)) for number in range(LEASES)]
                 await asyncio.sleep(3)
-                await measure(node)
+                part = await watch_them(node)
                 for command in commands:
                     command.cancel()
+                return part
 
 
 async def open_one(stack: AsyncExitStack, folder: Path) -> Node:
@@ -102,7 +110,7 @@ async def printed(_: OutputChunk) -> None:
     """Nothing is printed."""
 
 
-async def measure(node: Node) -> None:
+async def watch_them(node: Node) -> Part:
     with_it, without, of_leases = [], [], []
     for _ in range(ROUNDS):
         own, supervisors = await part_of_a_core()
@@ -113,13 +121,27 @@ async def measure(node: Node) -> None:
         without.append(own)
         node.collector.resume()
     cost = statistics.median(with_it) - statistics.median(without)
-    samples = [await one_sample_ms(node) for _ in range(20)]
-    print(f"{len(node.provider.leases())} leases, one sample a second")
-    print(f"node with the collector: {100 * statistics.median(with_it):.2f} % of a core")
-    print(f"node without it:         {100 * statistics.median(without):.2f} %")
-    print(f"the collector:           {100 * cost:.2f} %")
-    print(f"one sample: {statistics.median(samples):.2f} ms of processor time in the node")
-    print(f"supervisors, looking ten times a second: {100 * statistics.median(of_leases):.2f} %")
+    samples_s = [await one_sample_s(node) for _ in range(20)]
+    count = len(node.provider.leases())
+    return Part(
+        [
+            Figure(
+                f"collector, {count} leases, a sample a second, of a core",
+                100 * cost,
+                "%",
+                at_most=COLLECTOR_PERCENT,
+            ),
+            Figure("node without its collector", 100 * statistics.median(without), "%"),
+            Figure("one sample, processor time in the node", median_ms(samples_s), "ms"),
+            Figure(f"supervisors of {count} leases", 100 * statistics.median(of_leases), "%"),
+        ],
+        {
+            "with the collector (cores)": with_it,
+            "without it (cores)": without,
+            "supervisors (cores)": of_leases,
+            "one sample": samples_s,
+        },
+    )
 
 
 async def part_of_a_core() -> tuple[float, float]:
@@ -130,11 +152,7 @@ async def part_of_a_core() -> tuple[float, float]:
     return (time.process_time() - own) / passed_s, (watch.cpu_s(tree) - others) / passed_s
 
 
-async def one_sample_ms(node: Node) -> float:
+async def one_sample_s(node: Node) -> float:
     before = time.process_time()
     await node.collector.look(asyncio.get_running_loop().time())
-    return 1000 * (time.process_time() - before)
-
-
-if __name__ == "__main__":
-    asyncio.run(main())
+    return time.process_time() - before

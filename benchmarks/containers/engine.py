@@ -1,20 +1,19 @@
 """How fast leases in containers are, next to the engine's own command line on the same image.
 
-Run `python -m benchmarks.containers` where a container engine answers; medians of one run, taken in
-turns so that both sides meet the same machine.
+Taken in turns, so that both sides meet the same machine.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import statistics
 import subprocess
 import tempfile
 import time
-from collections import defaultdict
 from pathlib import Path
 
+from benchmarks.containers.part import Part, Took, median_ms, nothing_taken
+from benchmarks.report import Figure
 from p2prc.model.identity import LeaseId
 from p2prc.model.resources import Limits
 from p2prc.runtime.docker.adapter import DockerRuntime
@@ -26,7 +25,9 @@ COMMANDS = 3
 BOMB_S = 0.3
 FORK_BOMB = "import os\nwhile True:\n  try: os.fork()\n  except OSError: pass"
 NAME = "p2prc-benchmark"
-Took = dict[str, list[float]]
+AT_MOST = {"create": 1.0, "exec `true`": 1.3, "rm": 1.0}
+"""Times of the engine's own command line."""
+GONE_MS = 150.0
 
 
 async def our_life(runtime: DockerRuntime, folder: Path, took: Took, *, is_bomb: bool) -> None:
@@ -70,13 +71,16 @@ def _timed(*words: str) -> float:
     return time.perf_counter() - began
 
 
-async def main() -> None:
+def measure() -> Part:
+    """Return the figures beside the engine's."""
+    return asyncio.run(_measure())
+
+
+async def _measure() -> Part:
     socket = await find_engine(candidates(os.environ, Path.home()))
     if socket is None:
-        print("no container engine answers here")
-        return
-    ours: Took = defaultdict(list)
-    theirs: Took = defaultdict(list)
+        return Part([], missing=["engine: no container engine answers here"])
+    ours, theirs = nothing_taken(), nothing_taken()
     with tempfile.TemporaryDirectory() as folder:
         runtime = DockerRuntime(Path(folder) / "home", socket)
         try:
@@ -88,15 +92,18 @@ async def main() -> None:
                 await asyncio.to_thread(their_life, host.digest, theirs)
         finally:
             await runtime.close()
-    print(f"{'median, ms':20} {'p2prc':>8} {'docker':>8}   ratio")
-    for what, times in ours.items():
-        middle, rival = 1000 * statistics.median(times), theirs.get(what)
-        if rival is None:
-            print(f"{what:20} {middle:8.1f}")
-        else:
-            other = 1000 * statistics.median(rival)
-            print(f"{what:20} {middle:8.1f} {other:8.1f} {middle / other:7.2f}")
+    times = {f"p2prc: {what}": took for what, took in ours.items()}
+    times |= {f"docker: {what}": took for what, took in theirs.items()}
+    return Part(_figures(ours, theirs), times)
 
 
-if __name__ == "__main__":
-    asyncio.run(main())
+def _figures(ours: Took, theirs: Took) -> list[Figure]:
+    found = []
+    for what, at_most in AT_MOST.items():
+        mine, rival = median_ms(ours[what]), median_ms(theirs[what])
+        found += [
+            Figure(f"container: {what}", mine, "ms"),
+            Figure(f"container: {what} / docker", mine / rival, "x", at_most=at_most),
+        ]
+    gone = median_ms(ours["fork bomb to gone"])
+    return [*found, Figure("container: fork bomb to gone", gone, "ms", at_most=GONE_MS)]

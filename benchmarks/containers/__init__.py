@@ -1,0 +1,1 @@
+"""How fast leases are that somebody works in: made, used, killed, and what watching them costs."""

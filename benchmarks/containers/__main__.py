@@ -1,0 +1,60 @@
+"""`python -m benchmarks.containers [PART …]`: leases that somebody works in, against their targets.
+
+Parts: `process` (the runtime alone, beside bare bubblewrap), `collector` (fifty leases looked at
+once a second), `engine` (containers beside the engine's command line). All of them make one record.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.containers import collector, engine, process
+from benchmarks.containers.part import Part
+from benchmarks.report import FIGURES, Figure, Record
+
+PARTS: dict[str, Callable[[], Part]] = {
+    "process": process.measure,
+    "collector": collector.measure,
+    "engine": engine.measure,
+}
+"""Each in its own module; in this order, for the later ones leave the machine busier."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, show, keep; 1 when a target was missed."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.containers", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--to", type=Path, default=FIGURES, help="the folder for the record")
+    given = parser.parse_args(arguments)
+    if unknown := set(given.parts) - set(PARTS):
+        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    record = measure(given.parts or list(PARTS))
+    print(f"kept in {record.keep(given.to)}", flush=True)
+    return int(not record.has_reached_all)
+
+
+def measure(names: Sequence[str]) -> Record:
+    """Measure these parts, showing figures as they come."""
+    figures: list[Figure] = []
+    missing: list[str] = []
+    details: dict[str, Any] = {"load_before": [round(load, 2) for load in os.getloadavg()]}
+    for name in names:
+        print(f"-- {name}", flush=True)
+        part = PARTS[name]()
+        for line in (*part.missing, *part.figures):
+            print(line, flush=True)
+        figures += part.figures
+        missing += part.missing
+        details[name] = {
+            what: [round(each, 5) for each in times] for what, times in part.times_s.items()
+        }
+    return Record("containers", figures, details, missing)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
