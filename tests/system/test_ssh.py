@@ -208,6 +208,35 @@ def test_a_wrong_key_and_a_wrong_host_are_refused(
     assert sys.executable in text
 
 
+def test_clients_that_take_no_socket_go_through_connect(
+    pair: tuple[NodeUnderTest, NodeUnderTest], tmp_path: Path
+) -> None:
+    ada, _ = pair
+    lines = ada.p2prc("ssh-config").out.splitlines()
+    [proxy] = [line for line in lines if "ProxyCommand" in line]
+    assert "    ProxyUseFdpass yes" in lines
+    program = Path(sys.executable).with_name("p2prc")
+    other = f"    ProxyCommand {program} --home {ada.home} connect '%n'"
+    kept = [line for line in lines if "ProxyUseFdpass" not in line]
+    config = tmp_path / "piped"
+    config.write_text("\n".join(other if line == proxy else line for line in kept))
+    words = ["ssh", "-F", str(config)]
+    said = "much" * 50_000
+    done = subprocess.run(
+        [*words, "box.p2prc", "cat"], input=said, capture_output=True, text=True, check=True,
+        timeout=STEP_TIMEOUT_S,
+    )  # fmt: skip
+    assert done.stdout == said
+
+
+def test_an_unknown_container_is_named(
+    pair: tuple[NodeUnderTest, NodeUnderTest], tmp_path: Path
+) -> None:
+    ada, _ = pair
+    done = client(ada, tmp_path, "ssh", "bax.p2prc", "true", status=255)
+    assert b"error: no lease here is `bax`\nhint: see `p2prc" in done.stderr
+
+
 @contextmanager
 def mastered(
     node: NodeUnderTest, tmp_path: Path, *forwards: str

@@ -30,7 +30,7 @@ async def open_server(app: Starlette, path: str) -> AsyncIterator[None]:
     Raises `HomeBusy` when another node answers on the socket, `HomeUnusable` when it cannot be
     made. A socket that nobody listens on any more is replaced.
     """
-    listener = _listen(path)
+    listener = listen_on(path)
     server = _QuietServer(app)
     try:
         async with asyncio.TaskGroup() as group:
@@ -44,7 +44,7 @@ async def open_server(app: Starlette, path: str) -> AsyncIterator[None]:
                 await asyncio.wait({serving}, timeout=_CLOSE_GRACE_S + 2)
                 serving.cancel()
     finally:
-        _close(listener, path)
+        close_listener(listener, path)
 
 
 async def serve(app: Starlette, path: str) -> None:
@@ -104,7 +104,8 @@ class _QuietServer(uvicorn.Server):
         await self.stop.wait()
 
 
-def _listen(path: str) -> socket.socket:
+def listen_on(path: str) -> socket.socket:
+    """Listen on a Unix socket that only this user may reach. Raises HomeBusy, HomeUnusable."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         with short_address(path) as address:
@@ -141,6 +142,7 @@ def _remove_stale(path: str, address: str) -> None:
     raise HomeBusy(f"another node answers on {path}")
 
 
-def _close(listener: socket.socket, path: str) -> None:
+def close_listener(listener: socket.socket, path: str) -> None:
+    """Listen no more, and take the socket away."""
     listener.close()
     Path(path).unlink(missing_ok=True)

@@ -220,6 +220,11 @@ class ContainerDesk:
             async for content in answer:
                 yield content
 
+    async def open_ssh(self, typed: str) -> tuple[NodeId, StreamBytes]:
+        """Return a container's node, and its SSH. Raises P2prcError."""
+        held = self._find(typed)
+        return held.node, await self._node.inside.open_ssh(held.node, held.lease)
+
     async def ssh_facts(self, lease: str) -> schema.SshFacts:
         """Whose keys an SSH connection has."""
         return schema.SshFacts(host=self._find(lease).node, own=self._node.id)

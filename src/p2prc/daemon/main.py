@@ -22,7 +22,7 @@ from pathlib import Path
 from random import SystemRandom
 
 from p2prc import __version__
-from p2prc.api.address import socket_path
+from p2prc.api.address import socket_path, ssh_socket_path
 from p2prc.api.listening import open_server
 from p2prc.api.server import build_app
 from p2prc.daemon.doctor import machine_facts
@@ -38,6 +38,7 @@ from p2prc.daemon.policy import (
 )
 from p2prc.daemon.runtimes import NodeRuntimes, find_runtimes
 from p2prc.daemon.service import DaemonService
+from p2prc.daemon.ssh_door import open_ssh_door
 from p2prc.errors import P2prcError, PortTaken
 from p2prc.model.identity import NodeId
 from p2prc.model.resources import Capacity
@@ -153,6 +154,9 @@ async def _run(options: Options) -> None:
         )
         service = await _open(stack, home, settings, stop, founds_open=options.founds_open)
         await stack.enter_async_context(open_server(build_app(service), socket_path(home.folder)))
+        await stack.enter_async_context(
+            open_ssh_door(service.containers.open_ssh, ssh_socket_path(home.folder))
+        )
         log.info("node ready", extra={"version": __version__, "pid": os.getpid()})
         _tell(options.ready_fd, {"ok": True})
         await _until(stop, service)

@@ -25,7 +25,8 @@ from p2prc.ssh.session import Count, Session
 LOGIN_TIMEOUT_S = 30.0
 CHANNELS_LIMIT = 64
 """Sessions and forwarded ports of one connection at a time."""
-_PIECE_BYTES = 64 * 1024
+_PIECE_BYTES = 256 * 1024
+_BUFFER_BYTES = 2 * _PIECE_BYTES
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 log = logging.getLogger(__name__)
@@ -49,9 +50,10 @@ async def serve_ssh(
     Shells on a terminal begin with the `banner`; `count` is told of every command's end.
     """
     ours, theirs = socket.socketpair()
-    ours.setblocking(False)
-    theirs.setblocking(False)
-    reader, writer = await asyncio.open_unix_connection(sock=ours)
+    for end in (ours, theirs):
+        end.setblocking(False)
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
+    reader, writer = await asyncio.open_unix_connection(sock=ours, limit=_BUFFER_BYTES)
     owner = _Server(sandbox, authorized, banner=banner, variables=variables or {}, count=count)
     tasks = [
         asyncio.create_task(_speak(theirs, host_key, owner), name="ssh"),

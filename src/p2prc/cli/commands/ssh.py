@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -19,8 +20,10 @@ from pathlib import Path
 
 import click
 
+from p2prc.api.address import ssh_socket_path
 from p2prc.api.connection import JsonObject, call, quoted
 from p2prc.api.duplex_client import DuplexCall
+from p2prc.cli import ssh_connector
 from p2prc.cli.commands.run import COULD_NOT_RUN_STATUS
 from p2prc.cli.failures import tell
 from p2prc.cli.invocation import CommandWithTail, Invocation, command
@@ -134,14 +137,14 @@ def _prepare(invocation: Invocation, node: NodeId) -> Path:
     except (OSError, ValueError) as error:
         raise HomeUnusable("the key of this home cannot be read") from error
     _write(folder / "id_ed25519", private_file(secret, node))
-    connect = [sys.executable, "-m", "p2prc", "--home", invocation.home, "connect"]
-    proxy = " ".join(shlex.quote(word).replace("%", "%%") for word in connect)
     lines = [
         f"Host *{_DOMAIN}",
-        f"    ProxyCommand {proxy} '%n'",
+        *_proxy(invocation, folder / "known"),
         f"    IdentityFile {_quoted(folder / 'id_ed25519')}",
         f'    UserKnownHostsFile {_quoted(folder / "known")[:-1]}/%n"',
         "    User p2prc",
+        # The processor does AES itself; what comes first by default is made for those that do not.
+        "    Ciphers ^aes128-gcm@openssh.com",
         "    IdentitiesOnly yes",
         "    IdentityAgent none",
         "    PreferredAuthentications publickey",
@@ -154,6 +157,24 @@ def _prepare(invocation: Invocation, node: NodeId) -> Path:
     config = folder / "config"
     _write(config, "\n".join([*lines, ""]).encode())
     return config
+
+
+def _proxy(invocation: Invocation, known: Path) -> list[str]:
+    """Return the lines that say how the client reaches the node."""
+    hands_over = hasattr(socket, "send_fds")
+    if hands_over:
+        door = ssh_socket_path(invocation.home)
+        words = [sys.executable, "-I", "-S", ssh_connector.__file__, door, str(known)]
+        home = [shlex.quote(invocation.typed_home)] if invocation.typed_home else []
+    else:
+        words = [sys.executable, "-m", "p2prc", "--home", invocation.home, "connect"]
+        home = []
+    typed = " ".join(shlex.quote(word).replace("%", "%%") for word in words)
+    hinted = "".join(f" {shlex.quote(word)}".replace("%", "%%") for word in home)
+    return [
+        f"    ProxyCommand {typed} '%n'{hinted}",
+        *(["    ProxyUseFdpass yes"] if hands_over else []),
+    ]
 
 
 def _folder(invocation: Invocation) -> Path:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 
 from p2prc.runtime.port import Exit, OutputChunk, Terminal
 
-_CHUNK_BYTES = 64 * 1024
+_CHUNK_BYTES = 256 * 1024
 _END_OF_INPUT = b"\x04"
 
 

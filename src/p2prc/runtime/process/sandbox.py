@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import itertools
 import logging
 import os
@@ -51,6 +52,7 @@ log = logging.getLogger(__name__)
 
 _START_S = 15.0
 _ANSWER_S = 10.0
+_LARGE_PIPE_BYTES = 1 << 18
 _END_S = 6.0
 _LAST_WORDS_S = 1.0
 """How long the output of a command that has ended is kept open for what it left behind."""
@@ -305,6 +307,10 @@ class ProcessSandbox:
         os.set_blocking(source, False)
         if self.uid:
             os.fchown(end, self.uid, self.uid)
+        for pipe in (pipes[1], source):
+            # Files often go this way: fewer, larger pieces. A user may have few large pipes.
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _LARGE_PIPE_BYTES)
         return pipes, source, (*ends, end)
 
     async def _ask(self, request: Reset | Measure | Dial) -> Message:
