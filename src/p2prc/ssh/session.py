@@ -23,11 +23,15 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 _ENDING_SIGNALS = ("HUP", "INT", "KILL", "QUIT", "TERM")
 _SHELL = "command -v bash >/dev/null 2>&1 && exec bash; exec sh"
 _FILE_SERVER = """\
+server=
 for each in /usr/lib/openssh/sftp-server /usr/lib/ssh/sftp-server /usr/libexec/sftp-server \
 /usr/libexec/openssh/sftp-server; do
-    [ -x "$each" ] && exec "$each"
+    [ -x "$each" ] && server=$each && break
 done
+# It refuses a user who has no name.
+id -un >/dev/null 2>&1 && [ -n "$server" ] && exec "$server"
 command -v python3 >/dev/null 2>&1 && exec python3 -IS -c "$1"
+[ -n "$server" ] && exec "$server"
 echo "sftp needs python3 or openssh's sftp-server in the image" >&2
 exit 127
 """
