@@ -65,9 +65,13 @@ def hand_over(path: Path, known: Path, name: str, *home: str) -> tuple[int, str,
     with ours, theirs:
         words = [sys.executable, "-I", "-S", ssh_connector.__file__, str(path), str(known), name]
         done = subprocess.run(
-            [*words, *home], stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=subprocess.PIPE, timeout=15,
+            [*words, *home],
+            stdin=theirs.fileno(),
+            stdout=theirs.fileno(),
+            stderr=subprocess.PIPE,
+            timeout=15,
             check=False,
-        )  # fmt: skip
+        )
         theirs.close()
         _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
         return done.returncode, done.stderr.decode(), list(descriptors)
