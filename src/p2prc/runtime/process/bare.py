@@ -1,6 +1,5 @@
 """Processes of the host with limits: without walls (`none`), or behind a fence (`landlock`)."""
 
-# ruff: noqa: PTH116, PTH208
 # Works on descriptors and plain paths: pathlib would have to be loaded for every lease.
 from __future__ import annotations
 
@@ -54,7 +53,7 @@ class BarePlace:
         caps = self._caps
         if not self._uid:
             # The kernel counts all processes of the user, so the rest of them need room too.
-            caps = caps._replace(processes=caps.processes + _processes_of(os.getuid()))
+            caps = caps._replace(processes=caps.processes + len(watch.owned_by(os.getuid())))
         failed, failing = os.pipe2(os.O_CLOEXEC)
         if not self._has_sessions:
             self._used, self._peak = 0.0, 0
@@ -167,12 +166,3 @@ def _signal_all(pids: set[int], number: int) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, number)
-
-
-def _processes_of(uid: int) -> int:
-    count = 0
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            with contextlib.suppress(OSError):
-                count += os.stat(f"/proc/{name}").st_uid == uid
-    return count
