@@ -98,6 +98,40 @@ def test_a_node_where_everything_fails_does_not_fail_the_job() -> None:
         assert state_of(world) == "succeeded"
 
 
+def makespan_s(world: JobWorld) -> float:
+    ledger = Ledger(world.job, world.history.facts)
+    assert ledger.started_at is not None
+    assert ledger.finished_at is not None
+    return ledger.finished_at - ledger.started_at
+
+
+def test_nodes_of_different_speed_end_together() -> None:
+    for seed in range(20):
+        scenario = JobScenario(
+            tasks=240, nodes=4, cores=4, equal_cores=True, duration_s=10, slow_nodes=1, slowness=4
+        )
+        world = run_job(scenario, seed)
+        # Twelve tasks at once at full speed, four at a quarter of it.
+        ideal_s = 240 * 10.0 / (12 + 4 / 4)
+        assert makespan_s(world) < 1.15 * ideal_s, f"seed {seed}"
+
+
+def test_one_very_slow_node_does_not_hold_up_the_end() -> None:
+    slowest_s = 0.0
+    for seed in range(20):
+        scenario = JobScenario(
+            tasks=60, nodes=4, cores=2, equal_cores=True, duration_s=5, slow_nodes=1, slowness=60
+        )
+        world = run_job(scenario, seed)
+        assert state_of(world) == "succeeded"
+        slowest_s = max(slowest_s, makespan_s(world))
+        # Two tasks were begun on the slow node, and again elsewhere.
+        assert 60 < world.history.starts <= 64, f"seed {seed}"
+        assert not Ledger(world.job, world.history.facts).failures()
+    # Six at once: 50 s are the ideal, one task on the slow node takes 300.
+    assert slowest_s < 80
+
+
 def test_a_cancelled_job_stays_cancelled_and_leaves_no_lease_within_two_seconds() -> None:
     for seed in range(50):
         cancel_at = Random(seed).uniform(1.0, 10.0)

@@ -625,15 +625,107 @@ def test_a_refused_start_loses_the_slot_and_no_retry() -> None:
     assert story.coordinator.ledger.counts.queued == 1
 
 
-def test_a_node_where_everything_fails_is_avoided_while_others_succeed() -> None:
+def test_a_node_where_three_tasks_in_a_row_fail_is_left_out_and_said_so() -> None:
     story = Story(job(100, retries=9))
     story.begin(offer(ALICE), offer(BOB))
-    for _ in range(5):
+    for _ in range(3):
         story.end(BOB, GOOD)
         effects = story.end(ALICE, BAD)
     assert [slot.node for slot in only(CloseSlot, effects)] == [ALICE]
     assert story.running[ALICE] == []
-    assert {slot.node for slot in only(OpenSlot, story.wait(20))} == {ALICE}
+    assert only(OpenSlot, story.wait(600)) == []
+    assert list(story.coordinator.left_out) == [ALICE]
+    assert "3 tasks failed there" in story.coordinator.left_out[ALICE]
+
+
+def test_a_node_that_was_left_out_is_taken_back_when_there_is_no_other() -> None:
+    story = Story(job(100, retries=9))
+    story.begin(offer(ALICE), offer(BOB))
+    for _ in range(3):
+        story.end(BOB, GOOD)
+        story.end(ALICE, BAD)
+    story.feed(NodeLost(BOB))
+    effects = story.offer(offer(ALICE)) + story.wait(20)
+    assert {slot.node for slot in only(OpenSlot, effects)} == {ALICE}
+    assert story.coordinator.left_out == {}
+
+
+def test_tasks_that_fail_everywhere_leave_no_node_out() -> None:
+    story = Story(job(100, retries=9))
+    story.begin(offer(ALICE), offer(BOB))
+    for _ in range(5):
+        story.end(ALICE, BAD)
+        story.end(BOB, BAD)
+    assert story.coordinator.left_out == {}
+    assert len(story.running[ALICE]) == len(story.running[BOB]) == 1
+
+
+def late_story() -> Story:
+    """Alice has the last task and does not end it; Bob ended all others, in no time."""
+    story = Story(job(5))
+    story.begin(offer(ALICE), offer(BOB))
+    for _ in range(4):
+        story.end(BOB, GOOD, after_s=0.3)
+    assert story.coordinator.ledger.counts.running == 1
+    return story
+
+
+def test_a_late_last_task_is_tried_on_a_second_node_and_the_first_good_answer_wins() -> None:
+    story = late_story()
+    [slot] = only(OpenSlot, story.wait(10))
+    assert slot.node == BOB
+    [again] = only(StartAttempt, story.feed(SlotOpened(BOB, slot.lease, "userns")))
+    [first] = story.running[ALICE]
+    assert again.command == first.command
+    effects = story.end(BOB, GOOD)
+    assert only(CancelAttempt, effects) == [CancelAttempt(ALICE, first.attempt)]
+    assert only(JobEnded, effects) == [JobEnded("succeeded")]
+    assert story.coordinator.ledger.failures() == []
+    assert story.coordinator.ledger.nodes[BOB].succeeded == 5
+    assert story.coordinator.ledger.nodes[ALICE].running == 0
+
+
+def test_the_first_attempt_may_still_win_and_the_second_counts_as_no_failure() -> None:
+    story = late_story()
+    [slot] = only(OpenSlot, story.wait(10))
+    [again] = only(StartAttempt, story.feed(SlotOpened(BOB, slot.lease, "userns")))
+    effects = story.end(ALICE, GOOD)
+    assert only(CancelAttempt, effects) == [CancelAttempt(BOB, again.attempt)]
+    assert story.state == "succeeded"
+    assert story.coordinator.ledger.failures() == []
+
+
+def test_a_task_has_one_extra_attempt_and_no_more() -> None:
+    story = late_story()
+    [slot] = only(OpenSlot, story.wait(10))
+    story.offer(offer(ALICE), offer(BOB), offer(CAROL))
+    story.feed(SlotOpened(BOB, slot.lease, "userns"))
+    assert only(OpenSlot, story.wait(100)) == []
+    # The one that lost its node is not replaced: the other goes on.
+    story.feed(SlotEnded(BOB, slot.lease, "owner", "the owner ended it"))
+    assert only(OpenSlot, story.wait(100)) == []
+    assert story.state == "running"
+
+
+def test_no_task_is_tried_twice_while_others_wait_or_where_all_take_as_long() -> None:
+    story = Story(job(6))
+    story.begin(offer(ALICE), offer(BOB))
+    for _ in range(4):
+        story.end(BOB, GOOD, after_s=60.0)
+    # Alice's first task is very late, but Bob still has one that had not begun.
+    assert len(story.running[BOB]) == 1
+    assert only(StartAttempt, story.wait(50)) == []
+
+
+def test_a_slow_node_gets_no_task_that_others_end_sooner() -> None:
+    story = Story(job(40))
+    story.begin(offer(ALICE, cores=4), offer(BOB))
+    while story.coordinator.ledger.counts.queued > 8:
+        for _ in range(4):
+            story.end(ALICE, GOOD, after_s=0.25)
+    story.end(BOB, GOOD)
+    assert story.running[BOB] == []
+    assert story.coordinator.ledger.counts.queued > 0
 
 
 def test_a_node_that_lacks_what_it_needs_uses_up_no_retries() -> None:

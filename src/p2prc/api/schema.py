@@ -532,13 +532,17 @@ class JobRow(Answer, frozen=True):
 
 
 class NodeShare(Answer, frozen=True):
-    """What one node did of a job. `says` is what a task that runs there last said of itself."""
+    """What one node did of a job. `says` is what a task that runs there last said of itself.
+
+    `left_out` says why the job gives it nothing more; else it is empty.
+    """
 
     succeeded: int = 0
     failed: int = 0
     running: int = 0
     name: str = ""
     says: str = ""
+    left_out: str = ""
 
 
 class TaskFailure(Answer, frozen=True):

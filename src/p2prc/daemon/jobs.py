@@ -226,6 +226,7 @@ class JobDesk:
         )
 
     def _shares(self, runner: JobRunner) -> dict[str, schema.NodeShare]:
+        left_out = runner.holder.left_out
         return {
             node: schema.NodeShare(
                 succeeded=counts.succeeded,
@@ -233,6 +234,7 @@ class JobDesk:
                 running=counts.running,
                 name=self._node.name_of(node),
                 says=runner.notes.get(node, "") if counts.running else "",
+                left_out=left_out.get(node, ""),
             )
             for node, counts in runner.ledger.nodes.items()
         }

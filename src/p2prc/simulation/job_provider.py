@@ -32,6 +32,7 @@ class Work:
 
     duration_s: float
     failures: dict[TaskKey, int]
+    spread: float = 0.5
 
 
 class SimulatedProvider:
@@ -50,6 +51,7 @@ class SimulatedProvider:
         self.node = node
         self.is_up = True
         self.is_broken = False
+        self.slowness = 1.0
         self.life = 0
         self.shelf: dict[AttemptId, Outcome] = {}
         self.running: dict[AttemptId, LeaseId] = {}
@@ -169,7 +171,9 @@ class SimulatedProvider:
         if body.attempt in self.shelf or body.attempt in self.running:
             raise AssertionError(f"started twice: {body.attempt}")
         self.running[body.attempt] = body.lease
-        lasts_s = self._work.duration_s * self._rng.uniform(0.5, 1.5)
+        spread = self._work.spread
+        lasts_s = self._work.duration_s * self._rng.uniform(1 - spread, 1 + spread)
+        lasts_s *= self.slowness
         self._later(lasts_s, lambda: self._finish(body.attempt, lasts_s))
 
     def _finish(self, attempt: AttemptId, lasted_s: float) -> None:

@@ -15,7 +15,11 @@ SUBMITTER = NodeId("f" * 64)
 
 @dataclass(frozen=True, slots=True)
 class JobScenario:
-    """A job and the luck that it has. Bad luck ends at `calm_at`; the rates are per second."""
+    """A job and the luck that it has. Bad luck ends at `calm_at`; the rates are per second.
+
+    A task lasts `duration_s` more or less `spread` of it, on the last `slow_nodes` nodes `slowness`
+    times as long.
+    """
 
     tasks: int = 24
     steps: int = 1
@@ -27,6 +31,10 @@ class JobScenario:
     failing_tasks: int = 0
     hopeless_tasks: int = 0
     broken_nodes: int = 0
+    slow_nodes: int = 0
+    slowness: float = 1.0
+    spread: float = 0.5
+    equal_cores: bool = False
     provider_crash_rate: float = 0.0
     submitter_crash_rate: float = 0.0
     death_between_effects: float = 0.0

@@ -38,11 +38,13 @@ class JobWorld:
         self.rng = Random(seed)  # noqa: S311 - a simulation repeats itself
         self.job = job_of(scenario)
         self._job_id: JobId = self.job.id
-        work = Work(scenario.duration_s, self._failures())
+        work = Work(scenario.duration_s, self._failures(), scenario.spread)
         self.providers = {
             node: SimulatedProvider(
                 node,
-                cores=self.rng.randint(1, scenario.cores),
+                cores=scenario.cores
+                if scenario.equal_cores
+                else self.rng.randint(1, scenario.cores),
                 clock=self.clock,
                 rng=self._branch(),
                 work=work,
@@ -52,6 +54,9 @@ class JobWorld:
         }
         for provider in list(self.providers.values())[: scenario.broken_nodes]:
             provider.is_broken = True
+        slow = list(self.providers.values())[scenario.nodes - scenario.slow_nodes :]
+        for provider in slow:
+            provider.slowness = scenario.slowness
         self.history = JobHistory(
             lambda node: self.providers[node].capacity.times_it_fits(workload_of(scenario).limits)
         )

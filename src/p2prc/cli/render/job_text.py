@@ -82,10 +82,15 @@ def shares_table(job: JobDetail) -> str:
         (share_name(node, share), str(share.succeeded), str(share.failed), str(share.running))
         for node, share in job.nodes.items()
     ]
-    if not any(share.says for share in job.nodes.values()):
+    said = [_said(share) for share in job.nodes.values()]
+    if not any(said):
         return table(("NODE", "DONE", "FAILED", "RUNNING"), rows)
-    told = [(*row, share.says) for row, share in zip(rows, job.nodes.values(), strict=True)]
+    told = [(*row, says) for row, says in zip(rows, said, strict=True)]
     return table(("NODE", "DONE", "FAILED", "RUNNING", "SAYS"), told)
+
+
+def _said(share: NodeShare) -> str:
+    return f"left out: {share.left_out}" if share.left_out else share.says
 
 
 def share_name(node: str, share: NodeShare) -> str:

@@ -45,6 +45,7 @@ from p2prc.protocol.jobs.events import (
     Tick,
 )
 from p2prc.protocol.jobs.expansion import expand
+from p2prc.protocol.jobs.extras import Backups, Wish
 from p2prc.protocol.jobs.facts import (
     AttemptFailed,
     Fact,
@@ -60,7 +61,7 @@ from p2prc.protocol.jobs.parameters import TaskSpace
 from p2prc.protocol.jobs.queue import TaskQueue
 from p2prc.protocol.jobs.results import Results
 from p2prc.protocol.jobs.settings import CoordinatorSettings
-from p2prc.protocol.jobs.slots import Slot, Slots
+from p2prc.protocol.jobs.slots import Slot, Slots, Standing
 from p2prc.protocol.placement import NodeOffer, explain
 
 
@@ -96,6 +97,7 @@ class Coordinator:
             requeue=self._requeue,
             is_submitter=is_submitter,
         )
+        self._backups = Backups(self._results.flights, self._results.pace)
         self._doubt = Doubt(self._outbox, self._slots, self._results, self._settings)
         self._offers: tuple[NodeOffer, ...] = ()
         self._step_number = -1
@@ -123,6 +125,11 @@ class Coordinator:
     def blocked_reason(self) -> str | None:
         """Why nothing runs although there is work, or None."""
         return self._blocked_reason
+
+    @property
+    def left_out(self) -> dict[NodeId, str]:
+        """The nodes that get nothing more of this job, and why."""
+        return {one.node: one.left_out for one in self._slots.standings() if one.left_out}
 
     @property
     def is_settled(self) -> bool:
@@ -182,6 +189,7 @@ class Coordinator:
             return
         self._step_number = number
         self._step: Step = self._job.steps[number]
+        self._results.pace.clear()
         self._space = TaskSpace(self._step)
         self._queue = TaskQueue(
             self._ledger.steps[number],
@@ -263,10 +271,60 @@ class Coordinator:
             self._close_all()
             self._enter_step(current)
             self._slots.reconsider(self._step.workload)
+        self._take_back(now)
+        unmet = [wish for wish in self._wishes(now) if not self._grant(wish, now)]
         self._fill(now)
         self._open(now)
-        self._close_idle(now)
+        self._open_for(unmet, now)
+        self._close_idle(now, is_done=not self._queue.count and not unmet)
         self._explain(now)
+
+    def _take_back(self, now: float) -> None:
+        """Give work again to nodes that were left out, when there is no other."""
+        standings = list(self._slots.standings())
+        left_out = [one for one in standings if one.left_out]
+        if not left_out or any(
+            not one.left_out and one.offer is not None and (one.slots or one.may_open(now))
+            for one in standings
+        ):
+            return
+        for standing in left_out:
+            standing.left_out, standing.failures_in_row = "", 0
+
+    def _wishes(self, now: float) -> list[Wish]:
+        return [] if self._queue.count else self._backups.wishes(self._step_number, now)
+
+    def _grant(self, wish: Wish, now: float) -> bool:
+        """Begin one more attempt in an idle slot that suits."""
+        for slot in self._slots.idle():
+            if self._suits(wish, self._slots.standing(slot.node), now):
+                self._start(slot, wish.key.task, now)
+                self._backups.began(wish.key)
+                return True
+        return False
+
+    def _suits(self, wish: Wish, standing: Standing, now: float) -> bool:
+        if standing.node in wish.without or not standing.is_usable(now):
+            return False
+        if self._queue.has_failed_on(wish.key.task, standing.node):
+            return False
+        mean_s = self._results.pace.mean_s(standing.node)
+        return mean_s is None or wish.within_s is None or mean_s < wish.within_s
+
+    def _open_for(self, unmet: list[Wish], now: float) -> None:
+        """Ask for a slot for each wish that no slot serves which is on its way."""
+        coming = self._slots.opening() if unmet else []
+        for wish in unmet:
+            suits = partial(self._suits_wish, wish, now)
+            slot = next((one for one in coming if suits(self._slots.standing(one.node))), None)
+            if slot is not None:
+                coming.remove(slot)
+                continue
+            for node in self._slots.plan(1, now, is_wanted=suits):
+                self._ask_slot(node)
+
+    def _suits_wish(self, wish: Wish, now: float, standing: Standing) -> bool:
+        return self._suits(wish, standing, now)
 
     def _fill(self, now: float) -> None:
         """Give every idle slot a task, unless outputs pile up on the way here."""
@@ -279,6 +337,8 @@ class Coordinator:
                 continue
             if self._is_ending_soon(slot, now):
                 self._outbox.close(slot)
+                continue
+            if self._is_better_left(standing, now):
                 continue
             task = self._queue.take(
                 slot.node, now, has_others=partial(self._has_others, slot.node, now)
@@ -320,26 +380,44 @@ class Coordinator:
         wanted = self._queue.count - self._slots.pending
         if wanted <= 0 or self._results.storage_trouble is not None:
             return
-        for node in self._slots.plan(wanted, now):
-            lease = LeaseId(random_id(self._rng))
-            self._slots.begin(node, lease)
-            self._outbox.say(
-                OpenSlot(
-                    node,
-                    lease,
-                    self._step.workload,
-                    self._step.is_isolated,
-                    has_sessions=bool(self._step.command.surroundings),
-                )
-            )
+        for node in self._slots.plan(
+            wanted, now, is_wanted=lambda standing: not self._is_better_left(standing, now)
+        ):
+            self._ask_slot(node)
 
-    def _close_idle(self, now: float) -> None:
+    def _ask_slot(self, node: NodeId) -> None:
+        lease = LeaseId(random_id(self._rng))
+        self._slots.begin(node, lease)
+        self._outbox.say(
+            OpenSlot(
+                node,
+                lease,
+                self._step.workload,
+                self._step.is_isolated,
+                has_sessions=bool(self._step.command.surroundings),
+            )
+        )
+
+    def _is_better_left(self, standing: Standing, now: float) -> bool:
+        """Whether the other nodes will be done before this one is with a single task."""
+        pace = self._results.pace
+        expected_s = pace.expected_s(standing.node)
+        if expected_s is None:
+            return False
+        places = (
+            (other.node, len(other.slots))
+            for other in self._slots.standings()
+            if other is not standing and other.slots and other.is_usable(now)
+        )
+        return pace.is_better_left(expected_s, self._queue.count, places)
+
+    def _close_idle(self, now: float, *, is_done: bool) -> None:
         """Give back what has nothing to do: others may want it."""
         if self._slots.pending == 0:
             return
-        is_done = not self._queue.count
         for slot in self._slots.all() if is_done else self._slots.idle():
-            is_avoided = self._slots.standing(slot.node).avoid_until > now
+            standing = self._slots.standing(slot.node)
+            is_avoided = standing.avoid_until > now or standing.left_out
             if slot.attempt is None and (is_done or is_avoided):
                 self._outbox.close(slot)
 
@@ -427,6 +505,8 @@ class Coordinator:
         if self._ended_at is not None:
             return
         yield from self._results.wakes()
+        if not self._queue.count:
+            yield from self._backups.wakes(self._step_number)
         for standing in self._slots.standings():
             if standing.is_resting:
                 yield standing.rest_until

@@ -121,6 +121,11 @@ class Holder:
         return "" if self._custody is None else self._custody.reason
 
     @property
+    def left_out(self) -> dict[NodeId, str]:
+        """The nodes that get nothing more of this job, and why, as far as is known here."""
+        return {} if self._coordinator is None else self._coordinator.left_out
+
+    @property
     def is_settled(self) -> bool:
         """Whether the job has ended, and nothing is left to be told or fetched."""
         is_told = self._coordinator is None or self._coordinator.is_settled

@@ -53,7 +53,7 @@ class TaskQueue:
         for task, anywhere_at in list(islice(self._again.items(), _LOOKED_AT)):
             if not self._is_free(task):
                 del self._again[task]
-            elif now >= anywhere_at or not self._failed_on(task, node) or not has_others():
+            elif now >= anywhere_at or not self.has_failed_on(task, node) or not has_others():
                 del self._again[task]
                 return task
         return None
@@ -63,7 +63,7 @@ class TaskQueue:
             self._cursor = task + 1
             if self._is_flying(task):
                 continue
-            if self._failed_on(task, node) and has_others():
+            if self.has_failed_on(task, node) and has_others():
                 self._again[task] = now + ELSEWHERE_S
                 continue
             return task
@@ -72,5 +72,6 @@ class TaskQueue:
     def _is_free(self, task: int) -> bool:
         return self._step.state(task) is TaskState.QUEUED and not self._is_flying(task)
 
-    def _failed_on(self, task: int, node: NodeId) -> bool:
+    def has_failed_on(self, task: int, node: NodeId) -> bool:
+        """Say whether an attempt of the task failed on the node."""
         return any(failure.node == node for failure in self._step.failures(task))

@@ -23,6 +23,7 @@ from p2prc.protocol.jobs.events import (
 from p2prc.protocol.jobs.facts import AttemptFailed, TaskSucceeded
 from p2prc.protocol.jobs.flights import Flight, Flights
 from p2prc.protocol.jobs.outbox import Outbox
+from p2prc.protocol.jobs.pace import Pace
 from p2prc.protocol.jobs.settings import CoordinatorSettings
 from p2prc.protocol.jobs.slots import Slots, Standing
 from p2prc.protocol.jobs.step_ledger import HOPELESS, TaskState
@@ -45,6 +46,7 @@ class Results:
     ) -> None:
         self._is_submitter = is_submitter
         self.flights = Flights()
+        self.pace = Pace()
         # Why outputs cannot be stored on our own disk at present.
         self.storage_trouble: str | None = None
         # Finished attempts that a node reported and whose outcome has not come yet.
@@ -87,6 +89,8 @@ class Results:
         elif flight.node == event.node and not flight.is_storing:
             self.awaited.pop(event.attempt, None)
             self._release(flight)
+            if event.outcome.is_success:
+                self.pace.took(flight.node, max(0.0, now - flight.started_at))
             self._judge(flight, event.outcome, now)
 
     def _late(self, event: AttemptEnded, now: float) -> None:
@@ -266,21 +270,23 @@ class Results:
         self._requeue(flight.key, now)
         standing = self._slots.standing(flight.node)
         if is_counted:
-            self._count_failure(standing, now)
+            self._count_failure(standing, flight.key)
         elif code != "lease-ended":
             self._slots.rest(standing, now)
             standing.avoid_until = standing.rest_until
 
-    def _count_failure(self, standing: Standing, now: float) -> None:
-        """Keep off a node where everything fails, as long as others do better."""
+    def _count_failure(self, standing: Standing, key: TaskKey) -> None:
+        """Leave out a node where one task after another fails, as long as others do better."""
         standing.failures_in_row += 1
-        excess = standing.failures_in_row - self._settings.failures_in_row_limit
-        if excess < 0:
+        if standing.failures_in_row < self._settings.failures_in_row_limit or standing.left_out:
             return
         is_any_better = any(
-            other.slots and other.successes and not other.failures_in_row
+            other.slots and other.successes and not other.failures_in_row and not other.left_out
             for other in self._slots.standings()
             if other is not standing
         )
         if is_any_better:
-            standing.avoid_until = now + min(self._settings.avoid_s * 2 ** min(excess, 10), 600.0)
+            standing.left_out = (
+                f"{standing.failures_in_row} tasks failed there one after another, "
+                f"the last one was {key.task}; other nodes do better"
+            )

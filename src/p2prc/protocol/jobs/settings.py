@@ -15,6 +15,5 @@ class CoordinatorSettings:
     blocked_after_s: float = 2.0
     storing_per_slot: int = 2
     store_tries: int = 20
-    failures_in_row_limit: int = 5
-    avoid_s: float = 15.0
+    failures_in_row_limit: int = 3
     owner_rest_s: float = 30.0

@@ -7,7 +7,7 @@ A node that refuses or loses work rests for a time that doubles.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from random import Random
 
@@ -36,7 +36,8 @@ class Standing:
     """What this job thinks of one node.
 
     `rest_until` forbids new slots, `avoid_until` new attempts too. `asked_at` is set while we do
-    not know what the node holds; from `grace_until` on, what it held counts as lost.
+    not know what the node holds; from `grace_until` on, what it held counts as lost. `left_out`
+    says why the job gives it nothing more.
     """
 
     node: NodeId
@@ -52,10 +53,15 @@ class Standing:
     successes: int = 0
     asked_at: float | None = None
     grace_until: float | None = None
+    left_out: str = ""
 
     def is_usable(self, now: float) -> bool:
         """Whether it may be given attempts."""
-        return self.asked_at is None and self.avoid_until <= now
+        return self.asked_at is None and self.avoid_until <= now and not self.left_out
+
+    def may_open(self, now: float) -> bool:
+        """Whether it may be asked for one more slot."""
+        return self.room > 0 and self.rest_until <= now and self.is_usable(now)
 
     @property
     def name(self) -> str:
@@ -150,16 +156,14 @@ class Slots:
         """Return every slot."""
         return list(self._slots.values())
 
-    def plan(self, wanted: int, now: float) -> list[NodeId]:
+    def plan(
+        self, wanted: int, now: float, *, is_wanted: Callable[[Standing], bool]
+    ) -> list[NodeId]:
         """Return whom to ask for a slot each: every node in turn, the emptiest first."""
         wanted = min(wanted, SLOTS_LIMIT - len(self._slots))
         if wanted <= 0:
             return []
-        able = [
-            standing
-            for standing in self._standings.values()
-            if standing.room > 0 and standing.rest_until <= now and standing.is_usable(now)
-        ]
+        able = [one for one in self._standings.values() if one.may_open(now) and is_wanted(one)]
         self._rng.shuffle(able)
         able.sort(key=lambda standing: -standing.room)
         planned: list[NodeId] = []
@@ -169,6 +173,12 @@ class Slots:
             planned += [standing.node for standing in able]
             turn += 1
         return planned[:wanted]
+
+    def opening(self) -> list[Slot]:
+        """Return the slots that were asked for and are not granted yet."""
+        if not self._opening:
+            return []
+        return [slot for slot in self._slots.values() if slot.opened_at is None]
 
     def begin(self, node: NodeId, lease: LeaseId) -> None:
         """Count a slot that was asked for."""
