@@ -53,7 +53,7 @@ def test_a_keeper_takes_over_within_fifteen_seconds() -> None:
 def test_a_network_that_splits_loses_nothing() -> None:
     took_over = 0
     for seed in range(40):
-        took_over += run_holders(HolderScenario(split_rate=0.05), seed).took_over
+        took_over += run_holders(HolderScenario(tasks=60, split_rate=0.05), seed).took_over
     assert took_over > 5
 
 

@@ -32,6 +32,9 @@ def facts(progress: JobProgress) -> list[str]:
         found.append(_rate(progress.rate_per_s))
     if progress.eta_s:
         found.append(f"{duration(progress.eta_s)} left")
+    left_out = (pair for pair in progress.nodes.items() if pair[1].left_out)
+    if (without := next(left_out, None)) is not None:
+        found.append(f"{share_name(*without)} left out")
     said = ((node, share) for node, share in progress.nodes.items() if share.says)
     if (first := next(said, None)) is not None:
         found.append(f"{share_name(*first)}: {plain(first[1].says)}")
