@@ -146,6 +146,13 @@ def test_rate_and_time_left_follow_the_newest_results() -> None:
     assert Ledger(job(10)).eta_s(0) is None
 
 
+def test_the_present_rate_is_told_for_each_node() -> None:
+    facts = [succeeded(task, node=(BOB, ALICE, BOB)[task % 3], at=100 + task) for task in range(6)]
+    rates = Ledger(job(10), facts).node_rates_per_s(105)
+    assert rates == {ALICE: pytest.approx(1 / 3), BOB: pytest.approx(2 / 3)}
+    assert Ledger(job(10)).node_rates_per_s(0) == {}
+
+
 def test_a_fact_about_no_task_of_the_job_is_refused() -> None:
     with pytest.raises(WireError):
         Ledger(job(1)).apply(assigned(1))

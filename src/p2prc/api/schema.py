@@ -535,6 +535,7 @@ class NodeShare(Answer, frozen=True):
     """What one node did of a job. `says` is what a task that runs there last said of itself.
 
     `left_out` says why the job gives it nothing more; else it is empty.
+    `rate_per_s` is its part of the job's present rate, 0 when nobody can tell.
     """
 
     succeeded: int = 0
@@ -543,6 +544,7 @@ class NodeShare(Answer, frozen=True):
     name: str = ""
     says: str = ""
     left_out: str = ""
+    rate_per_s: float = 0.0
 
 
 class TaskFailure(Answer, frozen=True):
@@ -580,7 +582,10 @@ class JobDetail(JobRow, frozen=True):
 
 
 class JobProgress(Answer, frozen=True, tag="progress", tag_field="type"):
-    """How far a job is; at most five a second. `blocked` says why nothing runs."""
+    """How far a job is; at most five a second. `blocked` says why nothing runs.
+
+    `frames_per_task` is how many frames a task of a rendering has on average, else 0.
+    """
 
     id: str
     state: str
@@ -589,6 +594,7 @@ class JobProgress(Answer, frozen=True, tag="progress", tag_field="type"):
     rate_per_s: float = 0.0
     eta_s: float | None = None
     blocked: str = ""
+    frames_per_task: float = 0.0
 
 
 class JobEnded(Answer, frozen=True, tag="ended", tag_field="type"):

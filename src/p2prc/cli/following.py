@@ -12,14 +12,16 @@ from p2prc.api.client import ControlClient
 from p2prc.api.schema import JobCreated, JobDetail, JobEnded, JobProgress
 from p2prc.cli.failures import INTERRUPTED_STATUS, note
 from p2prc.cli.invocation import Invocation
-from p2prc.cli.render.job_text import summary
+from p2prc.cli.render.job_text import failure_text, summary
 from p2prc.cli.render.output import write, write_json
-from p2prc.cli.render.progress import open_display
+from p2prc.cli.render.progress import Display, open_display
 from p2prc.cli.render.progress_text import last_progress
 from p2prc.cli.render.text import counted
 from p2prc.errors import NodeNotRunning, WorkFailed
 
 SAFE_POLL_S = 0.2
+FAILURES_TOLD = 20
+LOG_LINES_TOLD = 3
 
 wait_safe_option = click.option(
     "--wait-safe",
@@ -32,7 +34,7 @@ wait_safe_option = click.option(
 class Companion(Protocol):
     """Something that goes along with a job that is followed."""
 
-    def progressed(self) -> None:
+    def progressed(self, display: Display) -> None:
         """Something happened to the job."""
         ...
 
@@ -101,14 +103,42 @@ def follow(
 
 
 def _shown_to_end(client: ControlClient, job: str, companion: Companion | None) -> JobDetail:
+    failures = _Failures(client, job)
     with open_display() as display, closing(client.job_events(job)) as events:
         for event in events:
             match event:
                 case JobProgress():
+                    failures.progressed(event, display)
                     display.show(event)
                     if companion is not None:
-                        companion.progressed()
+                        companion.progressed(display)
                 case JobEnded():
                     display.show(last_progress(event.job))
                     return event.job
     raise NodeNotRunning("the node stopped before the end of the job")
+
+
+class _Failures:
+    """Tells of attempts that fail while the job goes on, each once."""
+
+    def __init__(self, client: ControlClient, job: str) -> None:
+        self._client = client
+        self._job = job
+        self._count = 0
+        self._told: set[tuple[str, int]] = set()
+
+    def progressed(self, progress: JobProgress, display: Display) -> None:
+        """Ask what failed when there is more of it than before."""
+        count = sum(share.failed for share in progress.nodes.values())
+        if count <= self._count or len(self._told) >= FAILURES_TOLD:
+            return
+        self._count = count
+        for failure in self._client.job(self._job).failures:
+            key = failure.task, failure.attempt
+            if key in self._told:
+                continue
+            if len(self._told) >= FAILURES_TOLD:
+                display.tell("more fail; all of them: `p2prc job show JOB`")
+                return
+            self._told.add(key)
+            display.tell(failure_text(failure, LOG_LINES_TOLD))

@@ -19,7 +19,7 @@ from p2prc.daemon.templates import RETRIES, job_of_template
 from p2prc.errors import FileUnknown, JobUnknown, NotAllowed, PeerError, WireError
 from p2prc.files.place import write_outputs
 from p2prc.model.identity import JobId, NodeId
-from p2prc.model.job import Job, Step
+from p2prc.model.job import IntegerRange, Job, Step
 from p2prc.node.job_runner import JobRunner
 from p2prc.node.node import Node
 from p2prc.protocol.jobs.attempts import TaskKey
@@ -30,6 +30,7 @@ from p2prc.protocol.jobs.parameters import parse_over, with_chunk
 from p2prc.protocol.jobs.step_ledger import Failure, StepLedger, TaskState
 
 SNAPSHOT_S = 0.2
+_FRAMES = ("frame", "frames")
 
 
 class JobDesk:
@@ -215,14 +216,19 @@ class JobDesk:
 
     def _progress(self, runner: JobRunner) -> schema.JobProgress:
         ledger, now_at = runner.ledger, time.time()
+        rates = {} if ledger.is_ended else ledger.node_rates_per_s(now_at)
         return schema.JobProgress(
             id=runner.id,
             state=ledger.state,
             tasks=_counts(ledger.counts),
-            nodes=self._shares(runner),
+            nodes={
+                node: msgspec.structs.replace(share, rate_per_s=rates.get(NodeId(node), 0.0))
+                for node, share in self._shares(runner).items()
+            },
             rate_per_s=ledger.rate_per_s(now_at) or 0.0,
             eta_s=ledger.eta_s(now_at),
             blocked=_blocked(runner),
+            frames_per_task=frames_per_task(runner.job),
         )
 
     def _shares(self, runner: JobRunner) -> dict[str, schema.NodeShare]:
@@ -343,6 +349,18 @@ def _counts(counts: TaskCounts) -> schema.TaskCounts:
         succeeded=counts.succeeded,
         failed=counts.failed,
     )
+
+
+def frames_per_task(job: Job) -> float:
+    """Return how many frames a task has on average; 0 for a job that is not of frames alone."""
+    if len(job.steps) != 1:
+        return 0.0
+    for parameter in job.steps[0].parameters:
+        if isinstance(parameter, IntegerRange) and parameter.name.lower() in _FRAMES:
+            frames = sum(span.count for span in parameter.spans)
+            tasks = sum(-(-span.count // parameter.chunk) for span in parameter.spans)
+            return frames / tasks if tasks else 0.0
+    return 0.0
 
 
 def _blocked(runner: JobRunner) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import closing
+from datetime import datetime
 
 import click
 
@@ -13,6 +14,7 @@ from p2prc.cli.following import follow
 from p2prc.cli.invocation import Command, Invocation, absolute, command, shared_options
 from p2prc.cli.render.job_text import job_text, jobs_table, logs_text
 from p2prc.cli.render.output import write, write_json
+from p2prc.cli.render.previews import Watching, open_previews, previews_option
 from p2prc.cli.render.text import counted, plain, size
 from p2prc.errors import JobUnknown, LeaseUnknown
 
@@ -49,13 +51,21 @@ def show_job(invocation: Invocation, /, *, job: str) -> None:
 
 @command("watch")
 @click.argument("job")
+@previews_option
 @click.pass_obj
-def watch_command(invocation: Invocation, /, *, job: str) -> None:
+def watch_command(invocation: Invocation, /, *, job: str, previews: bool | None) -> None:
     """Follow a job to its end.
 
-    Exits with 7 when the job failed or was cancelled.
+    Shows what runs, how fast on which node, how long it will take, and what fails, with the last
+    lines of its log. Exits with 7 when the job failed or was cancelled.
     """
-    follow(invocation.client, job, as_json=invocation.as_json)
+    companion = None
+    if previews or (previews is None and sys.stderr.isatty()):
+        row = invocation.client.job(job)
+        since_at = datetime.fromisoformat(row.created_at).timestamp()
+        shown = open_previews(invocation.client, row.to, since_at=since_at, wanted=previews)
+        companion = None if shown is None else Watching(shown)
+    follow(invocation.client, job, as_json=invocation.as_json, companion=companion)
 
 
 @command("logs")

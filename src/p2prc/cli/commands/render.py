@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from p2prc.cli.following import announce, wait_safe_option
 from p2prc.cli.invocation import CommandWithTail, Invocation, absolute, command
 from p2prc.cli.render.frames import Gallery, check_frames
 from p2prc.cli.render.output import write
+from p2prc.cli.render.previews import Previews, open_previews, previews_option
+from p2prc.cli.render.progress import Display
 from p2prc.cli.render.text import plain
 from p2prc.errors import FileUnknown, JobInvalid, P2prcError, SceneInvalid
 from p2prc.scenes.blend import HEAD_BYTES, read_version
@@ -68,6 +71,7 @@ class _Render(CommandWithTail):
 )
 @click.option("--on", multiple=True, metavar="NODE,...", help="Only these nodes.")
 @click.option("--watch", "is_watched", is_flag=True, help="Show how far it is, to the end.")
+@previews_option
 @wait_safe_option
 @place_options
 @click.pass_obj
@@ -79,6 +83,7 @@ def render_command(
     is_watched: bool,
     waits_safe: bool,
     template: bool,
+    previews: bool | None,
     **options: Any,
 ) -> None:
     """Render an animation; frames arrive as they are done.
@@ -122,7 +127,10 @@ def render_command(
     companion = None
     if rendering.engine != "command":
         # What another program calls its frames, nobody knows.
-        companion = _Frames(invocation, rendering)
+        shown = None
+        if is_watched:
+            shown = open_previews(invocation.client, to, since_at=time.time(), wanted=previews)
+        companion = _Frames(invocation, rendering, shown)
         companion.gallery.write()
     announce(invocation, created, is_watched=is_watched, companion=companion, waits_safe=waits_safe)
 
@@ -130,17 +138,24 @@ def render_command(
 class _Frames:
     """The frames of one rendering, while they arrive."""
 
-    def __init__(self, invocation: Invocation, rendering: Rendering) -> None:
+    def __init__(
+        self, invocation: Invocation, rendering: Rendering, previews: Previews | None
+    ) -> None:
         self._invocation = invocation
         self._rendering = rendering
         self._folder = Path(rendering.to)
+        self._previews = previews
         self.gallery = Gallery(rendering.name, self._folder, _numbers(rendering.frames))
 
-    def progressed(self) -> None:
+    def progressed(self, display: Display) -> None:
         self.gallery.progressed()
+        if self._previews is not None:
+            self._previews.progressed(display)
 
     def ended(self, job: JobDetail) -> bool:
         self.gallery.write()
+        if self._previews is not None:
+            self._previews.end()
         if not any(self._folder.glob("*.png")):
             return True
         size = None

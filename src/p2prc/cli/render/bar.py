@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from p2prc.api.schema import JobProgress
-from p2prc.cli.render.progress_text import facts, share_of, shares
+from p2prc.cli.render.progress_text import facts, node_lines, share_of
 
 
 class Bar(AbstractContextManager["Bar"]):
@@ -43,6 +43,19 @@ class Bar(AbstractContextManager["Bar"]):
         bar = ProgressBar(total=max(1, tasks.total), completed=tasks.succeeded + tasks.failed)
         top.add_row(bar, share_of(progress))
         lines = [Text(", ".join(facts(progress)), overflow="fold")]
-        if progress.nodes:
-            lines.append(Text(shares(progress), overflow="ellipsis", no_wrap=True))
+        # A line that wraps would be counted wrong when it is drawn anew.
+        for line in node_lines(progress, self._live.console.width):
+            lines.append(Text(line, overflow="ellipsis", no_wrap=True))
         self._live.update(Group(top, *lines), refresh=True)
+
+    def tell(self, lines: str) -> None:
+        """Print above the bar; they stay."""
+        self._live.console.print(Text(lines), soft_wrap=True)
+
+    def draw(self, picture: str) -> None:
+        """Write what a terminal turns into a picture above the bar; it stays."""
+        self._live.update(Text(""), refresh=True)
+        self._live.stop()
+        self._live.console.file.write(picture + "\n")
+        self._live.console.file.flush()
+        self._live.start()

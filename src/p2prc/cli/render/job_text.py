@@ -111,19 +111,20 @@ def summary(job: JobDetail) -> str:
 
 def failures_text(job: str, failures: list[TaskFailure]) -> str:
     """Return the first failures with the ends of their logs."""
-    blocks = [_failure(failure) for failure in failures[:FAILURES_SHOWN]]
+    blocks = [failure_text(failure) for failure in failures[:FAILURES_SHOWN]]
     if len(failures) > FAILURES_SHOWN:
         more = len(failures) - FAILURES_SHOWN
         blocks.append(f"and {more} more: `p2prc job show {job[:10]} --json`")
     return "\n".join(blocks)
 
 
-def _failure(failure: TaskFailure) -> str:
+def failure_text(failure: TaskFailure, lines: int = LOG_LINES_SHOWN) -> str:
+    """Return which attempt failed where and why, with the last lines of its log."""
     where = plain(failure.node_name) or failure.node[:10]
     values = ", ".join(f"{plain(name)}={plain(value)}" for name, value in failure.values.items())
     named = f"task {plain(failure.task)}" + (f" ({values})" if values else "")
     head = f"{named}, attempt {failure.attempt} on {where}: "
-    return "\n".join([head + plain(failure.reason), *_log_lines(failure.log, LOG_LINES_SHOWN)])
+    return "\n".join([head + plain(failure.reason), *_log_lines(failure.log, lines)])
 
 
 def logs_text(logs: list[TaskLog]) -> str:

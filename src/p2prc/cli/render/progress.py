@@ -5,6 +5,7 @@ Only what is drawn on a terminal needs rich, and it is slow to import.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from contextlib import AbstractContextManager
@@ -22,10 +23,14 @@ class Display(Protocol):
 
     def show(self, progress: JobProgress) -> None: ...
 
+    def tell(self, lines: str) -> None: ...
+
+    def draw(self, picture: str) -> None: ...
+
 
 def open_display() -> AbstractContextManager[Display]:
     """Return what suits standard error."""
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and os.environ.get("TERM", "") not in ("", "dumb", "unknown"):
         from p2prc.cli.render.bar import Bar  # noqa: PLC0415 - loads rich
 
         return Bar()
@@ -54,3 +59,10 @@ class Lines(AbstractContextManager["Lines"]):
             return
         self._shown, self._shown_at = matters, now
         print(", ".join([share_of(progress), *facts(progress)]), file=sys.stderr, flush=True)
+
+    def tell(self, lines: str) -> None:
+        """Print at once."""
+        print(lines, file=sys.stderr, flush=True)
+
+    def draw(self, picture: str) -> None:
+        """Nothing: this is no terminal that shows pictures."""

@@ -7,6 +7,7 @@ cancellation dominates everything, an accepted result is never taken back.
 from __future__ import annotations
 
 from bisect import insort
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
@@ -318,6 +319,16 @@ class Ledger:
             return (len(recent) - 1) / (max(now_at, recent[-1]) - recent[0])
         mean_s = self.mean_duration_s
         return self.counts.running / mean_s if mean_s else None
+
+    def node_rates_per_s(self, now_at: float) -> dict[NodeId, float]:
+        """Return how much of the present rate is whose; nothing when nobody can tell."""
+        rate = self.rate_per_s(now_at)
+        recent = [entry for entry in self._recent if entry[0] > now_at - _RECENT_S]
+        if rate is None or len(recent) < 2:
+            return {}
+        nodes = [self.node_of(TaskKey(step, task)) for _, step, task, _ in recent]
+        counts = Counter(node for node in nodes if node is not None)
+        return {node: rate * count / counts.total() for node, count in counts.items()}
 
     def eta_s(self, now_at: float) -> float | None:
         """Return how many seconds are left, or None when nobody can tell."""
