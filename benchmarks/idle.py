@@ -34,7 +34,7 @@ def figures(daemons: Sequence[int]) -> list[Figure]:
     costs = _watch([(pid,) for pid in daemons])
     cpu = max(cost.cpu_percent for cost in costs)
     resident = max(cost.resident_mb for cost in costs)
-    helpers = _watch([_descendants(pid) for pid in daemons], window_s=0.0)
+    helpers = _watch([descendants(pid) for pid in daemons], window_s=0.0)
     return [
         Figure("idle daemon with two peers, CPU of a core", cpu, "%", at_most=TARGET_CPU_PERCENT),
         Figure("idle daemon, resident", resident, "MB", at_most=TARGET_RESIDENT_MB),
@@ -76,10 +76,11 @@ def _resident_bytes(pid: int) -> int:
     return 0
 
 
-def _descendants(pid: int) -> tuple[int, ...]:
+def descendants(pid: int) -> tuple[int, ...]:
+    """Return all that a process started, and what those started."""
     found: list[int] = []
     for thread in Path(f"/proc/{pid}/task").iterdir():
         children = (thread / "children").read_text(encoding="ascii").split()
         for child in map(int, children):
-            found += [child, *_descendants(child)]
+            found += [child, *descendants(child)]
     return tuple(found)

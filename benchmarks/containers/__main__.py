@@ -1,7 +1,8 @@
 """`python -m benchmarks.containers [PART …]`: leases that somebody works in, against their targets.
 
-Parts: `process` (the runtime alone, beside bare bubblewrap), `collector` (fifty leases looked at
-once a second), `engine` (containers beside the engine's command line). All of them make one record.
+Parts: `process` (the runtime alone, beside bare bubblewrap), `daemon` (two nodes, by API and
+command line, and what an idle one costs), `collector` (fifty leases looked at once a second),
+`engine` (containers beside the engine's command line). All of them make one record.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.containers import collector, engine, process
+from benchmarks.containers import collector, daemon, engine, process
 from benchmarks.containers.part import Part
 from benchmarks.report import FIGURES, Figure, Record
 
 PARTS: dict[str, Callable[[], Part]] = {
     "process": process.measure,
+    "daemon": daemon.measure,
     "collector": collector.measure,
     "engine": engine.measure,
 }

@@ -115,7 +115,7 @@ async def _bomb(runtime: ProcessRuntime, folder: Path, kind: str, took: Took) ->
     mark = uuid.uuid4().hex
     running = await sandbox.execute([*BOMBS_OF[kind], mark], variables={})
     tenants = await asyncio.to_thread(Inhabitants, mark)
-    await asyncio.to_thread(_explode, tenants)
+    await asyncio.to_thread(explode, tenants)
     gone = asyncio.create_task(asyncio.to_thread(tenants.gone_at))
     began = time.perf_counter()
     await sandbox.end()
@@ -124,7 +124,8 @@ async def _bomb(runtime: ProcessRuntime, folder: Path, kind: str, took: Took) ->
     await running.wait()
 
 
-def _explode(tenants: Inhabitants) -> None:
+def explode(tenants: Inhabitants) -> None:
+    """Wait until a bomb has as many processes as it may have; raises RuntimeError."""
     if (count := tenants.wait_for(ENOUGH, within_s=EXPLODES_S)) < PROCESSES // 2:
         raise RuntimeError(f"the bomb has no more than {count} processes")
     time.sleep(BOMB_S)
@@ -148,7 +149,7 @@ def _bare_bomb(kind: str, took: Took) -> None:
         stderr=subprocess.DEVNULL,
     )
     tenants = Inhabitants(mark)
-    _explode(tenants)
+    explode(tenants)
     began = time.perf_counter()
     tenants.kill()
     took[f"bare bomb of {kind}"].append(tenants.gone_at() - began)
