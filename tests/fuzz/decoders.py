@@ -35,7 +35,7 @@ from p2prc.model.ticket import OPENER_BYTES, Ticket
 from p2prc.model.tree import FileEntry, Tree, decode_tree
 from p2prc.model.workload import Command
 from p2prc.node.spare_network import SpareContent, spare_codec
-from p2prc.protocol import messages
+from p2prc.protocol import carriage, messages
 from p2prc.protocol.jobs.check import job_codec
 from p2prc.protocol.jobs.facts import CoordinatorTook, KeepersNamed, TaskSucceeded
 from p2prc.protocol.jobs.pages import LogLength, Page, open_page, sign_page
@@ -106,6 +106,23 @@ def _pmp(content: bytes) -> object:
 
 def _ticket(content: bytes) -> object:
     return read_ticket(content.decode("utf-8", "replace"))
+
+
+def _carried(content: bytes) -> object:
+    """One side of a conversation, from the bytes of its peer."""
+    frames, sending, receiving = carriage.Frames(), carriage.Sending(), carriage.Receiving()
+    found = list(frames.feed(content))
+    for each in found:
+        match each:
+            case carriage.Data():
+                receiving.arrived(each)
+            case carriage.Ack():
+                sending.acknowledged(each)
+            case carriage.End():
+                receiving.ended(each.offset)
+            case _:
+                pass
+    return found
 
 
 def _document(content: bytes) -> object:
@@ -236,6 +253,7 @@ DECODERS = (
             encode(messages.Output(1, b"abc")),
             encode(messages.Exec(LeaseId("cd" * 10), ("sh",), {"A": "b"}, takes_input=True)),
             encode(messages.DialService("8080", "udp")),
+            encode(messages.OpenSsh(LeaseId("cd" * 10), b"\7" * 16)),
             encode(messages.PutFiles(LeaseId("cd" * 10), "folder")),
             encode(messages.Resize(messages.TerminalSize(30, 100))),
         ),
@@ -253,8 +271,14 @@ DECODERS = (
             encode(messages.Sources(_PASS, (NODE,))),
             encode(messages.AskHave(BLOB, _PASS)),
             encode(messages.Have(BLOB, b"\xff\x80")),
+            encode(messages.CarryOn(b"\7" * 16)),
         ),
         ("bulk_codec",),
+    ),
+    Decoder(
+        "carried frames",
+        _carried,
+        (carriage.data_head(0, 3) + b"abc" + carriage.ask_frame() + carriage.end_frame(3),),
     ),
     Decoder("record", _record, (encode(_SIGNED.envelope),), ("_codec", "_envelopes")),
     Decoder(

@@ -24,8 +24,7 @@ from p2prc.model.workload import MainProcess, Workload
 from p2prc.node.containers import Held
 from p2prc.node.inside import RemoteCommand
 from p2prc.node.node import Node
-from p2prc.node.splicing import StreamBytes
-from p2prc.runtime.port import Terminal
+from p2prc.runtime.port import Link, Terminal
 
 NOTES_LIMIT = 64
 AT_ONCE = 32
@@ -220,7 +219,7 @@ class ContainerDesk:
             async for content in answer:
                 yield content
 
-    async def open_ssh(self, typed: str) -> tuple[NodeId, StreamBytes]:
+    async def open_ssh(self, typed: str) -> tuple[NodeId, Link]:
         """Return a container's node, and its SSH. Raises P2prcError."""
         held = self._find(typed)
         return held.node, await self._node.inside.open_ssh(held.node, held.lease)
@@ -364,7 +363,7 @@ async def _feed(command: RemoteCommand, lines: AsyncIterator[schema.ExecLine]) -
         await command.close()
 
 
-async def _spliced(link: StreamBytes, body: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+async def _spliced(link: Link, body: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
     async def send() -> None:
         async for content in body:
             await (link.write(content) if content else link.end_writing())

@@ -39,6 +39,11 @@ class Inflow:
             raise WireError(f"a frame of {length} bytes, at most {limit_bytes} are allowed")
         return await self._exactly(length)
 
+    def take_rest(self) -> bytes:
+        """Return what was read already: the stream goes on in another conversation."""
+        rest, self._buffer = bytes(self._buffer), memoryview(b"")
+        return rest
+
     async def content(self, size_bytes: int) -> AsyncIterator[memoryview]:
         """Yield exactly so many raw bytes, as they come."""
         while size_bytes:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from typing import Protocol
 
 from p2prc.errors import FileUnknown, InvalidInput, P2prcError, PeerLost, PeerTooOld, WireError
@@ -22,6 +22,7 @@ from p2prc.protocol.messages import (
     AskHave,
     AskSources,
     BlobHeader,
+    CarryOn,
     FetchBlobs,
     FetchRecipe,
     FetchTree,
@@ -37,6 +38,8 @@ from p2prc.wire.codec import encode
 from p2prc.wire.framing import frame
 
 REQUEST_LIMIT_BYTES = 128 * 1024
+CarryStream = Callable[[bytes, Stream, bytes], Awaitable[None]]
+"""Take a stream for the conversation with this token, and the bytes of it that were read."""
 _BLOCK_BYTES = 1 << 20
 
 
@@ -62,14 +65,26 @@ async def serve_bulk_stream(
     door: SwarmDoor | None = None,
     silence_s: float = 30.0,
     pace: Pace | None = None,
+    carry_on: CarryStream | None = None,
 ) -> None:
     """Answer the requests of one stream, one after another, until the peer ends it.
+
+    A stream that is for another conversation goes to `carry_on`, for good.
 
     Raises a `PeerError` when the peer is lost, misbehaves, or neither asks nor reads for
     `silence_s`; the stream is then aborted. Without `recipes` and `door` it takes part in no
     swarm.
     """
-    server = _Server(stream, store, may_read, silence_s, recipes=recipes, door=door, pace=pace)
+    server = _Server(
+        stream,
+        store,
+        may_read,
+        silence_s,
+        recipes=recipes,
+        door=door,
+        pace=pace,
+        carry_on=carry_on,
+    )
     try:
         await server.run()
     except BaseException:
@@ -90,8 +105,10 @@ class _Server:
         recipes: Recipes | None,
         door: SwarmDoor | None,
         pace: Pace | None,
+        carry_on: CarryStream | None,
     ) -> None:
         self._pace = pace or Pace()
+        self._carry_on = carry_on
         self._recipes = recipes
         self._door = door
         self._stream = stream
@@ -108,7 +125,11 @@ class _Server:
         inflow = Inflow(self._stream, silence_s=self._silence_s)
         while (request := await inflow.next_frame(limit_bytes=REQUEST_LIMIT_BYTES)) is not None:
             try:
-                await self._answer(bulk_codec.decode(request))
+                message = bulk_codec.decode(request)
+                if isinstance(message, CarryOn) and self._carry_on is not None:
+                    await self._carry_on(message.token, self._stream, inflow.take_rest())
+                    return
+                await self._answer(message)
             except PeerLost:
                 raise
             except P2prcError as error:

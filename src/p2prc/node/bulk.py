@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 from p2prc.errors import FileUnknown, PeerLost, RightMissing
 from p2prc.files.manifest import load_tree
 from p2prc.files.pace import Pace
-from p2prc.files.serve import serve_bulk_stream
+from p2prc.files.serve import CarryStream, serve_bulk_stream
 from p2prc.files.swarm import Swarm
 from p2prc.files.transfer import Swarming, TransferLimits, fetch_tree
 from p2prc.model.identity import BlobId, NodeId
@@ -109,7 +109,9 @@ class Bulk:
         self._blobs.pin_tree(owner, tree)
         return None if self._blobs.missing(tree) else tree
 
-    async def serve(self, peer: NodeId, stream: Stream) -> None:
+    async def serve(
+        self, peer: NodeId, stream: Stream, *, carry_on: CarryStream | None = None
+    ) -> None:
         """Answer one request for bytes, if the peer was promised them."""
         await serve_bulk_stream(
             stream,
@@ -118,6 +120,7 @@ class Bulk:
             recipes=self._recipes,
             door=_Door(self, peer),
             pace=self.up,
+            carry_on=carry_on,
         )
 
     def sources(self, tree: BlobId, reader: NodeId) -> Sources:

@@ -7,10 +7,11 @@ from collections import Counter
 
 from p2prc.errors import PeerBusy, PortClosed
 from p2prc.model.identity import NodeId
+from p2prc.node.carriage import Carriages
 from p2prc.node.counted import CountedLink, Traffic, until_idle
 from p2prc.node.datagrams import UdpLink
 from p2prc.node.framed import FramedStream
-from p2prc.node.splicing import SocketBytes, StreamBytes, splice
+from p2prc.node.splicing import SocketBytes, splice
 from p2prc.protocol.forwarding import UDP, ForwardRules
 from p2prc.protocol.messages import DialService, Done, Session
 from p2prc.runtime.port import Link
@@ -24,7 +25,8 @@ UDP_IDLE_S = 120.0
 class HostPorts:
     """Serves streams to services of this side."""
 
-    def __init__(self) -> None:
+    def __init__(self, carriages: Carriages) -> None:
+        self._carriages = carriages
         self.rules = ForwardRules()
         self._open: Counter[NodeId] = Counter()
 
@@ -37,23 +39,28 @@ class HostPorts:
             raise PeerBusy(f"you have {PER_PEER_LIMIT} connections through this node already")
         self._open[peer] += 1
         try:
-            await self._carry(session, request, host, port)
+            await self._carry(peer, session, request, host, port)
         finally:
             self._open[peer] -= 1
             if not self._open[peer]:
                 del self._open[peer]
 
     async def _carry(
-        self, session: FramedStream[Session], request: DialService, host: str, port: int
+        self,
+        peer: NodeId,
+        session: FramedStream[Session],
+        request: DialService,
+        host: str,
+        port: int,
     ) -> None:
         service = await _dialled(host, port, request)
-        remote = StreamBytes(session)
         traffic = Traffic()
         try:
             await session.send(Done())
             idle_s = UDP_IDLE_S if request.protocol == UDP else IDLE_S
             counted = CountedLink(service, traffic)
-            await until_idle(splice(remote, counted), traffic, idle_s=idle_s)
+            async with self._carriages.served(peer, session, request.carriage) as remote:
+                await until_idle(splice(remote, counted), traffic, idle_s=idle_s)
         finally:
             # Not the stream: what it still carries would be lost. Who serves it ends it.
             await service.close()

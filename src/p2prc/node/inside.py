@@ -9,9 +9,12 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 
+import msgspec
+
 from p2prc.errors import PeerLost, PeerMisbehaved, PeerRefused, from_fields
 from p2prc.model.identity import LeaseId, NodeId
 from p2prc.model.workload import Outcome
+from p2prc.node.carriage import Carriage, new_token
 from p2prc.node.framed import FramedStream
 from p2prc.node.links import Links
 from p2prc.node.serving_containers import pieces
@@ -20,6 +23,8 @@ from p2prc.node.splicing import StreamBytes
 from p2prc.node.tasks import Tasks
 from p2prc.protocol.forwarding import Protocol
 from p2prc.protocol.messages import (
+    CARRIAGES_SINCE_VERSION,
+    CarryOn,
     CommandEnded,
     DialPort,
     DialService,
@@ -37,9 +42,11 @@ from p2prc.protocol.messages import (
     Session,
     TerminalSize,
 )
-from p2prc.runtime.port import OutputChunk, Terminal
+from p2prc.runtime.port import Link, OutputChunk, Terminal
 from p2prc.transport.memory_pipe import MemoryStream, Pipe
 from p2prc.transport.port import Stream
+from p2prc.wire.codec import encode
+from p2prc.wire.framing import frame
 
 ANSWER_TIMEOUT_S = 30.0
 Serve = Callable[[NodeId, Stream], Awaitable[None]]
@@ -148,18 +155,18 @@ class Inside:
             await asyncio.gather(sending, answering, return_exceptions=True)
             await framed.stream.abort()
 
-    async def open_service(self, node: NodeId, service: str, protocol: Protocol) -> StreamBytes:
+    async def open_service(self, node: NodeId, service: str, protocol: Protocol) -> Link:
         """Return a link to a port of a node itself, or of its neighbourhood, by port or name.
 
         Raises PolicyRefuses, PortClosed, PeerError.
         """
         return await self._open_raw(node, DialService(service, protocol))
 
-    async def dial(self, node: NodeId, lease: LeaseId, port: int) -> StreamBytes:
+    async def dial(self, node: NodeId, lease: LeaseId, port: int) -> Link:
         """Reach a port inside. Raises PortClosed, PeerError."""
         return await self._open_raw(node, DialPort(lease, port))
 
-    async def open_ssh(self, node: NodeId, lease: LeaseId) -> StreamBytes:
+    async def open_ssh(self, node: NodeId, lease: LeaseId) -> Link:
         """Open the SSH connection of a lease, which ends in its node."""
         return await self._open_raw(node, OpenSsh(lease))
 
@@ -175,10 +182,9 @@ class Inside:
         finally:
             await framed.stream.abort()
 
-    async def _open_raw(
-        self, node: NodeId, request: DialPort | DialService | OpenSsh
-    ) -> StreamBytes:
-        framed = await self._open(node, request)
+    async def _open_raw(self, node: NodeId, request: DialPort | DialService | OpenSsh) -> Link:
+        token = await self._carriage_token(node)
+        framed = await self._open(node, msgspec.structs.replace(request, carriage=token))
         try:
             answer = await _next(framed, timeout_s=ANSWER_TIMEOUT_S)
         except BaseException:
@@ -187,7 +193,26 @@ class Inside:
         if not isinstance(answer, Done):
             await framed.stream.abort()
             raise PeerMisbehaved("the peer answered with something else")
-        return StreamBytes(framed)
+        if not token:
+            return StreamBytes(framed)
+        return Carriage(
+            framed.stream, framed.take_raw(), open_fast=lambda: self._open_fast(node, token)
+        )
+
+    async def _carriage_token(self, node: NodeId) -> bytes:
+        if node == self._own:
+            return b""
+        link = await self._links.reach(node)
+        return new_token() if link.version >= CARRIAGES_SINCE_VERSION else b""
+
+    async def _open_fast(self, node: NodeId, token: bytes) -> Stream | None:
+        """Open a lane for a conversation; None where TCP does not lead there at present."""
+        connection = await self._links.lanes.connection(node)
+        if connection is None:
+            return None
+        stream = await connection.open_stream()
+        await stream.write(frame(encode(CarryOn(token))))
+        return stream
 
     async def _open(self, node: NodeId, request: Session) -> FramedStream[Session]:
         stream = self._open_here() if node == self._own else await self._open_there(node)

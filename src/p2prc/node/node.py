@@ -11,6 +11,7 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -21,6 +22,7 @@ from p2prc.errors import MachineCannot, P2prcError
 from p2prc.model.identity import NodeId
 from p2prc.model.resources import Capacity, RuntimeOffer
 from p2prc.node.bulk import Bulk
+from p2prc.node.carriage import Carriages
 from p2prc.node.clocks import clock_skews_s, tell_clock
 from p2prc.node.collector import Collector, OwnerRules
 from p2prc.node.containers import Containers
@@ -249,9 +251,12 @@ class Node:
         )
         self.owner_rules = OwnerRules()
         self.collector = Collector(self.provider, lambda: self.owner_rules)
-        self.serving_containers = ServingContainers(self.provider.place_of, SshDoor(secret).serve)
+        self.carriages = Carriages()
+        self.serving_containers = ServingContainers(
+            self.provider.place_of, self.carriages, SshDoor(secret).serve
+        )
         self.inside = Inside(self.id, self.links, self.session, tasks)
-        self.host_ports = HostPorts()
+        self.host_ports = HostPorts(self.carriages)
         self.forwards = Forwards(self.inside, adapters.state)
         self.runs = Runs(
             own=self.id,
@@ -641,7 +646,7 @@ class Node:
             await self.serving_containers.serve(peer, framed, request)
 
     async def serve_bulk(self, peer: NodeId, stream: Stream) -> None:
-        await self.bulk.serve(peer, stream)
+        await self.bulk.serve(peer, stream, carry_on=partial(self.carriages.carry_on, peer))
 
     def _ask_for_specs(self, answer: Answer | None) -> None:
         # Whoever asks while they are read gets what is read: asking often costs little.

@@ -13,9 +13,10 @@ from typing import Any
 from p2prc.errors import LeaseEnded, P2prcError, PeerBusy, PeerLost, PeerMisbehaved, RuntimeMissing
 from p2prc.model.identity import LeaseId, NodeId
 from p2prc.model.workload import Outcome
+from p2prc.node.carriage import Carriages
 from p2prc.node.framed import FramedStream
 from p2prc.node.places import Place
-from p2prc.node.splicing import StreamBytes, splice
+from p2prc.node.splicing import splice
 from p2prc.protocol.messages import (
     PIECE_LIMIT_BYTES,
     CommandEnded,
@@ -33,13 +34,13 @@ from p2prc.protocol.messages import (
     Session,
     TerminalSize,
 )
-from p2prc.runtime.port import Execution, Terminal
+from p2prc.runtime.port import Execution, Link, Terminal
 
 PIECE_TIMEOUT_S = 60.0
 """Whoever sends files and falls silent for so long is gone."""
 LOOK_S = 5.0
 """How often it is looked whether the requester of a silent command that reads nothing is there."""
-ServeSsh = Callable[[NodeId, Place, StreamBytes], Awaitable[None]]
+ServeSsh = Callable[[NodeId, Place, Link], Awaitable[None]]
 
 
 class ServingContainers:
@@ -48,9 +49,11 @@ class ServingContainers:
     def __init__(
         self,
         place_of: Callable[[NodeId, LeaseId], Place],
+        carriages: Carriages,
         serve_ssh: ServeSsh | None = None,
     ) -> None:
         self._place_of = place_of
+        self._carriages = carriages
         self._serve_ssh = serve_ssh
 
     async def serve(self, peer: NodeId, framed: FramedStream[Session], request: Session) -> None:
@@ -72,15 +75,25 @@ class ServingContainers:
                 place = self._place_of(peer, request.lease)
                 await _while_connected(framed, _send_files(place, framed, request.path))
             case DialPort():
-                await _dial(self._place_of(peer, request.lease), framed, request.port)
+                await self._dial(peer, framed, request)
             case OpenSsh():
                 place = self._place_of(peer, request.lease)
                 if self._serve_ssh is None:
                     raise RuntimeMissing("this node serves no SSH")
                 await framed.send(Done())
-                await self._serve_ssh(peer, place, StreamBytes(framed))
+                async with self._carriages.served(peer, framed, request.carriage) as link:
+                    await self._serve_ssh(peer, place, link)
             case _:
                 raise PeerMisbehaved("a session must begin with a request")
+
+    async def _dial(self, peer: NodeId, framed: FramedStream[Session], request: DialPort) -> None:
+        inside = await self._place_of(peer, request.lease).sandbox.dial(request.port)
+        try:
+            await framed.send(Done())
+            async with self._carriages.served(peer, framed, request.carriage) as link:
+                await splice(link, inside)
+        finally:
+            await inside.close()
 
 
 async def _execute(place: Place, framed: FramedStream[Session], request: Exec) -> None:
@@ -204,15 +217,6 @@ async def _archive(framed: FramedStream[Session]) -> AsyncIterator[bytes]:
                 raise PeerLost("the files stopped in their middle")
             case _:
                 raise PeerMisbehaved("the peer sent something else where files were due")
-
-
-async def _dial(place: Place, framed: FramedStream[Session], port: int) -> None:
-    link = await place.sandbox.dial(port)
-    try:
-        await framed.send(Done())
-        await splice(StreamBytes(framed), link)
-    finally:
-        await link.close()
 
 
 async def _while_connected(framed: FramedStream[Session], work: Coroutine[Any, Any, None]) -> None:

@@ -8,7 +8,7 @@ from importlib import import_module
 from p2prc.model.identity import NodeId
 from p2prc.model.workload import Outcome
 from p2prc.node.places import Place
-from p2prc.node.splicing import StreamBytes
+from p2prc.runtime.port import Link
 
 _NO_NETWORK = (
     "this container has no network: one with HTTP and HTTPS is made by "
@@ -22,7 +22,7 @@ class SshDoor:
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
 
-    async def serve(self, peer: NodeId, place: Place, link: StreamBytes) -> None:
+    async def serve(self, peer: NodeId, place: Place, link: Link) -> None:
         """Serve one connection to its end."""
         # Its library takes a third of a second and 20 MB: who is never asked never pays.
         await asyncio.to_thread(import_module, "p2prc.ssh.server")

@@ -35,6 +35,7 @@ BULK_DOOR_SINCE_VERSION = 2
 PROBES_SINCE_VERSION = 2
 CLOCK_SINCE_VERSION = 2
 LEDGERS_SINCE_VERSION = 2
+CARRIAGES_SINCE_VERSION = 2
 """Peers of older versions take an unknown message for misbehaviour: they are sent none."""
 OLDEST_PROTOCOL_VERSION = 1
 CONTROL_FRAME_LIMIT_BYTES = 1 << 20
@@ -50,6 +51,8 @@ LeaseSeconds = Annotated[float, Meta(ge=0, le=LONGEST_S)]
 PortNumber = Annotated[int, Meta(ge=1, le=65535)]
 PORTS_LIMIT = 64
 """How many ports a lease may have named."""
+CarriageToken = Annotated[bytes, Meta(max_length=16)]
+"""Names a conversation that may move to a faster stream (`CarryOn`); empty: plain bytes."""
 PathInside = Annotated[str, Meta(max_length=4096)]
 Piece = Annotated[bytes, Meta(max_length=PIECE_LIMIT_BYTES)]
 
@@ -647,11 +650,12 @@ class FollowLog(_Message, frozen=True, tag="follow-log"):
     follows: bool = False
 
 
-class DialPort(_Message, frozen=True, tag="dial-port"):
+class DialPort(_Message, frozen=True, tag="dial-port", omit_defaults=True):
     """Reach a port inside; after `Done` the stream carries its bytes both ways."""
 
     lease: LeaseIdField
     port: PortNumber
+    carriage: CarriageToken = b""
 
 
 class PutFiles(_Message, frozen=True, tag="put-files"):
@@ -671,7 +675,7 @@ class GetFiles(_Message, frozen=True, tag="get-files"):
     path: PathInside = ""
 
 
-class DialService(_Message, frozen=True, tag="dial-service"):
+class DialService(_Message, frozen=True, tag="dial-service", omit_defaults=True):
     """After `Done` the stream carries the bytes of a port of your machine or its neighbourhood.
 
     `service` is a port, or a name that the owner gave. Datagrams have two bytes of length before
@@ -680,12 +684,14 @@ class DialService(_Message, frozen=True, tag="dial-service"):
 
     service: Annotated[str, Meta(min_length=1, max_length=63)]
     protocol: Literal["tcp", "udp"] = "tcp"
+    carriage: CarriageToken = b""
 
 
-class OpenSsh(_Message, frozen=True, tag="open-ssh"):
+class OpenSsh(_Message, frozen=True, tag="open-ssh", omit_defaults=True):
     """After `Done` the stream carries SSH, which ends in the provider."""
 
     lease: LeaseIdField
+    carriage: CarriageToken = b""
 
 
 # -- bulk: a connection of its own, one stream a request --------------------------------------
@@ -701,6 +707,12 @@ class BulkDoor(_Message, frozen=True, tag="bulk-door"):
     port: Annotated[int, Meta(ge=1, le=65535)]
     certificate: Annotated[bytes, Meta(max_length=2048)]
     token: Annotated[bytes, Meta(min_length=32, max_length=32)]
+
+
+class CarryOn(_Message, frozen=True, tag="carry-on"):
+    """From here on this stream carries frames of the conversation that has this token."""
+
+    token: Annotated[bytes, Meta(min_length=16, max_length=16)]
 
 
 class FetchTree(_Message, frozen=True, tag="fetch-tree"):
@@ -847,7 +859,8 @@ Session = (
     | Refused
 )
 Bulk = (
-    FetchTree
+    CarryOn
+    | FetchTree
     | FetchBlobs
     | FetchRecipe
     | AskSources
