@@ -19,8 +19,8 @@ class. The exit status belongs to the branch of the tree:
         PeerTooOld
         NoNodeMatches
       WorkFailed                    7
-        CommandNotFound  OutputConflict  OutputMissing  LeaseEnded  LimitExceeded  TimedOut
-        FunctionFailed  UntrustedResult
+        CommandNotFound  OutputConflict  ResultsDiffer  OutputMissing  LeaseEnded  LimitExceeded
+        TimedOut  FunctionFailed  UntrustedResult
       MachineCannot                 8
         RuntimeMissing  DiskFull  PortTaken  HomeBusy  HomeUnusable  EnvironmentBroken
       NodeNotRunning                9
@@ -333,6 +333,13 @@ class OutputConflict(WorkFailed):
 
     code = "output-conflict"
     hint = "put a parameter into the path: `--to 'out/{i}'`"
+
+
+class ResultsDiffer(WorkFailed):
+    """Nodes gave different results of one task, and nobody can say which is right."""
+
+    code = "results-differ"
+    hint = "make the work give one result each time, or leave `--verify` out"
 
 
 class OutputMissing(WorkFailed):

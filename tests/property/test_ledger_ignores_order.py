@@ -13,8 +13,10 @@ from p2prc.protocol.jobs.facts import (
     AttemptFailed,
     Fact,
     JobCancelled,
+    NodeCaught,
     Retried,
     TaskAssigned,
+    TaskChecked,
     TasksRetried,
     TaskSucceeded,
 )
@@ -66,7 +68,9 @@ facts: st.SearchStrategy[Fact] = st.one_of(
         duration_s=st.floats(0, 1e9),
         outputs=st.just(BlobId("0" * 64)),
         output_bytes=st.integers(0, 1 << 60),
+        is_collected=st.booleans(),
     ),
+    st.builds(TaskChecked, steps, tasks, instants, st.sampled_from(["", "alone"])),
     st.builds(
         TasksRetried,
         st.lists(st.builds(Retried, steps, tasks, attempts), max_size=3).map(tuple),
@@ -77,6 +81,8 @@ facts: st.SearchStrategy[Fact] = st.one_of(
         lambda die: (
             st.builds(JobCancelled, instants)
             if die == 0
+            else st.builds(NodeCaught, nodes, steps, tasks, st.just("lied"), instants)
+            if die == 1
             else st.builds(
                 TaskAssigned, steps, tasks, attempts, nodes, st.just(LeaseId("2" * 20)), instants
             )
@@ -105,6 +111,11 @@ def everything_seen(ledger: Ledger) -> object:
             for step in ledger.steps
         ],
         [ledger.node_of(TaskKey(0, task)) for task in range(TASKS)],
+        {key: (fact.attempt, fact.node) for key, fact in sorted(ledger.results.items())},
+        ledger.is_all_collected,
+        ledger.checks,
+        ledger.unverified_reason,
+        sorted(ledger.caught.items()),
     )
 
 
@@ -124,6 +135,16 @@ def test_the_counts_always_add_up(known: list[Fact]) -> None:
     assert sum(parts) == counts.total == 2 * TASKS
     assert sum(node.succeeded for node in ledger.nodes.values()) == counts.succeeded
     assert min((node.running for node in ledger.nodes.values()), default=0) >= 0
+
+
+@given(st.lists(facts, max_size=25))
+def test_no_result_of_a_node_that_was_caught_counts(known: list[Fact]) -> None:
+    ledger = Ledger(JOB, [*known, NodeCaught(NODES[0], 0, 0, "lied", 1.0)])
+    assert ledger.nodes[NODES[0]].succeeded == 0
+    others = [
+        fact for fact in known if not isinstance(fact, TaskSucceeded) or fact.node != NODES[0]
+    ]
+    assert ledger.counts.succeeded == Ledger(JOB, others).counts.succeeded
 
 
 spans = st.tuples(st.integers(0, 60), st.integers(1, 7), st.integers(1, 12))

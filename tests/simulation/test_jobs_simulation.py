@@ -7,6 +7,7 @@ durable, anything starts after a cancellation, or the job does not end.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -130,6 +131,74 @@ def test_one_very_slow_node_does_not_hold_up_the_end() -> None:
         assert not Ledger(world.job, world.history.facts).failures()
     # Six at once: 50 s are the ideal, one task on the slow node takes 300.
     assert slowest_s < 80
+
+
+def test_honest_nodes_are_never_caught_and_a_share_is_done_twice() -> None:
+    extra = 0
+    for seed in range(20):
+        world = run_job(JobScenario(tasks=60, nodes=3, verify=0.2), seed)
+        ledger = Ledger(world.job, world.history.facts)
+        assert ledger.state == "succeeded"
+        assert not ledger.caught
+        compared, unverified = ledger.checks
+        assert unverified == 0
+        assert world.history.starts == 60 + compared
+        extra += compared
+    assert 0.15 < extra / (20 * 60) < 0.25
+
+
+def test_a_lying_node_is_caught_and_nothing_of_it_counts() -> None:
+    caught = 0
+    for seed in range(40):
+        world = run_job(JobScenario(tasks=60, nodes=4, lying_nodes=1, verify=0.3), seed)
+        ledger = Ledger(world.job, world.history.facts)
+        assert ledger.state == "succeeded"
+        liar = next(iter(world.providers))
+        assert set(ledger.caught) <= {liar}, f"seed {seed}"
+        if ledger.caught:
+            caught += 1
+            assert liar not in world.history.accepted.values(), f"seed {seed}"
+            assert ledger.nodes[liar].succeeded == 0
+    # One with eight results or more of which none was drawn is rare.
+    assert caught >= 38
+
+
+def test_with_one_node_nothing_can_be_verified_and_the_job_says_so() -> None:
+    world = run_job(JobScenario(tasks=6, nodes=1, verify=1.0), 1)
+    ledger = Ledger(world.job, world.history.facts)
+    assert ledger.state == "succeeded"
+    assert ledger.checks == (0, 6)
+    assert "no second node" in ledger.unverified_reason
+
+
+def test_with_two_nodes_a_lie_fails_its_task_and_both_are_named() -> None:
+    world = run_job(JobScenario(tasks=6, nodes=2, lying_nodes=1, verify=1.0), 1)
+    ledger = Ledger(world.job, world.history.facts)
+    assert ledger.state == "failed"
+    assert not ledger.caught
+    reasons = {failure.reason for failure in ledger.failures()}
+    assert any("node-01 and node-02 gave different results" in reason for reason in reasons) or any(
+        "node-02 and node-01 gave different results" in reason for reason in reasons
+    )
+
+
+def test_work_that_gives_another_result_each_time_is_said_to_be_unverifiable() -> None:
+    world = run_job(JobScenario(tasks=4, nodes=4, lying_nodes=4, verify=1.0), 1)
+    ledger = Ledger(world.job, world.history.facts)
+    assert ledger.state == "failed"
+    assert not ledger.caught
+    assert all("cannot be verified" in failure.reason for failure in ledger.failures())
+
+
+@pytest.mark.parametrize("block", range(2))
+def test_lies_and_any_bad_luck_together_keep_every_promise(block: int) -> None:
+    for seed in range(block * 60, block * 60 + 60):
+        scenario = replace(any_luck(seed), nodes=4, lying_nodes=1, verify=0.5, steps=1)
+        world = run_job(scenario, seed)
+        ledger = Ledger(world.job, world.history.facts)
+        liar = next(iter(world.providers))
+        assert set(ledger.caught) <= {liar}, f"seed {seed}"
+        assert not ledger.caught or liar not in world.history.accepted.values(), f"seed {seed}"
 
 
 def test_a_cancelled_job_stays_cancelled_and_leaves_no_lease_within_two_seconds() -> None:

@@ -82,7 +82,8 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     `{NAME}` and `{NAME:04d}` in the command, its variables and outputs stand for the task's
     values; only names in `parameters` are replaced. With `is_template` it is `{{Task.Param.NAME}}`
     that stands for them, in the command's files too. With `is_isolated` each task has a sandbox of
-    its own. `needs` are the numbers of earlier steps whose outputs its tasks find.
+    its own. `needs` are the numbers of earlier steps whose outputs its tasks find. That share of
+    its results that `verify` says is compared with another node's before it counts.
     """
 
     name: ShortText
@@ -93,6 +94,7 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     is_isolated: bool = False
     is_template: bool = False
     needs: Annotated[tuple[Annotated[int, Meta(ge=0, le=99)], ...], Meta(max_length=100)] = ()
+    verify: Annotated[float, Meta(ge=0, le=1)] = 0.0
 
 
 class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

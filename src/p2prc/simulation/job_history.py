@@ -7,7 +7,13 @@ from collections.abc import Callable
 from p2prc.model.identity import LeaseId, NodeId
 from p2prc.protocol.jobs import events as job
 from p2prc.protocol.jobs.attempts import TaskKey, parse_attempt_id
-from p2prc.protocol.jobs.facts import AttemptFailed, Fact, JobCancelled, TaskSucceeded
+from p2prc.protocol.jobs.facts import (
+    AttemptFailed,
+    Fact,
+    JobCancelled,
+    NodeCaught,
+    TaskSucceeded,
+)
 
 
 class PromiseBroken(AssertionError):
@@ -23,6 +29,7 @@ class JobHistory:
         self.accepted: dict[TaskKey, NodeId] = {}
         self.is_cancelled = False
         self.ends: list[str] = []
+        self._caught: dict[NodeId, None] = {}
         self._failed: dict[tuple[TaskKey, int], None] = {}
         self._slots_offered = slots_offered
         self._slots: dict[LeaseId, NodeId] = {}
@@ -35,6 +42,11 @@ class JobHistory:
             if key in self.accepted:
                 raise PromiseBroken(f"accepted twice: {key}")
             self.accepted[key] = fact.node
+        if isinstance(fact, NodeCaught):
+            self._caught[fact.node] = None
+            theirs = [key for key, node in self.accepted.items() if node == fact.node]
+            for key in theirs:
+                del self.accepted[key]
         if isinstance(fact, AttemptFailed):
             self._failed[TaskKey(fact.step, fact.task), fact.attempt] = None
         if isinstance(fact, JobCancelled):
@@ -79,6 +91,8 @@ class JobHistory:
 
     def _acknowledged(self, effect: job.Acknowledge) -> None:
         _, key, number = parse_attempt_id(effect.attempt)
+        if effect.node in self._caught:
+            return
         is_known = key in self.accepted or (key, number) in self._failed or self.is_cancelled
         if not is_known:
             raise PromiseBroken(f"forgotten before its end was durable: {effect.attempt}")

@@ -51,6 +51,7 @@ class SimulatedProvider:
         self.node = node
         self.is_up = True
         self.is_broken = False
+        self.is_lying = False
         self.slowness = 1.0
         self.life = 0
         self.shelf: dict[AttemptId, Outcome] = {}
@@ -189,6 +190,8 @@ class SimulatedProvider:
             self._work.failures[key] = left - 1
             return Outcome(1, code="work-failed", reason="exit status 1", duration_s=lasted_s)
         outputs = BlobId(f"{key.task:064x}")
+        if self.is_lying:
+            outputs = BlobId(f"{self.node[:2]}{key.task:062x}")
         return Outcome(0, outputs=outputs, output_bytes=100, duration_s=lasted_s)
 
     def _tell_attempts(self) -> None:

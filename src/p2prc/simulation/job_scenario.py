@@ -31,6 +31,8 @@ class JobScenario:
     failing_tasks: int = 0
     hopeless_tasks: int = 0
     broken_nodes: int = 0
+    lying_nodes: int = 0
+    verify: float = 0.0
     slow_nodes: int = 0
     slowness: float = 1.0
     spread: float = 0.5
@@ -77,6 +79,7 @@ def job_of(scenario: JobScenario) -> Job:
             workload=workload_of(scenario),
             parameters=(numbers,),
             retries=scenario.retries,
+            verify=scenario.verify,
         )
         for number in range(scenario.steps)
     )

@@ -54,6 +54,8 @@ class JobWorld:
         }
         for provider in list(self.providers.values())[: scenario.broken_nodes]:
             provider.is_broken = True
+        for provider in list(self.providers.values())[: scenario.lying_nodes]:
+            provider.is_lying = True
         slow = list(self.providers.values())[scenario.nodes - scenario.slow_nodes :]
         for provider in slow:
             provider.slowness = scenario.slowness

@@ -45,6 +45,11 @@ def check_job(job: Job) -> None:
         for parameter in step.parameters:
             check_parameter(parameter)
         total += task_count(step)
+        if step.verify and not step.command.outputs:
+            raise JobInvalid(
+                f"the step {step.name!r} brings nothing back that could be compared",
+                hint="say which files: `--out GLOB`; or leave `--verify` out",
+            )
         _check_command(step)
     if total > TASKS_LIMIT:
         raise JobInvalid(f"a job of {total} tasks, at most {TASKS_LIMIT} are allowed")

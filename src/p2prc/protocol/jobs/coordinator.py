@@ -50,6 +50,7 @@ from p2prc.protocol.jobs.facts import (
     AttemptFailed,
     Fact,
     JobCancelled,
+    NodeCaught,
     TaskAssigned,
     TasksRetried,
     TaskSucceeded,
@@ -62,7 +63,7 @@ from p2prc.protocol.jobs.queue import TaskQueue
 from p2prc.protocol.jobs.results import Results
 from p2prc.protocol.jobs.settings import CoordinatorSettings
 from p2prc.protocol.jobs.slots import Slot, Slots, Standing
-from p2prc.protocol.placement import NodeOffer, explain
+from p2prc.protocol.placement import NodeOffer, explain, why_not
 
 
 class Coordinator:
@@ -95,10 +96,13 @@ class Coordinator:
             self._slots,
             self._settings,
             requeue=self._requeue,
+            caught=self._caught,
+            rng=rng,
             is_submitter=is_submitter,
         )
         self._backups = Backups(self._results.flights, self._results.pace)
         self._doubt = Doubt(self._outbox, self._slots, self._results, self._settings)
+        self._leave_out_caught()
         self._offers: tuple[NodeOffer, ...] = ()
         self._step_number = -1
         self._enter_step(ledger.current_step or 0)
@@ -200,6 +204,16 @@ class Coordinator:
         if key.step == self._step_number:
             self._queue.put_back(key.task, now)
 
+    def _caught(self, now: float) -> None:
+        """Do again what a node that lied had done."""
+        self._queue.rewind()
+        # Other attempts of those tasks may run that nobody followed any more.
+        self._doubt.take_up(now)
+
+    def _leave_out_caught(self) -> None:
+        for node, fact in self._ledger.caught.items():
+            self._slots.standing(node).left_out = fact.reason
+
     # -- slots
 
     def _set_offers(self, offers: tuple[NodeOffer, ...]) -> None:
@@ -270,8 +284,10 @@ class Coordinator:
         if (current := self._ledger.current_step) is not None and current != self._step_number:
             self._close_all()
             self._enter_step(current)
+            self._results.give_up_others(current, now)
             self._slots.reconsider(self._step.workload)
         self._take_back(now)
+        self._give_up_checks(now)
         unmet = [wish for wish in self._wishes(now) if not self._grant(wish, now)]
         self._fill(now)
         self._open(now)
@@ -282,7 +298,8 @@ class Coordinator:
     def _take_back(self, now: float) -> None:
         """Give work again to nodes that were left out, when there is no other."""
         standings = list(self._slots.standings())
-        left_out = [one for one in standings if one.left_out]
+        caught = self._ledger.caught
+        left_out = [one for one in standings if one.left_out and one.node not in caught]
         if not left_out or any(
             not one.left_out and one.offer is not None and (one.slots or one.may_open(now))
             for one in standings
@@ -292,7 +309,32 @@ class Coordinator:
             standing.left_out, standing.failures_in_row = "", 0
 
     def _wishes(self, now: float) -> list[Wish]:
-        return [] if self._queue.count else self._backups.wishes(self._step_number, now)
+        checks = self._results.checks.wishes(self._step_number)
+        if self._queue.count:
+            return checks
+        return checks + self._backups.wishes(self._step_number, now)
+
+    def _give_up_checks(self, now: float) -> None:
+        """See which results no other node can be asked about."""
+        for key, check in self._results.checks.undecided(self._step_number):
+            wish = Wish(key, tuple(check.opinions))
+            if any(self._could_serve(wish, standing) for standing in self._slots.standings()):
+                check.alone_since = None
+            elif check.alone_since is None:
+                check.alone_since = now
+            if check.alone_since is not None and check.alone_since + self._settings.alone_s <= now:
+                count = {1: "second", 2: "third"}[len(check.opinions)]
+                reason = f"there is no {count} node that could do it again"
+                self._results.cannot_compare(key, reason, now)
+            elif check.began_at + self._settings.check_patience_s <= now:
+                self._results.cannot_compare(key, "no other node had room to do it again", now)
+
+    def _could_serve(self, wish: Wish, standing: Standing) -> bool:
+        if standing.node in wish.without or standing.left_out or standing.offer is None:
+            return False
+        if self._queue.has_failed_on(wish.key.task, standing.node):
+            return False
+        return why_not(standing.offer, self._step.workload) is None
 
     def _grant(self, wish: Wish, now: float) -> bool:
         """Begin one more attempt in an idle slot that suits."""
@@ -449,6 +491,9 @@ class Coordinator:
     # -- others' facts
 
     def _merge(self, facts: tuple[Fact, ...], now: float) -> None:
+        if any(isinstance(fact, NodeCaught) for fact in facts):
+            self._leave_out_caught()
+            self._caught(now)
         if any(isinstance(fact, TaskSucceeded) for fact in facts):
             self._results.abandon_succeeded()
         if any(isinstance(fact, TaskAssigned) for fact in facts):
@@ -479,9 +524,16 @@ class Coordinator:
         if self._idle_since is None:
             self._idle_since = now
         if now - self._idle_since >= self._settings.blocked_after_s and not self._slots.is_opening:
-            reason = explain(self._offers, self._step.workload)
+            left = self.left_out
+            offers = [offer for offer in self._offers if offer.node not in left]
+            reason = explain(offers or self._offers, self._step.workload)
+            if left and not offers:
+                reason = f"every node is left out: {', '.join(map(self._name, left))}"
             told = self._last_refusal
             self._say_blocked(f"{reason}; {told}" if told else reason)
+
+    def _name(self, node: NodeId) -> str:
+        return self._slots.standing(node).name
 
     def _say_blocked(self, reason: str | None) -> None:
         if reason != self._blocked_reason:
@@ -505,6 +557,10 @@ class Coordinator:
         if self._ended_at is not None:
             return
         yield from self._results.wakes()
+        for _, check in self._results.checks.undecided(self._step_number):
+            yield check.began_at + self._settings.check_patience_s
+            if check.alone_since is not None:
+                yield check.alone_since + self._settings.alone_s
         if not self._queue.count:
             yield from self._backups.wakes(self._step_number)
         for standing in self._slots.standings():

@@ -43,7 +43,7 @@ class Backups:
         late = [flight for flight in self._eligible(step) if flight.started_at + late_s <= now]
         late.sort(key=lambda flight: flight.started_at)
         return [
-            Wish(flight.key, (flight.node,), within_s=self._pace.mean_s(flight.node))
+            Wish(flight.key, self._nodes_of(flight.key), within_s=self._pace.mean_s(flight.node))
             for flight in late
         ]
 
@@ -57,9 +57,12 @@ class Backups:
         if late_s is not None:
             yield from (flight.started_at + late_s for flight in self._eligible(step))
 
+    def _nodes_of(self, key: TaskKey) -> tuple[NodeId, ...]:
+        return tuple(flight.node for flight in self._flights.of_task(key))
+
     def _eligible(self, step: int) -> Iterator[Flight]:
         for flight in self._flights:
             if flight.key.step != step or flight.is_storing or flight.key in self._done:
                 continue
-            if len(self._flights.of_task(flight.key)) == 1:
+            if sum(not one.is_storing for one in self._flights.of_task(flight.key)) == 1:
                 yield flight

@@ -107,6 +107,25 @@ class CoordinatorTook(msgspec.Struct, frozen=True, forbid_unknown_fields=True, t
     at: Seconds
 
 
+class NodeCaught(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="caught"):
+    """The node gave a result that was not what others made of the same task: none of its counts."""
+
+    node: NodeIdField
+    step: StepNumber
+    task: TaskNumber
+    reason: Annotated[str, Meta(max_length=2000)]
+    at: Seconds
+
+
+class TaskChecked(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="checked"):
+    """The task's result was compared with others'; where `reason` is given it could not be."""
+
+    step: StepNumber
+    task: TaskNumber
+    at: Seconds
+    reason: Annotated[str, Meta(max_length=2000)] = ""
+
+
 Fact = (
     TaskAssigned
     | AttemptFailed
@@ -115,6 +134,8 @@ Fact = (
     | TasksRetried
     | KeepersNamed
     | CoordinatorTook
+    | NodeCaught
+    | TaskChecked
 )
 _codec: Codec[Fact] = Codec(Fact, limit_bytes=FACT_LIMIT_BYTES)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from p2prc.model.identity import AttemptId, LeaseId, NodeId
+from p2prc.model.identity import AttemptId, BlobId, LeaseId, NodeId
 from p2prc.model.workload import Outcome
 from p2prc.protocol.jobs.attempts import TaskKey
 
@@ -14,7 +14,9 @@ from p2prc.protocol.jobs.attempts import TaskKey
 class Flight:
     """One attempt: running on its node, or with `outcome` set, its outputs being stored here.
 
-    `store_again_at` is set while storing waits for room on our own disk.
+    `store_again_at` is set while storing waits for room on our own disk. One that `is_held` is not
+    being stored: it waits for another node's result of the same task. `compared` is what it then
+    was seen to be.
     """
 
     attempt: AttemptId
@@ -26,6 +28,8 @@ class Flight:
     outcome: Outcome | None = None
     store_tries: int = 0
     store_again_at: float | None = None
+    is_held: bool = False
+    compared: BlobId | None = None
 
     @property
     def is_storing(self) -> bool:

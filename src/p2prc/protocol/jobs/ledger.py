@@ -1,7 +1,8 @@
 """The ledger of a job: its state as a pure function of the set of facts about it.
 
 Facts may come twice and in any order; whoever has the same facts sees the same state. A
-cancellation dominates everything, an accepted result is never taken back.
+cancellation dominates everything; an accepted result is taken back only where its node was caught
+giving false ones.
 """
 
 from __future__ import annotations
@@ -24,13 +25,16 @@ from p2prc.protocol.jobs.facts import (
     Fact,
     JobCancelled,
     KeepersNamed,
+    NodeCaught,
     Retried,
     TaskAssigned,
+    TaskChecked,
     TasksRetried,
     TaskSucceeded,
+    encode_fact,
 )
 from p2prc.protocol.jobs.parameters import task_count
-from p2prc.protocol.jobs.step_ledger import Accepted, Failure, StepLedger, TaskState
+from p2prc.protocol.jobs.step_ledger import Accepted, Change, Failure, StepLedger, TaskState
 
 FAILURES_SHOWN = 1000
 _RECENT = 64
@@ -69,6 +73,11 @@ class Ledger:
         """The results that count and that the submitter has not collected; where
         `remembers_collected`, all that count."""
         self._remembers_collected = remembers_collected
+        # Results that would count if another did not.
+        self._spare: dict[TaskKey, dict[tuple[int, NodeId], TaskSucceeded]] = {}
+        self.caught: dict[NodeId, NodeCaught] = {}
+        """The nodes whose results do not count, and what gave them away."""
+        self._checked: dict[TaskKey, str] = {}
         self._uncollected = 0
         self._named: dict[NodeId, float] = {}
         self._claim = (0, job.submitter)
@@ -105,6 +114,13 @@ class Ledger:
             case TasksRetried():
                 for retried in fact.tasks:
                     self._step_of(retried.step, retried.task).forgive(retried.task, retried.attempt)
+            case NodeCaught():
+                self._catch(fact)
+            case TaskChecked():
+                self._step_of(fact.step, fact.task)
+                key = TaskKey(fact.step, fact.task)
+                # Of two words the one that it was compared counts.
+                self._checked[key] = min(self._checked.get(key, fact.reason), fact.reason)
             case KeepersNamed():
                 for node in fact.keepers:
                     self._named[node] = _earliest(self._named.get(node), fact.at)
@@ -118,12 +134,8 @@ class Ledger:
         self._last_at = fact.at if self._last_at is None else max(self._last_at, fact.at)
 
     def _assign(self, fact: TaskAssigned) -> None:
-        change = self._step_of(fact.step, fact.task).assign(fact)
-        node = self._counts_of(fact.node)
-        if change is not None:
-            node.running += 1
-            if change[1] is not None:
-                self._counts_of(change[1].node).running -= 1
+        self._step_of(fact.step, fact.task).assign(fact)
+        self._number_of(fact.node)
 
     def _fail(self, fact: AttemptFailed) -> None:
         reason = self._reasons.setdefault(fact.reason, fact.reason)
@@ -131,30 +143,53 @@ class Ledger:
         node = self._counts_of(fact.node)
         if change is None:
             return
-        _, replaced, ended = change
+        _, replaced = change
         node.failed += 1
         if replaced is not None:
             self._counts_of(NodeId(replaced.node)).failed -= 1
-        if ended is not None:
-            self._counts_of(ended.node).running -= 1
 
     def _succeed(self, fact: TaskSucceeded) -> None:
         step = self._step_of(fact.step, fact.task)
         change = step.succeed(fact, self._number_of(fact.node))
         self._remember(fact)
-        if change is None:
-            return
-        accepted, replaced, pointless = change
         key = TaskKey(fact.step, fact.task)
-        if fact.is_collected and not self._remembers_collected:
+        if change.after == change.before:
+            # It does not count, or is known.
+            if change.after is not None and (self._remembers_collected or not fact.is_collected):
+                self._spare.setdefault(key, {})[_place(fact)] = fact
+            return
+        held = self.results.get(key)
+        if held is not None and _place(held) != _place(fact):
+            self._spare.setdefault(key, {})[_place(held)] = held
+        self._account_change(change)
+        self._show(key, None if fact.is_collected and not self._remembers_collected else fact)
+
+    def _catch(self, fact: NodeCaught) -> None:
+        self._step_of(fact.step, fact.task)
+        held = self.caught.get(fact.node)
+        if held is None or encode_fact(fact) < encode_fact(held):
+            self.caught[fact.node] = fact
+        if held is not None:
+            return
+        number = self._number_of(fact.node)
+        for step_number, step in enumerate(self.steps):
+            for change in step.refuse(number):
+                key, after = TaskKey(step_number, change.task), change.after
+                self._account_change(change)
+                place = None if after is None else (after.attempt, self._node_names[after.node])
+                self._show(key, self._spare.get(key, {}).get(place) if place else None)
+
+    def _account_change(self, change: Change) -> None:
+        if change.before is not None:
+            self._account(change.before, -1)
+        if change.after is not None:
+            self._account(change.after, 1)
+
+    def _show(self, key: TaskKey, fact: TaskSucceeded | None) -> None:
+        if fact is None:
             self.results.pop(key, None)
         else:
             self.results[key] = fact
-        self._account(accepted, 1)
-        if replaced is not None:
-            self._account(replaced, -1)
-        for attempt in pointless:
-            self._counts_of(attempt.node).running -= 1
 
     def _account(self, accepted: Accepted, sign: int) -> None:
         self._nodes[accepted.node].succeeded += sign
@@ -173,7 +208,7 @@ class Ledger:
     def check(self, fact: Fact) -> None:
         """Raise `WireError` when a fact is about a task that this job has not."""
         match fact:
-            case TaskAssigned() | AttemptFailed() | TaskSucceeded():
+            case TaskAssigned() | AttemptFailed() | TaskSucceeded() | NodeCaught() | TaskChecked():
                 self._step_of(fact.step, fact.task)
             case TasksRetried():
                 for retried in fact.tasks:
@@ -270,9 +305,24 @@ class Ledger:
         found = {}
         for name in sorted(self._node_names):
             counts = self._counts_of(name)
-            running = 0 if self.is_cancelled else counts.running
-            found[name] = NodeCounts(counts.succeeded, counts.failed, running)
+            found[name] = NodeCounts(counts.succeeded, counts.failed)
+        for step in () if self.is_cancelled else self.steps:
+            for task in step.tasks_in(TaskState.RUNNING):
+                for attempt in step.open_attempts(task):
+                    found[attempt.node].running += 1
         return found
+
+    @property
+    def checks(self) -> tuple[int, int]:
+        """How many tasks were compared with another attempt, and how many could not be."""
+        unverified = sum(1 for reason in self._checked.values() if reason)
+        return len(self._checked) - unverified, unverified
+
+    @property
+    def unverified_reason(self) -> str:
+        """Why tasks could not be compared: the reason of the first of them."""
+        keys = sorted(key for key, reason in self._checked.items() if reason)
+        return self._checked[keys[0]] if keys else ""
 
     def failures(self, limit: int = FAILURES_SHOWN) -> list[Failure]:
         """Return failed attempts, by task and number; those of tasks that later succeeded too."""
@@ -347,6 +397,10 @@ class Ledger:
         ]
         pieces = range(0, len(tasks), TASKS_RETRIED_LIMIT)
         return [TasksRetried(tuple(tasks[i : i + TASKS_RETRIED_LIMIT]), at) for i in pieces]
+
+
+def _place(fact: TaskSucceeded) -> tuple[int, NodeId]:
+    return fact.attempt, fact.node
 
 
 def _earliest(held: float | None, at: float) -> float:

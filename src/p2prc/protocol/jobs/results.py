@@ -6,13 +6,15 @@ the node may forget is acknowledged only in the same breath as the fact that mak
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from random import Random
 
 from p2prc.errors import WireError
 from p2prc.model.identity import AttemptId, LeaseId, NodeId
 from p2prc.model.job import Job
 from p2prc.model.workload import Outcome
 from p2prc.protocol.jobs.attempts import TaskKey, parse_attempt_id
+from p2prc.protocol.jobs.checking import Check, Checks, rule
 from p2prc.protocol.jobs.events import (
     Acknowledge,
     AttemptEnded,
@@ -20,7 +22,7 @@ from p2prc.protocol.jobs.events import (
     OutputsFailed,
     StoreOutputs,
 )
-from p2prc.protocol.jobs.facts import AttemptFailed, TaskSucceeded
+from p2prc.protocol.jobs.facts import AttemptFailed, NodeCaught, TaskChecked, TaskSucceeded
 from p2prc.protocol.jobs.flights import Flight, Flights
 from p2prc.protocol.jobs.outbox import Outbox
 from p2prc.protocol.jobs.pace import Pace
@@ -33,7 +35,10 @@ _OUTPUT_BYTES_LIMIT = 1 << 60
 
 
 class Results:
-    """Follows every attempt from its start to its fact. `requeue` puts a task back in the queue."""
+    """Follows every attempt from its start to its fact. `requeue` puts a task back in the queue.
+
+    `caught` is called after results were taken back, because their node lied.
+    """
 
     def __init__(
         self,
@@ -42,11 +47,15 @@ class Results:
         settings: CoordinatorSettings,
         *,
         requeue: Callable[[TaskKey, float], None],
+        caught: Callable[[float], None],
+        rng: Random,
         is_submitter: bool = True,
     ) -> None:
         self._is_submitter = is_submitter
         self.flights = Flights()
         self.pace = Pace()
+        self.checks = Checks(self.flights, rng, lambda step: self._job.steps[step].verify)
+        self._caught = caught
         # Why outputs cannot be stored on our own disk at present.
         self.storage_trouble: str | None = None
         # Finished attempts that a node reported and whose outcome has not come yet.
@@ -99,7 +108,9 @@ class Results:
             job, key, number = parse_attempt_id(event.attempt)
         except WireError:
             return
-        if job != self._job_id or not self._was_given(key, number, event.node):
+        is_trusted = event.node not in self._outbox.ledger.caught
+        is_ours = job == self._job_id and is_trusted
+        if not is_ours or not self._was_given(key, number, event.node):
             self._outbox.say(Acknowledge(event.node, event.attempt))
             return
         state = self._outbox.ledger.steps[key.step].state(key.task)
@@ -142,10 +153,94 @@ class Results:
         elif outcome.outputs is None:
             self._outbox.say(Acknowledge(flight.node, flight.attempt))
             self.fail(flight, "output-missing", "the node sent no outputs", now)
+        elif self.checks.wants(flight):
+            self._hold(flight, outcome, now)
         else:
             flight.outcome = outcome
-            self._slots.standing(flight.node).storing += 1
-            self.store(flight)
+            self._begin_storing(flight)
+
+    def _begin_storing(self, flight: Flight) -> None:
+        flight.is_held = False
+        self._slots.standing(flight.node).storing += 1
+        self.store(flight)
+
+    # -- results that are compared
+
+    def _hold(self, flight: Flight, outcome: Outcome, now: float) -> None:
+        """Keep a result until another node's says that it is right."""
+        if self.checks.is_chosen(flight):
+            # Its node was away while it was being stored.
+            if outcome.outputs != flight.compared:
+                self.fail(flight, "peer-misbehaved", "the node changed its result", now)
+                return
+            flight.outcome = outcome
+            self._begin_storing(flight)
+        elif self.checks.add(flight, now):
+            flight.outcome, flight.is_held, flight.compared = outcome, True, outcome.outputs
+            self.weigh(flight.key, now)
+        else:
+            self._abandon(flight)
+
+    def weigh(self, key: TaskKey, now: float) -> None:
+        """See what the results of a task say together."""
+        check = self.checks.get(key)
+        if check is None or check.decided:
+            return
+        ruling = rule(list(check.opinions.values()), _is_same)
+        if ruling is None:
+            return
+        if not ruling.right:
+            self._differ(check, f"{len(check.opinions)} nodes gave as many different results", now)
+            return
+        check.decided = list(ruling.right)
+        for flight in ruling.wrong:
+            self._catch(flight, ruling.right, now)
+        self._store_decided(check)
+
+    def cannot_compare(self, key: TaskKey, reason: str, now: float) -> None:
+        """There is no other node to ask: take the only result, but none of two that differ."""
+        check = self.checks.get(key)
+        if check is None or check.decided:
+            return
+        if len(check.opinions) > 1:
+            names = " and ".join(self._name(node) for node in check.opinions)
+            self._differ(check, f"{names} gave different results, and {reason}", now)
+            return
+        check.decided, check.reason = list(check.opinions.values()), reason
+        self._store_decided(check)
+
+    def _store_decided(self, check: Check) -> None:
+        """Bring the first of those that were found right, or the next when that one is lost."""
+        if check.decided and all(one.is_held for one in check.decided):
+            self._begin_storing(check.decided[0])
+
+    def _differ(self, check: Check, reason: str, now: float) -> None:
+        why = (
+            f"{reason}: it cannot be said which is right. Work that gives another result "
+            "each time (instants, random numbers, threads) cannot be verified"
+        )
+        for flight in list(check.opinions.values()):
+            self._outbox.say(CancelAttempt(flight.node, flight.attempt))
+            self.fail(flight, "results-differ", why, now)
+
+    def _catch(self, flight: Flight, right: Sequence[Flight], now: float) -> None:
+        """Let nothing count that came from a node which lied."""
+        names = " and ".join(self._name(other.node) for other in right)
+        reason = (
+            f"its result of task {flight.key.task} is not what {names} made of it: "
+            "none of its results counts, they are done again"
+        )
+        self._outbox.add(
+            NodeCaught(flight.node, flight.key.step, flight.key.task, reason, self._outbox.at(now))
+        )
+        self._slots.standing(flight.node).left_out = reason
+        for theirs in self.flights.of_node(flight.node):
+            self._outbox.say(CancelAttempt(theirs.node, theirs.attempt))
+            self.fail(theirs, "peer-misbehaved", reason, now)
+        self._caught(now)
+
+    def _name(self, node: NodeId) -> str:
+        return self._slots.standing(node).name
 
     def store(self, flight: Flight) -> None:
         assert flight.outcome is not None
@@ -190,7 +285,9 @@ class Results:
     def _stop_storing(self, flight: Flight) -> None:
         if flight.is_storing:
             flight.outcome = None
-            self._slots.standing(flight.node).storing -= 1
+            if not flight.is_held:
+                self._slots.standing(flight.node).storing -= 1
+            flight.is_held = False
             self._store_later.pop(flight.attempt, None)
 
     def _accept(self, flight: Flight, outcome: Outcome, now: float) -> None:
@@ -213,12 +310,23 @@ class Results:
                 is_collected=self._is_submitter,
             )
         )
+        check = self.checks.pop(flight.key)
+        if check is not None and check.decided:
+            key, at = flight.key, self._outbox.at(now)
+            self._outbox.add(TaskChecked(key.step, key.task, at, check.reason))
         self._outbox.say(Acknowledge(flight.node, flight.attempt))
         self.drop(flight)
         for sibling in self.flights.of_task(flight.key):
             self._abandon(sibling)
         standing.failures_in_row = standing.strikes = 0
         standing.successes += 1
+
+    def give_up_others(self, step: int, now: float) -> None:
+        """Stop what is not of this step: an earlier one is done again, of which it was made."""
+        for flight in self.flights:
+            if flight.key.step != step and self.flights.get(flight.attempt) is flight:
+                self._outbox.say(CancelAttempt(flight.node, flight.attempt))
+                self.fail(flight, "lease-ended", "an earlier step is done again", now)
 
     def abandon_succeeded(self) -> None:
         """Stop attempts of tasks that succeeded elsewhere."""
@@ -241,6 +349,7 @@ class Results:
         self._stop_storing(flight)
         self.awaited.pop(flight.attempt, None)
         self.flights.remove(flight)
+        self.checks.lost(flight)
 
     def fail(
         self,
@@ -267,6 +376,9 @@ class Results:
             )
         )
         self.drop(flight)
+        check = self.checks.get(flight.key)
+        if check is not None:
+            self._store_decided(check)
         self._requeue(flight.key, now)
         standing = self._slots.standing(flight.node)
         if is_counted:
@@ -290,3 +402,9 @@ class Results:
                 f"{standing.failures_in_row} tasks failed there one after another, "
                 f"the last one was {key.task}; other nodes do better"
             )
+
+
+def _is_same(one: Flight, other: Flight) -> bool | None:
+    if one.outcome is None or other.outcome is None:
+        return None
+    return one.outcome.outputs == other.outcome.outputs

@@ -3,7 +3,8 @@
 Untouched and succeeded tasks are numbers in arrays; only tasks that run, failed or were retried
 have an object. The state of a task follows from its facts alone, whatever their order: a task
 that succeeded stays so, and one result counts: one that the submitter has, else the one of the
-lowest attempt. Attempts are numbered within the epoch of their coordinator.
+lowest attempt. Results of a node that was caught lying never count: the task goes on as if they
+had not been. Attempts are numbered within the epoch of their coordinator.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from p2prc.protocol.jobs.facts import AttemptFailed, Fact, TaskAssigned, TaskSuc
 
 LOSSES_LIMIT = 50
 """How often a task may lose its node or lease before it counts as failed."""
-HOPELESS = frozenset({"output-conflict"})
+HOPELESS = frozenset({"output-conflict", "results-differ"})
 """Failures that trying again cannot mend."""
 ATTEMPTS_PER_EPOCH = 1000
 _NOTHING_ACCEPTED = -1
@@ -66,6 +67,15 @@ class Accepted:
         return not self.is_collected, self.attempt, self.digest
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Which result of a task counted, and which does now."""
+
+    task: int
+    before: Accepted | None
+    after: Accepted | None
+
+
 @dataclass(slots=True)
 class _Detail:
     open: dict[int, TaskAssigned] = field(default_factory=dict)
@@ -88,6 +98,9 @@ class StepLedger:
         self._duration_us = array("Q", [0]) * total
         self._collected = bytearray(total)
         self._details: dict[int, _Detail] = {}
+        # Results beside the best one, by attempt and node: few tasks ever have any.
+        self._rivals: dict[int, dict[tuple[int, int], Accepted]] = {}
+        self._refused: dict[int, None] = {}
 
     # -- what is known
 
@@ -114,14 +127,17 @@ class StepLedger:
         """Return a number that no attempt of the task has had, in this epoch or a later one."""
         detail = self._details.get(task)
         known = max(self._accepted_attempt[task], epoch * ATTEMPTS_PER_EPOCH - 1)
+        known = max([known, *(attempt for attempt, _ in self._rivals.get(task, ()))])
         if detail is None:
             return known + 1
         return max(known, *detail.open, *detail.failures, detail.forgiven - 1) + 1
 
     def open_attempts(self, task: int) -> list[TaskAssigned]:
-        """Return the attempts that were given to a node and have not ended."""
+        """Return the attempts that were given to a node and whose end the task waits for."""
         detail = self._details.get(task)
-        return list(detail.open.values()) if detail is not None else []
+        if detail is None or self._states[task] == TaskState.SUCCEEDED:
+            return []
+        return list(detail.open.values())
 
     def failures(self, task: int) -> list[Failure]:
         """Return the attempts that failed, oldest first."""
@@ -134,6 +150,10 @@ class StepLedger:
 
     def accepted(self, task: int) -> Accepted | None:
         """Return the result that counts."""
+        held = self._held(task)
+        return None if held is None or held.node in self._refused else held
+
+    def _held(self, task: int) -> Accepted | None:
         attempt = self._accepted_attempt[task]
         if attempt == _NOTHING_ACCEPTED:
             return None
@@ -148,24 +168,26 @@ class StepLedger:
 
     # -- facts; each returns what it added or replaced, None when nothing is new
 
-    def assign(self, fact: TaskAssigned) -> tuple[TaskAssigned, TaskAssigned | None] | None:
-        """Take it in; return it and the one that it replaces."""
-        if self._states[fact.task] == TaskState.SUCCEEDED:
-            return None
+    def assign(self, fact: TaskAssigned) -> None:
+        """Take it in."""
+        if self._has_result(fact.task, fact.attempt):
+            return
         detail = self._details.setdefault(fact.task, _Detail())
         held = detail.open.get(fact.attempt)
         if fact.attempt in detail.failures or held == fact:
-            return None
+            return
         if held is not None and encode_fact(held) < encode_fact(fact):
-            return None
+            return
         detail.open[fact.attempt] = fact
-        self._settle(fact.task, detail)
-        return fact, held
+        self._settle(fact.task)
 
-    def fail(
-        self, fact: AttemptFailed, reason: str
-    ) -> tuple[Failure, Failure | None, TaskAssigned | None] | None:
-        """Take it in; return it, the one that it replaces and the attempt that it ends."""
+    def _has_result(self, task: int, attempt: int) -> bool:
+        if self._accepted_attempt[task] == attempt:
+            return True
+        return any(number == attempt for number, _ in self._rivals.get(task, ()))
+
+    def fail(self, fact: AttemptFailed, reason: str) -> tuple[Failure, Failure | None] | None:
+        """Take it in; return it and the one that it replaces."""
         failure = Failure(
             fact.step,
             fact.task,
@@ -182,14 +204,12 @@ class StepLedger:
         if held is not None and held.digest <= failure.digest:
             return None
         detail.failures[fact.attempt] = failure
-        ended = detail.open.pop(fact.attempt, None)
-        self._settle(fact.task, detail)
-        return failure, held, ended
+        detail.open.pop(fact.attempt, None)
+        self._settle(fact.task)
+        return failure, held
 
-    def succeed(
-        self, fact: TaskSucceeded, node: int
-    ) -> tuple[Accepted, Accepted | None, list[TaskAssigned]] | None:
-        """Take it in; return it, the one that it replaces and the attempts now pointless."""
+    def succeed(self, fact: TaskSucceeded, node: int) -> Change:
+        """Take it in; return the result that counted before and the one that counts now."""
         task = fact.task
         accepted = Accepted(
             fact.attempt,
@@ -199,18 +219,57 @@ class StepLedger:
             min(int(fact.duration_s * 1e6), 1 << 60),
             fact.is_collected,
         )
-        held = self.accepted(task)
-        if held is not None and held.rank <= accepted.rank:
-            return None
+        before = self.accepted(task)
+        self._compare(task, accepted)
+        if (detail := self._details.get(task)) is not None:
+            detail.open.pop(fact.attempt, None)
+        self._settle(task)
+        return Change(task, before, self.accepted(task))
+
+    def refuse(self, node: int) -> list[Change]:
+        """Let no result of the node count, also none that comes later; return what changed."""
+        if node in self._refused:
+            return []
+        theirs = [
+            (task, held)
+            for task in range(self.total)
+            if (held := self._held(task)) is not None and held.node == node
+        ]
+        self._refused[node] = None
+        found = []
+        for task, held in theirs:
+            rivals = self._rivals.get(task, {})
+            if rivals:
+                self._compare(task, min(rivals.values(), key=self._rank))
+            self._settle(task)
+            found.append(Change(task, held, self.accepted(task)))
+        return found
+
+    def _rank(self, result: Accepted) -> tuple[bool, tuple[bool, int, int]]:
+        return result.node in self._refused, result.rank
+
+    def _compare(self, task: int, one: Accepted) -> None:
+        """Hold the better of this result and the one held; remember the other."""
+        held = self._held(task)
+        if held is None:
+            self._hold(task, one)
+            return
+        best, other = sorted((one, held), key=self._rank)
+        rivals = self._rivals.setdefault(task, {})
+        place = other.attempt, other.node
+        rivals[place] = min(other, rivals.get(place, other), key=self._rank)
+        rivals.pop((best.attempt, best.node), None)
+        if not rivals:
+            del self._rivals[task]
+        self._hold(task, best)
+
+    def _hold(self, task: int, accepted: Accepted) -> None:
         self._accepted_attempt[task] = accepted.attempt
         self._accepted_digest[task] = accepted.digest
-        self._accepted_node[task] = node
+        self._accepted_node[task] = accepted.node
         self._output_bytes[task] = accepted.output_bytes
         self._duration_us[task] = accepted.duration_us
         self._collected[task] = accepted.is_collected
-        pointless = self.open_attempts(task)
-        self._close(task)
-        return accepted, held, pointless
 
     def forgive(self, task: int, attempt: int) -> bool:
         """Let the task be tried again as if attempts below this one had not failed."""
@@ -218,21 +277,18 @@ class StepLedger:
         if attempt <= detail.forgiven:
             return False
         detail.forgiven = attempt
-        self._settle(task, detail)
+        self._settle(task)
         return True
 
-    def _close(self, task: int) -> None:
+    def _settle(self, task: int) -> None:
         detail = self._details.get(task)
-        if detail is not None:
-            detail.open.clear()
-            if not detail.failures and not detail.forgiven:
+        if self.accepted(task) is not None:
+            if detail is not None and not (detail.open or detail.failures or detail.forgiven):
                 del self._details[task]
-        self._enter(task, TaskState.SUCCEEDED)
-
-    def _settle(self, task: int, detail: _Detail) -> None:
-        if self._accepted_attempt[task] != _NOTHING_ACCEPTED:
-            return
-        if detail.open:
+            self._enter(task, TaskState.SUCCEEDED)
+        elif detail is None:
+            self._enter(task, TaskState.QUEUED)
+        elif detail.open:
             self._enter(task, TaskState.RUNNING)
         elif self._has_failed(detail):
             self._enter(task, TaskState.FAILED)
