@@ -2,7 +2,8 @@
 
 Parts: `process` (the runtime alone, beside bare bubblewrap), `daemon` (two nodes, by API and
 command line, and what an idle one costs), `collector` (fifty leases looked at once a second),
-`engine` (containers beside the engine's command line). All of them make one record.
+`engine` (containers beside the engine's command line), `ssh` (commands and files
+beside sshd). All of them make one record.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.containers import collector, daemon, engine, process
+from benchmarks.containers import collector, daemon, engine, process, ssh
 from benchmarks.containers.part import Part
 from benchmarks.report import FIGURES, Figure, Record
 
@@ -23,6 +24,7 @@ PARTS: dict[str, Callable[[], Part]] = {
     "daemon": daemon.measure,
     "collector": collector.measure,
     "engine": engine.measure,
+    "ssh": ssh.measure,
 }
 """Each in its own module; in this order, for the later ones leave the machine busier."""
 

@@ -45,7 +45,7 @@ def measure() -> Part:
     took = nothing_taken()
     with (
         tempfile.TemporaryDirectory(prefix="p2prc-bench-") as folder,
-        _pair(Path(folder)) as (asker, lender),
+        open_pair(Path(folder)) as (asker, lender),
     ):
         pair = _Pair(asker, lender)
         pair.life(nothing_taken(), is_killed=True)
@@ -207,7 +207,7 @@ def _share_mb(pid: int) -> float:
 
 
 @contextmanager
-def _pair(folder: Path) -> Iterator[tuple[MeasuredNode, MeasuredNode]]:
+def open_pair(folder: Path) -> Iterator[tuple[MeasuredNode, MeasuredNode]]:
     """Two joined nodes with every runtime that the machine has; stopped at the end."""
     nodes = MeasuredNode(folder / "ada", "ada"), MeasuredNode(folder / "grace", "grace")
     started = []
