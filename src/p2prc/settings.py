@@ -20,7 +20,7 @@ from p2prc.errors import SettingInvalid
 from p2prc.model.identity import NodeId
 from p2prc.model.quantities import parse_cpus, parse_duration, parse_size
 from p2prc.model.quiet_hours import QuietSpan, parse_quiet_hours
-from p2prc.protocol.forwarding import parse_forward_ports
+from p2prc.protocol.forwarding import parse_forward_ports, parse_port_ranges
 from p2prc.protocol.lending import END, WHEN_NEEDED
 from p2prc.protocol.owner_needs import AwayRule
 
@@ -60,6 +60,28 @@ class Address:
     def __str__(self) -> str:
         shown = f"[{self.host}]" if ":" in self.host else self.host
         return f"{shown}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class GatewaySettings:
+    """Who gets public ports of this node, and how much of them.
+
+    `to` as in `LendSettings`. `connections` are of one port, `traffic_bytes` of one peer and day;
+    None is no bound. `host` is what people are told, None what the node knows of itself; `listen`
+    None is every address of this machine.
+    """
+
+    to: str | tuple[NodeId, ...]
+    ports: tuple[tuple[int, int], ...]
+    host: str | None
+    listen: str | None
+    connections: int
+    per_peer_ports: int
+    per_peer_connections: int
+    traffic_bytes: int | None
+    rate_bytes_s: int | None
+    idle_s: float
+    total_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +142,7 @@ class Settings:
     lend: LendSettings
     forward_to: str | tuple[NodeId, ...]
     forward_ports: tuple[tuple[tuple[int, int], ...], dict[str, tuple[str, int]]]
+    gateway: GatewaySettings
     """Ranges of ports on this machine, and named addresses, that other nodes may reach."""
     cache_bytes: int
     transfer_up: int | None
@@ -358,6 +381,27 @@ def _ports(text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(int(part) for part in found))
 
 
+def _host_or_none(text: str) -> str | None:
+    if text == "none":
+        return None
+    if re.fullmatch(r"[A-Za-z0-9._:-]{1,253}", text, re.ASCII) is None:
+        raise SettingInvalid(
+            f"`{text[:80]}` is no host", hint="a name or an address, like `gate.example.org`"
+        )
+    return text
+
+
+def _listen_all(text: str) -> str | None:
+    return None if text == "all" else _host_or_none(text)
+
+
+def _seconds(text: str) -> float:
+    found = parse_duration(text)
+    if found is None:
+        raise SettingInvalid("connections on which nothing moves must end", hint="like `1h`")
+    return found
+
+
 def _size_or_none(text: str) -> int | None:
     return None if text == "none" else parse_size(text)
 
@@ -407,6 +451,17 @@ _KEYS: Mapping[str, Callable[[str], Any]] = {
     "lend.after_restart": _after_restart,
     "forward.to": _lend_to,
     "forward.ports": parse_forward_ports,
+    "gateway.to": _lend_to,
+    "gateway.ports": parse_port_ranges,
+    "gateway.host": _host_or_none,
+    "gateway.listen": _listen_all,
+    "gateway.connections": _count,
+    "gateway.per_peer.ports": _count,
+    "gateway.per_peer.connections": _count,
+    "gateway.traffic": _size_or_none,
+    "gateway.rate": _speed,
+    "gateway.idle": _seconds,
+    "gateway.total": parse_duration,
     "cache.bytes": parse_size,
     "transfer.up": _speed,
     "transfer.down": _speed,
@@ -454,6 +509,19 @@ def _settings(texts: Mapping[str, str], origins: Mapping[str, str]) -> Settings:
         lend=lend,
         forward_to=value["forward.to"],
         forward_ports=value["forward.ports"],
+        gateway=GatewaySettings(
+            to=value["gateway.to"],
+            ports=value["gateway.ports"],
+            host=value["gateway.host"],
+            listen=value["gateway.listen"],
+            connections=value["gateway.connections"],
+            per_peer_ports=value["gateway.per_peer.ports"],
+            per_peer_connections=value["gateway.per_peer.connections"],
+            traffic_bytes=value["gateway.traffic"],
+            rate_bytes_s=value["gateway.rate"],
+            idle_s=value["gateway.idle"],
+            total_s=value["gateway.total"],
+        ),
         cache_bytes=value["cache.bytes"],
         transfer_up=value["transfer.up"],
         transfer_down=value["transfer.down"],
@@ -497,6 +565,17 @@ def _defaults(machine: Machine) -> dict[str, str]:
         "lend.after_restart": KEEP,
         "forward.to": "members",
         "forward.ports": "none",
+        "gateway.to": "none",
+        "gateway.ports": "20000-29999",
+        "gateway.host": "none",
+        "gateway.listen": "all",
+        "gateway.connections": "256",
+        "gateway.per_peer.ports": "10",
+        "gateway.per_peer.connections": "512",
+        "gateway.traffic": "10G",
+        "gateway.rate": "none",
+        "gateway.idle": "1h",
+        "gateway.total": "none",
         "cache.bytes": str(min(tenth_of_disk, _CACHE_LIMIT_BYTES)),
         "transfer.up": "none",
         "transfer.down": "none",

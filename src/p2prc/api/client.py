@@ -59,7 +59,7 @@ from p2prc.api.schema import (
     UsageRow,
     VolumeRow,
 )
-from p2prc.api.tunnel_schema import EndTunnelRequest, ForwardRequest, TunnelRow
+from p2prc.api.tunnel_schema import EndTunnelRequest, ExposeRequest, ForwardRequest, TunnelRow
 from p2prc.errors import JobUnknown
 
 CALL_TIMEOUT_S = 30.0
@@ -262,6 +262,15 @@ class ControlClient:
 
     def forward(self, request: ForwardRequest) -> TunnelRow:
         return self._post("/v1/forwards", request, TunnelRow)
+
+    def expose(self, request: ExposeRequest) -> TunnelRow:
+        return self._post(
+            "/v1/exposures",
+            request,
+            TunnelRow,
+            timeout_s=PEER_CALL_TIMEOUT_S,
+            waits_for="nodes that lend public ports",
+        )
 
     def tunnels(self) -> list[TunnelRow]:
         return self._get("/v1/tunnels", list[TunnelRow])

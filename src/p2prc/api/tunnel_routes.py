@@ -16,6 +16,8 @@ class TunnelService(Protocol):
 
     async def forward(self, request: schema.ForwardRequest) -> schema.TunnelRow: ...
 
+    async def expose(self, request: schema.ExposeRequest) -> schema.TunnelRow: ...
+
     async def rows(self) -> list[schema.TunnelRow]: ...
 
     async def end(self, request: schema.EndTunnelRequest) -> schema.TunnelRow: ...
@@ -37,8 +39,12 @@ def add_tunnel_routes(
         """Bring a remote port here, until it is ended."""
         return json(await node.tunnels.forward(await body(request, schema.ForwardRequest)))
 
+    async def expose(request: Request) -> Response:
+        """Give a port a public address at another node, until it is ended."""
+        return json(await node.tunnels.expose(await body(request, schema.ExposeRequest)))
+
     async def tunnels() -> Response:
-        """The ports that are brought here, with their traffic."""
+        """Ports that are brought here, exposed elsewhere and lent to others, with their traffic."""
         return json(await node.tunnels.rows())
 
     async def end_tunnel(request: Request) -> Response:
@@ -46,6 +52,7 @@ def add_tunnel_routes(
         return json(await node.tunnels.end(await body(request, schema.EndTunnelRequest)))
 
     add("POST", "/v1/forwards", forward, body=schema.ForwardRequest, answer=schema.TunnelRow)
+    add("POST", "/v1/exposures", expose, body=schema.ExposeRequest, answer=schema.TunnelRow)
     add("GET", "/v1/tunnels", tunnels, answer=list[schema.TunnelRow])
     add(
         "POST",

@@ -1,4 +1,4 @@
-"""The values of the control API that are about ports brought here."""
+"""The values of the control API that are about ports brought here, and shown to others."""
 
 from __future__ import annotations
 
@@ -22,6 +22,24 @@ class ForwardRequest(Request, frozen=True):
     protocol: Literal["tcp", "udp"] = "tcp"
 
 
+class ExposeRequest(Request, frozen=True):
+    """Give a port a public address: of this machine, or `of` a node or a container, as typed.
+
+    `service` is a port, or with a node the name of a service there. `via` is the node to listen at,
+    "" any that lends public ports; `public_port` 0 is any. It ends after `lifetime_s`; null never.
+    With `follow` it moves to another gateway when its own is gone.
+    """
+
+    service: Annotated[str, Meta(min_length=1, max_length=63)]
+    protocol: Literal["tcp", "udp"] = "tcp"
+    via: Annotated[str, Meta(max_length=200)] = ""
+    of: Annotated[str, Meta(max_length=200)] = ""
+    public_port: Annotated[int, Meta(ge=0, le=65535)] = 0
+    name: Annotated[str, Meta(max_length=63)] = ""
+    lifetime_s: Annotated[float, Meta(gt=0, le=1e10)] | None = None
+    follow: bool = False
+
+
 class EndTunnelRequest(Request, frozen=True):
     """End a tunnel, by its id or the beginning of one."""
 
@@ -31,11 +49,13 @@ class EndTunnelRequest(Request, frozen=True):
 class TunnelRow(Answer, frozen=True):
     """A port that is brought elsewhere. `bytes_in` came from the far end.
 
-    `trouble` says why the last connection did not come about, or why nothing listens.
+    `trouble` says why the last connection did not come about, or why nothing listens. An `expose`
+    has its public address as `remote` and its gateway as `node`; `lent` is a public port of this
+    node's, and `node` who has it.
     """
 
     id: str
-    kind: Literal["forward", "expose"]
+    kind: Literal["forward", "expose", "lent"]
     protocol: str
     local: str
     remote: str
@@ -48,3 +68,7 @@ class TunnelRow(Answer, frozen=True):
     connections: int = 0
     created_at: str = ""
     trouble: str = ""
+    name: str = ""
+    of: str = ""
+    expires_at: str | None = None
+    follow: bool = False

@@ -62,6 +62,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "specs": (f"{_COMMANDS}.network", "Show what machine a node is."),
         "images": (f"{_COMMANDS}.images", "Show what containers can be made of."),
         "forward": (f"{_COMMANDS}.tunnels", "Bring a remote port to this machine."),
+        "expose": (f"{_COMMANDS}.tunnels", "Give a port of mine a public address."),
         "tunnels": (f"{_COMMANDS}.tunnels", "Show the ports that are brought here."),
         "unexpose": (f"{_COMMANDS}.tunnels", "End a tunnel."),
         "volumes": (f"{_COMMANDS}.volumes", "Show the folders that stay between leases."),

@@ -31,6 +31,7 @@ from p2prc.daemon.memory import allow_many_files, give_back, take_for_permanent,
 from p2prc.daemon.policy import (
     PolicyDesk,
     forward_rules_of,
+    gateway_rules_of,
     images_from,
     lent_of,
     owner_rules_of,
@@ -237,7 +238,7 @@ async def _open(
     )
     node.change_owner_rules(owner_rules_of(settings))
     _set_pace(node, settings)
-    node.host_ports.rules = forward_rules_of(settings)
+    _set_ports(node, settings)
     relaying = await _relaying(stack, node, settings, await endpoint.addresses())
     # Goodbyes may have to go through our own relay: it closes after them.
     stack.push_async_callback(node.stop)
@@ -259,11 +260,18 @@ def _damage(state: State, *, others: int) -> str:
     return f"{state.notice}; if it was in a network with others, join again by a ticket"
 
 
+def _set_ports(node: Node, settings: Settings) -> None:
+    """Say which ports others reach here: those of this side, and public ones for theirs."""
+    node.host_ports.rules = forward_rules_of(settings)
+    node.gateway.change_rules(gateway_rules_of(settings))
+    node.gateway.listen, node.gateway.host = settings.gateway.listen, settings.gateway.host
+
+
 def _apply(
     node: Node, runtimes: NodeRuntimes, settings: Settings, host_access: Sequence[NodeId]
 ) -> None:
     """Put changed rules of lending into force."""
-    node.host_ports.rules = forward_rules_of(settings)
+    _set_ports(node, settings)
     _set_pace(node, settings)
     runtimes.follow(settings)
     node.images.takes_from = images_from(settings)

@@ -17,6 +17,7 @@ from p2prc.node.collector import OwnerRules
 from p2prc.node.machine import card_count
 from p2prc.protocol.egress import BRIDGE, NONE, PROXY, EgressTerms
 from p2prc.protocol.forwarding import ForwardRules
+from p2prc.protocol.gateways import GatewayRules
 from p2prc.protocol.leases import LeaseView
 from p2prc.protocol.lending import UNBOUNDED, LendingPolicy
 from p2prc.settings import CONFIG_FILE, SETTING_KEYS, Settings, check_setting, with_setting
@@ -26,7 +27,7 @@ from p2prc.storage.host_access import HOST_ACCESS_FILE, read_host_access
 
 log = logging.getLogger(__name__)
 
-_RULES = ("lend.", "forward.", "transfer.")
+_RULES = ("lend.", "forward.", "gateway.", "transfer.")
 POLICY_KEYS = tuple(key for key in SETTING_KEYS if key.startswith(_RULES))
 _DENIED = "lend.deny"
 _CARDS_LIMIT = 64
@@ -75,6 +76,26 @@ def forward_rules_of(settings: Settings) -> ForwardRules:
         to = frozenset(named) if isinstance(named, tuple) else frozenset()
     ranges, services = settings.forward_ports
     return ForwardRules(ranges, services, to, frozenset(settings.lend.deny))
+
+
+def gateway_rules_of(settings: Settings) -> GatewayRules:
+    """Return to whom this node lends public ports."""
+    gateway = settings.gateway
+    to: frozenset[NodeId] | None = None
+    if gateway.to != "members":
+        to = frozenset(gateway.to) if isinstance(gateway.to, tuple) else frozenset()
+    return GatewayRules(
+        to=to,
+        denied=frozenset(settings.lend.deny),
+        ports=gateway.ports,
+        per_peer_mappings=gateway.per_peer_ports,
+        per_peer_connections=gateway.per_peer_connections,
+        per_mapping_connections=gateway.connections,
+        traffic_bytes=gateway.traffic_bytes,
+        rate_bytes_s=gateway.rate_bytes_s,
+        idle_s=gateway.idle_s,
+        total_s=gateway.total_s,
+    )
 
 
 def owner_rules_of(settings: Settings) -> OwnerRules:

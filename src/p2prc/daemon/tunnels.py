@@ -1,25 +1,30 @@
-"""What the control API asks about ports brought here."""
+"""What the control API asks about ports brought here, and those shown to others."""
 
 from __future__ import annotations
 
 import os
+import re
+import time
 from collections.abc import Awaitable, Callable
 
 from p2prc.api import tunnel_schema as schema
 from p2prc.daemon.rows import instant
-from p2prc.errors import InvalidInput, LeaseUnknown, NodeUnknown
+from p2prc.errors import InvalidInput, LeaseUnknown, NodeUnknown, NotFound
 from p2prc.model.identity import LeaseId, NodeId
 from p2prc.node.containers import Held
+from p2prc.node.exposures import Exposed, Exposure
 from p2prc.node.forwards import Running
+from p2prc.node.gateway import Lent
 from p2prc.node.node import Node
 from p2prc.protocol.forwarding import THIS_MACHINE, UDP
 
 _LOCAL_HINT = "LOCAL is a port, HOST:PORT, or the path of a Unix socket"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 Find = Callable[[str], Awaitable[NodeId]]
 
 
 class TunnelDesk:
-    """Answers for this node's forwards."""
+    """Answers for this node's tunnels."""
 
     def __init__(self, node: Node, find_node: Find, find_held: Callable[[str], Held]) -> None:
         self._node = node
@@ -37,11 +42,53 @@ class TunnelDesk:
         )
         return self._row(running)
 
+    async def expose(self, request: schema.ExposeRequest) -> schema.TunnelRow:
+        """Get a public port for one of this machine, of a node, or of a container."""
+        node, lease = (None, None) if not request.of else await self._target(request.of)
+        if node is None or lease is not None:
+            _check_port(request.service, request.protocol, is_inside=lease is not None)
+        if request.name and _NAME.fullmatch(request.name) is None:
+            raise InvalidInput(
+                f"`{request.name}` is no name of a tunnel", hint="letters, digits, `.`, `_`, `-`"
+            )
+        via = await self._find_node(request.via) if request.via else None
+        now = time.time()
+        exposure = Exposure(
+            id="",
+            gateway=self._node.id,
+            service=request.service,
+            protocol=request.protocol,
+            created_at=now,
+            name=request.name,
+            node=node,
+            lease=lease,
+            wanted_port=request.public_port,
+            expires_at=None if request.lifetime_s is None else now + request.lifetime_s,
+            follows=request.follow,
+        )
+        return self._exposed_row(await self._node.exposures.add(exposure, via))
+
     async def rows(self) -> list[schema.TunnelRow]:
-        return [self._row(running) for running in self._node.forwards.all()]
+        return [
+            *(self._row(each) for each in self._node.forwards.all()),
+            *(self._exposed_row(each) for each in self._node.exposures.all()),
+            *(self._lent_row(each) for each in self._node.gateway.all()),
+        ]
 
     async def end(self, request: schema.EndTunnelRequest) -> schema.TunnelRow:
-        return self._row(await self._node.forwards.end(request.id))
+        """End one by its id, or the beginning of one; an exposure by its name too."""
+        typed = request.id
+        found = [row for row in await self.rows() if row.id.startswith(typed) or row.name == typed]
+        if len(found) != 1:
+            raise NotFound(f"no tunnel has the id `{typed}`", hint="see `p2prc tunnels`")
+        match found[0].kind:
+            case "forward":
+                await self._node.forwards.end(found[0].id)
+            case "expose":
+                await self._node.exposures.end(found[0].id)
+            case "lent":
+                await self._node.gateway.end(NodeId(found[0].node), found[0].id)
+        return found[0]
 
     async def _target(self, typed: str) -> tuple[NodeId, LeaseId | None]:
         try:
@@ -55,6 +102,47 @@ class TunnelDesk:
                     hint="see `p2prc nodes` and `p2prc ps`",
                 ) from error
         return held.node, held.lease
+
+    def _exposed_row(self, exposed: Exposed) -> schema.TunnelRow:
+        exposure = exposed.exposure
+        local = exposure.service if exposure.node else f"{THIS_MACHINE}:{exposure.service}"
+        return schema.TunnelRow(
+            id=exposure.id,
+            kind="expose",
+            protocol=exposure.protocol,
+            local=local,
+            remote=_public(exposure),
+            node=exposure.gateway,
+            node_name=self._node.name_of(exposure.gateway),
+            lease=exposure.lease or "",
+            bytes_in=exposed.traffic.read_bytes,
+            bytes_out=exposed.traffic.written_bytes,
+            connections=exposed.connections,
+            created_at=instant(exposure.created_at),
+            trouble=exposed.trouble,
+            name=exposure.name,
+            of=exposure.node or "",
+            expires_at=None if exposure.expires_at is None else instant(exposure.expires_at),
+            follow=exposure.follows,
+        )
+
+    def _lent_row(self, lent: Lent) -> schema.TunnelRow:
+        granted = lent.granted
+        return schema.TunnelRow(
+            id=granted.id,
+            kind="lent",
+            protocol=granted.protocol,
+            local=f":{granted.port}",
+            remote="",
+            node=granted.owner,
+            node_name=self._node.name_of(granted.owner),
+            bytes_in=lent.traffic.read_bytes,
+            bytes_out=lent.traffic.written_bytes,
+            connections=lent.connections,
+            created_at=instant(granted.created_at),
+            trouble=lent.trouble,
+            expires_at=None if granted.expires_at is None else instant(granted.expires_at),
+        )
 
     def _row(self, running: Running) -> schema.TunnelRow:
         forward = running.forward
@@ -74,6 +162,19 @@ class TunnelDesk:
             created_at=instant(forward.created_at),
             trouble=running.trouble,
         )
+
+
+def _public(exposure: Exposure) -> str:
+    """Return the public address: a host that others know is better than one of a LAN."""
+    host = next(iter(exposure.hosts), "")
+    return f"{host}:{exposure.port}"
+
+
+def _check_port(service: str, protocol: str, *, is_inside: bool) -> None:
+    if is_inside and protocol == UDP:
+        raise InvalidInput("ports of containers are TCP here; UDP goes to ports of nodes")
+    if not (service.isascii() and service.isdecimal()) or not 1 <= int(service) <= 65535:
+        raise InvalidInput(f"`{service}` is no port", hint="from 1 to 65535")
 
 
 def _check_inside(request: schema.ForwardRequest) -> None:

@@ -17,6 +17,14 @@ class Traffic:
     read_bytes: int = 0
     written_bytes: int = 0
 
+    def note_read(self, amount: int) -> None:
+        """Bytes came."""
+        self.read_bytes += amount
+
+    def note_written(self, amount: int) -> None:
+        """Bytes went."""
+        self.written_bytes += amount
+
     @property
     def total_bytes(self) -> int:
         return self.read_bytes + self.written_bytes
@@ -32,13 +40,13 @@ class CountedLink:
     async def read(self) -> bytes:
         content = await self._link.read()
         for each in self._traffic:
-            each.read_bytes += len(content)
+            each.note_read(len(content))
         return content
 
     async def write(self, content: bytes) -> None:
         await self._link.write(content)
         for each in self._traffic:
-            each.written_bytes += len(content)
+            each.note_written(len(content))
 
     async def end_writing(self) -> None:
         await self._link.end_writing()

@@ -12,7 +12,7 @@ from p2prc.node.counted import CountedLink, Traffic, until_idle
 from p2prc.node.datagrams import UdpLink
 from p2prc.node.framed import FramedStream
 from p2prc.node.splicing import SocketBytes, splice
-from p2prc.protocol.forwarding import UDP, ForwardRules
+from p2prc.protocol.forwarding import UDP, ForwardRules, Protocol
 from p2prc.protocol.messages import DialService, Done, Session
 from p2prc.runtime.port import Link
 
@@ -53,7 +53,7 @@ class HostPorts:
         host: str,
         port: int,
     ) -> None:
-        service = await _dialled(host, port, request)
+        service = await dialled(host, port, request.service, request.protocol)
         traffic = Traffic()
         try:
             await session.send(Done())
@@ -66,13 +66,14 @@ class HostPorts:
             await service.close()
 
 
-async def _dialled(host: str, port: int, request: DialService) -> Link:
+async def dialled(host: str, port: int, name: str, protocol: Protocol) -> Link:
+    """Return a link to a service of this side. Raises PortClosed."""
     try:
         async with asyncio.timeout(DIAL_TIMEOUT_S):
-            if request.protocol == UDP:
+            if protocol == UDP:
                 return await UdpLink.open(host, port)
             return SocketBytes(*await asyncio.open_connection(host, port))
     except (OSError, TimeoutError) as error:
         raise PortClosed(
-            f"nothing answers at `{request.service[:80]}` there", hint="is the service running?"
+            f"nothing answers at `{name[:80]}` there", hint="is the service running?"
         ) from error

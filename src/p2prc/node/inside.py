@@ -40,6 +40,7 @@ from p2prc.protocol.messages import (
     Refused,
     Resize,
     Session,
+    TakeConnection,
     TerminalSize,
 )
 from p2prc.runtime.port import Link, OutputChunk, Terminal
@@ -166,6 +167,13 @@ class Inside:
         """Reach a port inside. Raises PortClosed, PeerError."""
         return await self._open_raw(node, DialPort(lease, port))
 
+    async def hand_over(self, owner: NodeId, mapping: str, client: str) -> Link:
+        """Return a link to what the owner of a public port of ours serves there.
+
+        Raises PortClosed, PeerError.
+        """
+        return await self._open_raw(owner, TakeConnection(mapping, client))
+
     async def open_ssh(self, node: NodeId, lease: LeaseId) -> Link:
         """Open the SSH connection of a lease, which ends in its node."""
         return await self._open_raw(node, OpenSsh(lease))
@@ -182,7 +190,9 @@ class Inside:
         finally:
             await framed.stream.abort()
 
-    async def _open_raw(self, node: NodeId, request: DialPort | DialService | OpenSsh) -> Link:
+    async def _open_raw(
+        self, node: NodeId, request: DialPort | DialService | TakeConnection | OpenSsh
+    ) -> Link:
         token = await self._carriage_token(node)
         framed = await self._open(node, msgspec.structs.replace(request, carriage=token))
         try:

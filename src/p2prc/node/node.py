@@ -28,8 +28,10 @@ from p2prc.node.collector import Collector, OwnerRules
 from p2prc.node.containers import Containers
 from p2prc.node.door import Door
 from p2prc.node.egress import WaysOut
+from p2prc.node.exposures import Exposures
 from p2prc.node.forwards import Forwards
 from p2prc.node.framed import FramedStream
+from p2prc.node.gateway import Gateway
 from p2prc.node.grants import Grants
 from p2prc.node.handshake import Knock
 from p2prc.node.history import History
@@ -78,6 +80,7 @@ from p2prc.protocol.messages import (
     DialService,
     Digest,
     Done,
+    EndMapping,
     Entries,
     EraseVolume,
     ForwardAsk,
@@ -90,6 +93,7 @@ from p2prc.protocol.messages import (
     NoticeList,
     Notices,
     NoticeSummary,
+    OpenMapping,
     ProbeMe,
     ReadLedger,
     Refused,
@@ -101,6 +105,7 @@ from p2prc.protocol.messages import (
     SucceedCoordinator,
     Summary,
     SyncLedger,
+    TakeConnection,
     TakeImage,
     VolumeKept,
     Volumes,
@@ -258,6 +263,15 @@ class Node:
         self.inside = Inside(self.id, self.links, self.session, tasks)
         self.host_ports = HostPorts(self.carriages)
         self.forwards = Forwards(self.inside, adapters.state)
+        self.gateway = Gateway(self.id, self.inside, adapters.state, self._public_hosts)
+        self.exposures = Exposures(
+            self.inside,
+            adapters.state,
+            self.post,
+            tasks,
+            self.carriages,
+            self._gateways,
+        )
         self.runs = Runs(
             own=self.id,
             post=self.post,
@@ -301,6 +315,8 @@ class Node:
         self.jobs.start()
         self.containers.start()
         self._tasks.start(self.forwards.start(), "forwards")
+        self._tasks.start(self.gateway.run(), "gateway")
+        self.exposures.start()
 
     async def stop(self) -> None:
         """End leases, say goodbye, close everything. A second time does nothing."""
@@ -310,6 +326,7 @@ class Node:
         try:
             self.jobs.stop()
             await self.forwards.stop()
+            await self.gateway.stop()
             await self.provider.close()
             await self.bridges.close()
             self.reach.stop()
@@ -626,6 +643,11 @@ class Node:
             case KeepJob() | SyncLedger() | AskJob() | ReadLedger():
                 if answer is not None:
                     self.jobs.asked(peer, body, answer)
+            case OpenMapping() | EndMapping():
+                if answer is not None:
+                    self._tasks.start_for_peer(
+                        self.gateway.answer(peer, body, answer), "a public port"
+                    )
             case SucceedCoordinator():
                 self.provider.succeed(peer, body)
             case _:
@@ -642,8 +664,24 @@ class Node:
     ) -> None:
         if isinstance(request, DialService):
             await self.host_ports.serve(peer, framed, request)
+        elif isinstance(request, TakeConnection):
+            await self.exposures.serve(peer, framed, request)
         else:
             await self.serving_containers.serve(peer, framed, request)
+
+    def _gateways(self) -> list[NodeId]:
+        """Return who may lend public ports: who is there, those with public addresses first."""
+        views = [
+            view for view in self.network.nodes() if not view.is_self and view.state == "alive"
+        ]
+        views.sort(key=lambda view: (not view.record.is_public, not view.is_connected))
+        return [view.record.node for view in views]
+
+    def _public_hosts(self) -> tuple[str, ...]:
+        """Return the hosts by which this node believes to be reached."""
+        found = next((view.record for view in self.network.nodes() if view.is_self), None)
+        addresses = () if found is None else found.addresses
+        return tuple(dict.fromkeys(each.rpartition(":")[0] for each in addresses))
 
     async def serve_bulk(self, peer: NodeId, stream: Stream) -> None:
         await self.bulk.serve(peer, stream, carry_on=partial(self.carriages.carry_on, peer))

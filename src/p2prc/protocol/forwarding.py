@@ -68,6 +68,14 @@ def parse_forward_ports(
     return tuple(ranges), services
 
 
+def parse_port_ranges(text: str) -> tuple[tuple[int, int], ...]:
+    """Read `20000-29999,443`, or `none`. Raises SettingInvalid."""
+    ranges, services = parse_forward_ports(text)
+    if services:
+        raise SettingInvalid("ports only, no names", hint="like `20000-29999,443`, or `none`")
+    return ranges
+
+
 def _name(name: str) -> str:
     if _NAME.fullmatch(name) is None:
         raise SettingInvalid(f"`{name[:80]}` is no name of a service: a-z, 0-9 and -", hint=_HINT)

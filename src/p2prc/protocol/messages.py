@@ -389,6 +389,38 @@ class EraseVolume(_Message, frozen=True, tag="erase-volume"):
     name: VolumeName
 
 
+# -- public ports ------------------------------------------------------------------------------
+
+
+MappingId = Annotated[str, Meta(pattern=r"^[0-9a-f]{10}$(?!\n)")]
+
+
+class OpenMapping(_Message, frozen=True, tag="open-mapping"):
+    """Listen at a public port for me; said again now and then it goes on, else it ends.
+
+    `port` 0 is any. What connects there comes to me as `TakeConnection`. It ends after
+    `lifetime_s` from now.
+    """
+
+    mapping: MappingId
+    protocol: Literal["tcp", "udp"] = "tcp"
+    port: Annotated[int, Meta(ge=0, le=65535)] = 0
+    lifetime_s: Annotated[float, Meta(gt=0, le=1e10)] | None = None
+
+
+class MappingOpened(_Message, frozen=True, tag="mapping-opened"):
+    """The port, and the hosts by which this node believes to be reached from outside."""
+
+    port: Annotated[int, Meta(ge=1, le=65535)]
+    hosts: Annotated[tuple[ShortText, ...], Meta(max_length=8)] = ()
+
+
+class EndMapping(_Message, frozen=True, tag="end-mapping"):
+    """Stop listening for me, and hang up what goes through it."""
+
+    mapping: MappingId
+
+
 # -- leases and attempts ----------------------------------------------------------------------
 
 
@@ -658,6 +690,17 @@ class DialPort(_Message, frozen=True, tag="dial-port", omit_defaults=True):
     carriage: CarriageToken = b""
 
 
+class TakeConnection(_Message, frozen=True, tag="take-connection"):
+    """Somebody connected to the public port that I lend you; after `Done` the stream carries it.
+
+    Datagrams have two bytes of length before them.
+    """
+
+    mapping: MappingId
+    client: ShortText = ""
+    carriage: CarriageToken = b""
+
+
 class PutFiles(_Message, frozen=True, tag="put-files"):
     """A tar archive follows as `Input` up to `EndInput`, for a folder below the working folder.
 
@@ -838,6 +881,9 @@ Control = (
     | ReadLedger
     | AskBulkDoor
     | BulkDoor
+    | OpenMapping
+    | MappingOpened
+    | EndMapping
     | Done
     | Refused
 )
@@ -850,6 +896,7 @@ Session = (
     | FollowLog
     | DialPort
     | DialService
+    | TakeConnection
     | PutFiles
     | GetFiles
     | OpenSsh

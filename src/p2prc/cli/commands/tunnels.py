@@ -1,4 +1,4 @@
-"""`forward`, `tunnels`, `unexpose`: ports of other machines, here."""
+"""`forward`, `expose`, `tunnels`, `unexpose`: ports of other machines here, and of mine there."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Any
 
 import click
 
-from p2prc.api.tunnel_schema import ForwardRequest, TunnelRow
+from p2prc.api.tunnel_schema import ExposeRequest, ForwardRequest, TunnelRow
 from p2prc.cli.failures import note
 from p2prc.cli.invocation import Invocation, command
 from p2prc.cli.render.output import write, write_json
 from p2prc.cli.render.text import plain, since, size, table
+from p2prc.cli.values import DURATION
 
 
 @command("forward")
@@ -43,10 +44,72 @@ def forward_command(invocation: Invocation, /, *, target: str, ports: str, udp: 
     note(f"leads to {plain(row.remote)} of {where}; end it: `p2prc unexpose {row.id}`")
 
 
+@command("expose")
+@click.argument("port", metavar="PORT")
+@click.option("--udp", is_flag=True, help="Datagrams instead of connections.")
+@click.option("--via", default="", metavar="NODE", help="The node to listen at; else any that may.")
+@click.option("--of", default="", metavar="NODE|LEASE", help="Whose port; else this machine's.")
+@click.option(
+    "--public",
+    "public_port",
+    type=click.IntRange(1, 65535),
+    default=None,
+    metavar="PORT",
+    help="The public port; else the gateway chooses one.",
+)
+@click.option("--name", default="", metavar="NAME", help="A name for people.")
+@click.option(
+    "--lifetime", type=DURATION, default=None, metavar="DURATION", help="End it after this."
+)
+@click.option("--follow", is_flag=True, help="Move to another gateway when its own is gone.")
+@click.pass_obj
+def expose_command(
+    invocation: Invocation,
+    /,
+    *,
+    port: str,
+    udp: bool,
+    via: str,
+    of: str,
+    public_port: int | None,
+    name: str,
+    lifetime: float | None,
+    follow: bool,
+) -> None:
+    """Give a port of mine a public address on a reachable node.
+
+    That node, the gateway, listens for everybody and hands over what connects. Its owner says who
+    may have public ports (`gateway.to`). PORT is one of this machine, or with --of of a container
+    that you hold or of a node. It stays until `p2prc unexpose` ends it, over restarts of either
+    side.
+    """
+    row = invocation.client.expose(
+        ExposeRequest(
+            service=port,
+            protocol="udp" if udp else "tcp",
+            via=via,
+            of=of,
+            public_port=public_port or 0,
+            name=name,
+            lifetime_s=lifetime,
+            follow=follow,
+        )
+    )
+    if invocation.as_json:
+        write_json(row)
+        return
+    write(plain(row.remote))
+    where = plain(row.node_name) or row.node[:10]
+    note(f"{where} listens there for everybody; end it: `p2prc unexpose {row.id}`")
+
+
 @command("tunnels")
 @click.pass_obj
 def tunnels_command(invocation: Invocation, /) -> None:
-    """Show the ports that are brought here, with their traffic."""
+    """Show the ports that are brought here or exposed, with their traffic.
+
+    Those of kind `lent` are public ports of this node that others have.
+    """
     rows = invocation.client.tunnels()
     if invocation.as_json:
         write_json(rows)
@@ -54,7 +117,7 @@ def tunnels_command(invocation: Invocation, /) -> None:
         headings = ("ID", "KIND", "LOCAL", "REMOTE", "OF", "OPEN", "IN", "OUT", "SINCE", "TROUBLE")
         write(table(headings, [_cells(row) for row in rows]))
     else:
-        note("no tunnels; make one: `p2prc forward NODE PORT`")
+        note("no tunnels; make one: `p2prc forward NODE PORT`, `p2prc expose PORT`")
 
 
 def _cells(row: TunnelRow) -> tuple[str, ...]:
