@@ -156,5 +156,5 @@ def test_bad_input_is_said(pair: list[NodeUnderTest]) -> None:
         assert ada.p2prc("--json", "forward", *words, status=status).error["message"]
     for value in ("0", "70000", "9-8", "x=1", "X=127.0.0.1:80", "a=host:0", "a=b/c:80", "80;90"):
         assert grace.p2prc("policy", "set", "forward.ports", value, status=None).status == 3, value
-    assert ada.p2prc("unexpose", "ff", status=4).err.startswith("error: no forward has the id")
+    assert ada.p2prc("unexpose", "ff", status=4).err.startswith("error: no tunnel has the id")
     assert ada.json("tunnels") == []

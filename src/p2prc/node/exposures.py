@@ -102,6 +102,7 @@ class Exposures:
         inside: Inside,
         state: State,
         post: Post,
+        *,
         tasks: Tasks,
         carriages: Carriages,
         gateways: Callable[[], Sequence[NodeId]],

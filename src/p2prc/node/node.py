@@ -268,9 +268,9 @@ class Node:
             self.inside,
             adapters.state,
             self.post,
-            tasks,
-            self.carriages,
-            self._gateways,
+            tasks=tasks,
+            carriages=self.carriages,
+            gateways=self._gateways,
         )
         self.runs = Runs(
             own=self.id,
