@@ -426,11 +426,15 @@ class RunRequest(_Work, frozen=True, kw_only=True):
 
 
 class _JobWork(_Work, frozen=True):
-    """What jobs have in common. `on` names allowed nodes."""
+    """What jobs have in common. `on` names allowed nodes.
+
+    That share of the tasks that `verify` says is done again on another node and compared.
+    """
 
     retries: Annotated[int, Meta(ge=0, le=100)] | None = None
     on: Annotated[list[_Name], Meta(max_length=1000)] = []
     is_isolated: bool = field(name="isolate", default=False)
+    verify: Annotated[float, Meta(ge=0, le=1)] = 0.0
 
 
 class JobRequest(_JobWork, frozen=True, kw_only=True):
@@ -566,10 +570,23 @@ class StepRow(Answer, frozen=True):
     tasks: TaskCounts
 
 
+class Verification(Answer, frozen=True):
+    """Results that were compared with another node's: `share` of them should be.
+
+    `reason` says why `unverified` ones could not be.
+    """
+
+    share: float
+    compared: int = 0
+    unverified: int = 0
+    reason: str = ""
+
+
 class JobDetail(JobRow, frozen=True):
     """A job in full. `nodes` is by node id; `blocked` says why nothing runs, else it is empty.
 
     `safety` says why the job would not survive its submitter; it is empty where it would.
+    `verification` is null where nothing is verified.
     """
 
     steps: list[StepRow] = []
@@ -579,6 +596,7 @@ class JobDetail(JobRow, frozen=True):
     to: str | None = None
     blocked: str = ""
     safety: str = ""
+    verification: Verification | None = None
 
 
 class JobProgress(Answer, frozen=True, tag="progress", tag_field="type"):

@@ -74,6 +74,7 @@ class AsyncClient:
         on: Sequence[str] = (),
         chunk: int = 1,
         retries: int | None = None,
+        verify: float = 0.0,
         **work: Any,
     ) -> AsyncJob:
         def submit() -> Job:
@@ -86,6 +87,7 @@ class AsyncClient:
                 on=on,
                 chunk=chunk,
                 retries=retries,
+                verify=verify,
                 **work,
             )
 

@@ -146,12 +146,14 @@ class Client:
         on: Sequence[str] = (),
         chunk: int = 1,
         retries: int | None = None,
+        verify: float = 0.0,
         **work: Any,
     ) -> Job:
         """Run a command once for each value: `{NAME}` in it, `outputs` and `to` stands for it.
 
         `inputs` are files and folders here, `outputs` patterns of what comes back to the folder
-        `to`; `on` names the only nodes allowed. Returns once the inputs are read: the job goes on
+        `to`; `on` names the only nodes allowed. That share of the tasks that `verify` says is done
+        again on another node and compared. Returns once the inputs are read: the job goes on
         without this program. Raises JobInvalid.
         """
         fields = {
@@ -164,6 +166,7 @@ class Client:
             "on": list(on),
             "chunk": chunk,
             "retries": retries,
+            "verify": verify,
         }
         created = self._control.submit(_converted(fields, JobRequest))
         return Job(self._control, created.id, created.key)

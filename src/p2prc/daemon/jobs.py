@@ -75,6 +75,7 @@ class JobDesk:
                 parameters=parameters,
                 retries=RETRIES if request.retries is None else request.retries,
                 is_isolated=request.is_isolated,
+                verify=request.verify,
             )
             job = Job(
                 name=request.name or " ".join(request.argv)[:200],
@@ -151,6 +152,7 @@ class JobDesk:
             to=runner.stored.to_folder,
             blocked=_blocked(runner),
             safety=runner.holder.safety_reason,
+            verification=_verification(runner),
         )
 
     async def events(self, runner: JobRunner) -> AsyncIterator[schema.JobEvent]:
@@ -232,7 +234,8 @@ class JobDesk:
         )
 
     def _shares(self, runner: JobRunner) -> dict[str, schema.NodeShare]:
-        left_out = runner.holder.left_out
+        caught = {node: fact.reason for node, fact in runner.ledger.caught.items()}
+        left_out = {**runner.holder.left_out, **caught}
         return {
             node: schema.NodeShare(
                 succeeded=counts.succeeded,
@@ -307,6 +310,19 @@ class JobDesk:
 
 def _key(job: JobId, description: Job) -> str:
     return job_key(job, description.salt)
+
+
+def _verification(runner: JobRunner) -> schema.Verification | None:
+    share = max(step.verify for step in runner.job.steps)
+    if not share:
+        return None
+    compared, unverified = runner.ledger.checks
+    return schema.Verification(
+        share=share,
+        compared=compared,
+        unverified=unverified,
+        reason=runner.ledger.unverified_reason,
+    )
 
 
 def _see_own(runner: JobRunner, does: str) -> None:

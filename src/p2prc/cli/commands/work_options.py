@@ -126,6 +126,17 @@ _OPTIONS = [
 ]
 
 
+def verify_option(function: _Decorated) -> _Decorated:
+    """Add the share of tasks that are done twice and compared."""
+    return click.option(
+        "--verify",
+        type=click.FloatRange(0, 1),
+        default=0.0,
+        metavar="SHARE",
+        help="Do this share of the tasks again on another node and compare, like `0.1`.",
+    )(function)
+
+
 def work_options(function: _Decorated) -> _Decorated:
     """Add the options to a command; it takes them as one `WorkOptions`, `work`."""
     return _with([*_FILES, *_OPTIONS, _TIMEOUT], function)

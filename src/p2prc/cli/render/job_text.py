@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from p2prc.api.schema import JobDetail, JobRow, NodeShare, TaskCounts, TaskFailure, TaskLog
+from p2prc.api.schema import (
+    JobDetail,
+    JobRow,
+    NodeShare,
+    TaskCounts,
+    TaskFailure,
+    TaskLog,
+    Verification,
+)
 from p2prc.cli.render.text import (
     NOTHING,
     counted,
@@ -55,6 +63,8 @@ def job_text(job: JobDetail) -> str:
         entries.append(("safe", "yes: it would survive this node"))
     elif job.safety and job.finished_at is None:
         entries.append(("safe", f"no: {job.safety}"))
+    if job.verification is not None:
+        entries.append(("verified", verification_text(job.verification)))
     if job.blocked:
         entries.append(("waits for", job.blocked))
     parts = [pairs(entries), _steps(job), shares_table(job), failures_text(job.id, job.failures)]
@@ -72,6 +82,14 @@ def _steps(job: JobDetail) -> str:
     if len(job.steps) < 2:
         return ""
     return pairs((f"step {plain(step.name)}", _counts(step.tasks)) for step in job.steps)
+
+
+def verification_text(of: Verification) -> str:
+    """Return how many results were compared, and why others were not."""
+    told = f"{counted(of.compared, 'task')} compared with another node's result"
+    if of.unverified:
+        told += f"; {of.unverified} could not be: {plain(of.reason)}"
+    return told
 
 
 def shares_table(job: JobDetail) -> str:
@@ -105,6 +123,8 @@ def summary(job: JobDetail) -> str:
         done += f", {job.tasks.failed} failed"
     if job.outputs_bytes:
         done += f"; {size(job.outputs_bytes)}" + (f" in {plain(job.to)}" if job.to else "")
+    if job.verification is not None:
+        done += f"\nverified: {verification_text(job.verification)}"
     parts = [shares_table(job), failures_text(job.id, job.failures), done]
     return "\n\n".join(part for part in parts if part)
 
