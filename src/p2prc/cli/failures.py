@@ -11,6 +11,8 @@ import click
 from p2prc.errors import P2prcError
 
 USAGE_STATUS = 2
+COULD_NOT_RUN_STATUS = 125
+"""What `run`, `exec` and `ssh` end with when the command itself could not."""
 INTERRUPTED_STATUS = 130
 BROKEN_PIPE_STATUS = 141
 """What a shell reports of a program that its reader left."""

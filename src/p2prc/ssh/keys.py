@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from binascii import b2a_base64
+from typing import TYPE_CHECKING
 
-from p2prc.model.identity import NodeId
+if TYPE_CHECKING:
+    # Not when it runs: the command line, which is in a hurry, needs nothing else of it.
+    from p2prc.model.identity import NodeId
 
 _KIND = b"ssh-ed25519"
 _BLOCK_BYTES = 8

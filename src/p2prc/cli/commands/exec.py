@@ -17,8 +17,7 @@ import click
 from p2prc.api.connection import JsonObject, quoted
 from p2prc.api.duplex_client import DuplexCall
 from p2prc.cli.command_answer import read_answer
-from p2prc.cli.commands.run import COULD_NOT_RUN_STATUS
-from p2prc.cli.failures import tell
+from p2prc.cli.failures import COULD_NOT_RUN_STATUS, tell
 from p2prc.cli.invocation import Invocation, RunLike, command
 from p2prc.cli.values import variables
 from p2prc.errors import InvalidInput, LeaseUnknown, P2prcError, from_fields

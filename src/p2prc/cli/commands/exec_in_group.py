@@ -13,8 +13,7 @@ from p2prc.api.connection import JsonObject, quoted
 from p2prc.api.container_schema import GroupRow
 from p2prc.api.duplex_client import DuplexCall
 from p2prc.cli.command_answer import read_answer
-from p2prc.cli.commands.run import COULD_NOT_RUN_STATUS
-from p2prc.cli.failures import tell
+from p2prc.cli.failures import COULD_NOT_RUN_STATUS, tell
 from p2prc.cli.invocation import Invocation
 from p2prc.cli.render.text import plain
 from p2prc.errors import InvalidInput, P2prcError, from_fields

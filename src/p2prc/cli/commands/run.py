@@ -15,11 +15,10 @@ import click
 
 from p2prc.api.connection import JsonObject, events
 from p2prc.cli.commands.work_options import taken_from, work_options
-from p2prc.cli.failures import note, slow_note, tell
+from p2prc.cli.failures import COULD_NOT_RUN_STATUS, note, slow_note, tell
 from p2prc.cli.invocation import Invocation, RunLike, command
 from p2prc.errors import P2prcError, from_fields
 
-COULD_NOT_RUN_STATUS = 125
 KEPT_OUTPUT_LIMIT_BYTES = 1 << 20
 """How much of each of the command's streams `--json` repeats, counted from the end."""
 

@@ -12,24 +12,25 @@ import re
 import shlex
 import shutil
 import socket
-import subprocess
 import sys
-import threading
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from p2prc.api.address import ssh_socket_path
 from p2prc.api.connection import JsonObject, call, quoted
-from p2prc.api.duplex_client import DuplexCall
 from p2prc.cli import ssh_connector
-from p2prc.cli.commands.run import COULD_NOT_RUN_STATUS
-from p2prc.cli.failures import tell
+from p2prc.cli.failures import COULD_NOT_RUN_STATUS, tell
 from p2prc.cli.invocation import CommandWithTail, Invocation, command
 from p2prc.errors import HomeUnusable, InvalidInput, P2prcError, RuntimeMissing
-from p2prc.model.identity import NodeId
 from p2prc.ssh.keys import private_file, public_line
+
+if TYPE_CHECKING:
+    # Loaded when they are needed: every `p2prc ssh` waits for what this module loads.
+    from p2prc.api.duplex_client import DuplexCall
+    from p2prc.model.identity import NodeId
 
 _PIECE_BYTES = 64 * 1024
 _DOMAIN = ".p2prc"
@@ -69,11 +70,12 @@ def _ssh(invocation: Invocation, lease: str, argv: list[str], *, on_terminal: bo
         raise RuntimeMissing(
             "there is no ssh client here", hint="install OpenSSH's; or use `p2prc exec`"
         )
-    config = _prepare(invocation, NodeId(_facts(invocation, lease)["own"]))
+    config = _prepare(invocation, _facts(invocation, lease)["own"])
     words = [program, "-F", str(config), *(["-t"] if on_terminal else []), lease + _DOMAIN]
     # The client joins words with spaces for a shell on the other side.
     words += ["--", *map(shlex.quote, argv)] if argv else []
-    status = subprocess.run(words, check=False).returncode
+    # Loading `subprocess` takes longer than all this.
+    status = os.spawnv(os.P_WAIT, program, words)  # noqa: S606
     return COULD_NOT_RUN_STATUS if status in (_SSH_FAILED_STATUS, -1) else status
 
 
@@ -84,6 +86,8 @@ def ssh_config_command(invocation: Invocation, /) -> None:
 
     The lines are for ~/.ssh/config; a container is LEASE.p2prc then.
     """
+    from p2prc.model.identity import NodeId  # noqa: PLC0415
+
     config = _prepare(invocation, NodeId(invocation.client.status().id))
     click.echo(config.read_text(), nl=False)
 
@@ -96,8 +100,12 @@ def connect_command(invocation: Invocation, /, *, lease: str) -> None:
 
     Its bytes come from standard input and go to standard output.
     """
+    import threading  # noqa: PLC0415
+
+    from p2prc.api.duplex_client import DuplexCall  # noqa: PLC0415
+
     name = lease.removesuffix(_DOMAIN)
-    node = NodeId(_facts(invocation, name)["host"])
+    node = _facts(invocation, name)["host"]
     known = _folder(invocation) / "known"
     known.mkdir(mode=0o700, exist_ok=True)
     for typed in (name, name + _DOMAIN):
