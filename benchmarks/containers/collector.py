@@ -35,8 +35,9 @@ from p2prc.transport.memory import MemoryNetwork
 from p2prc.wire.signed import public_key_of
 
 LEASES = 50
-ROUNDS = 5
+ROUNDS = 3
 ROUND_S = 6.0
+SETTLE_S = 3.0
 COLLECTOR_PERCENT = 1.0
 PEER = NodeId("a" * 64)
 LIMITS = Limits(cpu_millis=100, memory_bytes=64 * MEBIBYTE, disk_bytes=64 * MEBIBYTE, processes=16)
@@ -48,17 +49,27 @@ def measure() -> Part:
 
 
 async def _measure() -> Part:
+    idle, working = await _of_leases(has_sessions=True), await _of_leases(has_sessions=False)
+    times = {f"idle: {what}": each for what, each in idle.times_s.items()}
+    times |= {f"waiting: {what}": each for what, each in working.times_s.items()}
+    return Part([*idle.figures, *working.figures], times)
+
+
+async def _of_leases(*, has_sessions: bool) -> Part:
+    """Measure with containers in which nothing runs, or with leases whose command waits."""
     with tempfile.TemporaryDirectory(prefix="p2prc-bench-") as folder:
-        async with AsyncExitStack() as stack:
+        async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
             node = await open_one(stack, Path(folder))
-            async with asyncio.TaskGroup() as group:
-                await asyncio.gather(*(lend(node, number) for number in range(LEASES)))
-                commands = [group.create_task(wait_in(node, number)) for number in range(LEASES)]
-                await asyncio.sleep(3)
-                part = await watch_them(node)
-                for command in commands:
-                    command.cancel()
-                return part
+            made = (lend(node, number, has_sessions=has_sessions) for number in range(LEASES))
+            await asyncio.gather(*made)
+            numbers = () if has_sessions else range(LEASES)
+            commands = [group.create_task(wait_in(node, number)) for number in numbers]
+            await asyncio.sleep(SETTLE_S)
+            kind = "idle leases" if has_sessions else "leases with a command"
+            part = await watch_them(node, kind)
+            for command in commands:
+                command.cancel()
+            return part
 
 
 async def open_one(stack: AsyncExitStack, folder: Path) -> Node:
@@ -93,9 +104,9 @@ def lease_of(number: int) -> LeaseId:
     return LeaseId(f"{number:020x}")
 
 
-async def lend(node: Node, number: int) -> None:
+async def lend(node: Node, number: int, *, has_sessions: bool) -> None:
     granted: asyncio.Future[Control] = asyncio.get_running_loop().create_future()
-    request = RequestLease(lease_of(number), Workload(LIMITS))
+    request = RequestLease(lease_of(number), Workload(LIMITS), has_sessions=has_sessions)
     node.provider.letter(PEER, request, granted.set_result)
     answer = await granted
     assert isinstance(answer, LeaseGranted), answer
@@ -110,38 +121,39 @@ async def printed(_: OutputChunk) -> None:
     """Nothing is printed."""
 
 
-async def watch_them(node: Node) -> Part:
-    with_it, without, of_leases = [], [], []
+async def watch_them(node: Node, kind: str) -> Part:
+    with_it, without, of_leases, not_asked = [], [], [], []
     for _ in range(ROUNDS):
         own, supervisors = await part_of_a_core()
         with_it.append(own)
         of_leases.append(supervisors)
         node.collector.pause()
-        own, _supervisors = await part_of_a_core()
+        own, supervisors = await part_of_a_core()
         without.append(own)
+        not_asked.append(supervisors)
         node.collector.resume()
     cost = statistics.median(with_it) - statistics.median(without)
     samples_s = [await one_sample_s(node) for _ in range(20)]
-    count = len(node.provider.leases())
+    told = f"{len(node.provider.leases())} {kind}"
     return Part(
         [
-            Figure(
-                f"collector, {count} leases, a sample a second, of a core",
-                100 * cost,
-                "%",
-                at_most=COLLECTOR_PERCENT,
-            ),
-            Figure("node without its collector", 100 * statistics.median(without), "%"),
-            Figure("one sample, processor time in the node", median_ms(samples_s), "ms"),
-            Figure(f"supervisors of {count} leases", 100 * statistics.median(of_leases), "%"),
+            _share(f"collector, {told}, a sample a second", cost, at_most=COLLECTOR_PERCENT),
+            Figure(f"one sample of {told}, in the node", median_ms(samples_s), "ms"),
+            _share(f"supervisors of {told}, asked once a second", statistics.median(of_leases)),
+            _share(f"supervisors of {told}, not asked", statistics.median(not_asked)),
         ],
         {
             "with the collector (cores)": with_it,
             "without it (cores)": without,
             "supervisors (cores)": of_leases,
+            "supervisors, not asked (cores)": not_asked,
             "one sample": samples_s,
         },
     )
+
+
+def _share(title: str, cores: float, at_most: float | None = None) -> Figure:
+    return Figure(title, 100 * cores, "% core", at_most=at_most)
 
 
 async def part_of_a_core() -> tuple[float, float]:
