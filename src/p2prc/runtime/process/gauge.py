@@ -29,9 +29,8 @@ class Gauge:
         self.percent = 0.0
         self.memory = self.memory_peak = self.command_peak = self.disk = 0
 
-    def look_at_memory(self, known: list[int] | None = None) -> int:
+    def look_at_memory(self, pids: list[int]) -> int:
         """Measure and return the memory that all processes use now."""
-        pids = self._place.processes() if known is None else known
         used = watch.memory_bytes(pids, self._start.memory_bytes) + self._hidden
         if init := self._place.init():
             used += watch.shared_memory_bytes(init)
@@ -40,13 +39,13 @@ class Gauge:
         self.memory_peak = max(self.memory_peak, used)
         return used
 
-    def memory_excess(self) -> str:
+    def memory_excess(self, pids: list[int]) -> str:
         """Measure the memory; say what is wrong with it, or nothing."""
-        used, limit = self.look_at_memory(), self._start.memory_bytes
+        used, limit = self.look_at_memory(pids), self._start.memory_bytes
         return f"memory: {_mib(used)} used, {_mib(limit)} allowed" if used > limit else ""
 
-    def disk_excess(self, *, is_busy: bool) -> str:
-        """Measure the disk; say what is wrong with it, or nothing."""
+    def disk_excess(self, pids: list[int] | None = None) -> str:
+        """Measure the disk and what these processes hold; say what is wrong with it, or nothing."""
         try:
             with own_power(self._start.uid):
                 work = folders.used_bytes(f"{self._start.folder}/work")
@@ -54,8 +53,7 @@ class Gauge:
                 used += sum(folders.used_bytes(source) for source, _ in self._start.volumes)
         except folders.TooDeep as error:
             return f"disk: {error}"
-        if is_busy:
-            pids = self._place.processes()
+        if pids is not None:
             unnamed, self._hidden = watch.unnamed_bytes(pids, self._device)
             used += unnamed
         self.disk = used

@@ -309,7 +309,7 @@ class Supervisor:
         return used_s, peak
 
     def _excess_at_end(self) -> str:
-        return self._gauge.disk_excess(is_busy=False)
+        return self._gauge.disk_excess()
 
     def _verdict(self, finished: Finished, request: Execute, excess: str) -> tuple[str, str]:
         """Say in our words why the command did not end by itself, or nothing."""
@@ -331,19 +331,20 @@ class Supervisor:
         elif now >= self._keeping.gives_up_at:
             self._end = ("lease-ended", "the node did not come back")
         elif self._is_busy and now >= self._look_at:
-            self._look_at_busy(now)
+            self._look_at_busy(now, self._place.processes())
         elif not self._is_busy and now >= self._look_when_idle_at:
             self._look_when_idle_at = now + _LOOK_WHEN_IDLE_S
             # Only an agent that the tenant has replaced can leave anything running.
-            if len(self._place.processes()) > 1 or self._gauge.memory_excess():
+            pids = self._place.processes()
+            if len(pids) > 1 or self._gauge.memory_excess(pids):
                 self._place.kill()
 
     @property
     def _is_busy(self) -> bool:
         return bool(self._running)
 
-    def _look_at_busy(self, now: float) -> None:
-        watch.be_polite(self._place.processes())
+    def _look_at_busy(self, now: float, pids: list[int]) -> None:
+        watch.be_polite(pids)
         if self._is_suspended:
             self._suspend(is_suspended=True)
         for number, running in list(self._running.items()):
@@ -353,27 +354,27 @@ class Supervisor:
             elif now >= running.times_out_at:
                 limit_s = running.request.timeout_s
                 self._stop(number, "timed-out", f"the command ran longer than {limit_s:g} s")
-        if excess := self._too_many() or self._gauge.memory_excess():
+        if excess := self._too_many(pids) or self._gauge.memory_excess(pids):
             self._hold_back(excess)
         else:
             self._recover()
             if now >= self._look_at_disk_at:
-                self._look_at_disk(now)
+                self._look_at_disk(now, pids)
         took_s = time.monotonic() - now
         self._look_at = now + max(_LOOK_S, _SHARE_OF_LOOKING * took_s)
         for running in self._running.values():
             if not running.cause[0]:
                 self._look_at = min(self._look_at, running.times_out_at)
 
-    def _too_many(self) -> str:
+    def _too_many(self, pids: list[int]) -> str:
         """Say what the kernel cannot be asked to count without walls, or nothing."""
-        count, limit = len(self._place.processes()), self._start.processes
+        count, limit = len(pids), self._start.processes
         if isinstance(self._place, BarePlace) and count > limit:
             return f"processes: {count} run, {limit} allowed"
         return ""
 
-    def _look_at_disk(self, now: float) -> None:
-        if excess := self._gauge.disk_excess(is_busy=True):
+    def _look_at_disk(self, now: float, pids: list[int]) -> None:
+        if excess := self._gauge.disk_excess(pids):
             self._give_up(excess)
         took_s = time.monotonic() - now
         self._look_at_disk_at = now + max(_LOOK_AT_DISK_S, _SHARE_OF_LOOKING * took_s)

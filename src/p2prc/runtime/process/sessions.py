@@ -69,15 +69,15 @@ class SessionsSupervisor(Supervisor):
             return "limit-exceeded", self._excess
         return super()._verdict(finished, request, excess)
 
-    def _look_at_busy(self, now: float) -> None:
-        used_s = self._place.cpu_s()
+    def _look_at_busy(self, now: float, pids: list[int]) -> None:
+        used_s = self._place.cpu_s(pids)
         # Who sleeps is looked at less often, and not closely: many leases sleep.
         is_calm = used_s - self._used_s < _CALM_S and not self._excess
         is_asleep = used_s == self._used_s and self._pause_s >= _LONGEST_PAUSE_S
         if is_asleep and now < min(self._next_timeout(), self._look_closely_at):
             self._look_at = now + _LONGEST_PAUSE_S
         else:
-            super()._look_at_busy(now)
+            super()._look_at_busy(now, pids)
             self._look_closely_at = now + _LOOK_CLOSELY_S
         self._pause_s = min(2 * self._pause_s + _LOOK_S, _LONGEST_PAUSE_S) if is_calm else 0.0
         self._used_s = used_s
