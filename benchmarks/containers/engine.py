@@ -10,9 +10,12 @@ import os
 import subprocess
 import tempfile
 import time
+import uuid
 from pathlib import Path
 
+from benchmarks.containers.inhabitants import Inhabitants
 from benchmarks.containers.part import Part, Took, median_ms, nothing_taken
+from benchmarks.containers.process import BOMBS_OF, PROCESSES, explode
 from benchmarks.report import Figure
 from p2prc.model.identity import LeaseId
 from p2prc.model.resources import Limits
@@ -20,18 +23,20 @@ from p2prc.runtime.docker.adapter import DockerRuntime
 from p2prc.runtime.docker.presence import candidates, find_engine
 from p2prc.runtime.port import SandboxSpec
 
-ROUNDS = 12
+ROUNDS = 15
 COMMANDS = 3
-BOMB_S = 0.3
-FORK_BOMB = "import os\nwhile True:\n  try: os.fork()\n  except OSError: pass"
+KINDS = (None, *BOMBS_OF)
+"""Of life: without a bomb, or with one."""
 NAME = "p2prc-benchmark"
 AT_MOST = {"create": 1.0, "exec `true`": 1.3, "rm": 1.0}
 """Times of the engine's own command line."""
 GONE_MS = 150.0
 
 
-async def our_life(runtime: DockerRuntime, folder: Path, took: Took, *, is_bomb: bool) -> None:
-    """Note how long a lease takes to create, for `true`, and to be gone."""
+async def our_life(
+    runtime: DockerRuntime, folder: Path, took: Took, *, bomb: str | None = None
+) -> None:
+    """Note how long a lease takes to create, for `true`, and to be gone; or for a bomb in it."""
     clock = time.perf_counter
     spec = SandboxSpec(LeaseId(folder.name), folder, Limits(), "container", has_sessions=True)
     began = clock()
@@ -42,17 +47,21 @@ async def our_life(runtime: DockerRuntime, folder: Path, took: Took, *, is_bomb:
         running = await sandbox.execute(["true"], variables={})
         await running.wait()
         took["exec `true`"].append(clock() - began)
-    if is_bomb:
-        bomb = await sandbox.execute(["python", "-c", FORK_BOMB], variables={})
-        await asyncio.sleep(BOMB_S)
-        began = clock()
-        await sandbox.end()
-        took["fork bomb to gone"].append(clock() - began)
-        await bomb.wait()
-    else:
+    if bomb is None:
         began = clock()
         await sandbox.end()
         took["rm"].append(clock() - began)
+        return
+    mark = uuid.uuid4().hex
+    running = await sandbox.execute([*BOMBS_OF[bomb], mark], variables={})
+    tenants = await asyncio.to_thread(Inhabitants, mark)
+    await asyncio.to_thread(explode, tenants)
+    gone = asyncio.create_task(asyncio.to_thread(tenants.gone_at))
+    began = clock()
+    await sandbox.end()
+    took[f"rm of {bomb} that fork"].append(clock() - began)
+    took[f"{bomb} that fork"].append(await gone - began)
+    await running.wait()
 
 
 def their_life(image: str, took: Took) -> None:
@@ -88,7 +97,7 @@ async def _measure() -> Part:
             [host] = await runtime.offered_images()
             for number in range(ROUNDS):
                 lease = Path(folder) / "leases" / f"{number:020x}"
-                await our_life(runtime, lease, ours, is_bomb=number % 2 == 1)
+                await our_life(runtime, lease, ours, bomb=KINDS[number % len(KINDS)])
                 await asyncio.to_thread(their_life, host.digest, theirs)
         finally:
             await runtime.close()
@@ -105,5 +114,8 @@ def _figures(ours: Took, theirs: Took) -> list[Figure]:
             Figure(f"container: {what}", mine, "ms"),
             Figure(f"container: {what} / docker", mine / rival, "x", at_most=at_most),
         ]
-    gone = median_ms(ours["fork bomb to gone"])
-    return [*found, Figure("container: fork bomb to gone", gone, "ms", at_most=GONE_MS)]
+    for kind in BOMBS_OF:
+        gone = median_ms(ours[f"{kind} that fork"])
+        title = f"container: kill to gone, {PROCESSES} {kind} that fork"
+        found.append(Figure(title, gone, "ms", at_most=GONE_MS))
+    return found

@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
 
 from p2prc.errors import LeaseEnded, MachineCannot
+from p2prc.runtime.docker import handles
 from p2prc.runtime.docker.engine import EngineExec, EngineStream, Facts
 from p2prc.runtime.port import Exit, OutputChunk, Terminal
 
@@ -214,7 +213,7 @@ class DockerExecution:
 
     async def _status(self) -> int:
         """Wait for the exit status; a lease's lifetime bounds the wait."""
-        await _gone(self.pid, self._container)
+        await handles.gone(self.pid, self._container)
         pause_s = _FIRST_LOOK_S
         while True:
             facts = await self._command.facts()
@@ -255,35 +254,3 @@ class DockerExecution:
     def _close_output(self) -> None:
         self._is_closed = True
         self._changed.set()
-
-
-async def _gone(pid: int, container: str) -> None:
-    """Wait for a process of a container to end; return at once for one that is not here.
-
-    Behind a virtual machine's wall the same number is somebody else's.
-    """
-    try:
-        handle = os.pidfd_open(pid)
-    except (OSError, AttributeError):
-        return
-    try:
-        try:
-            groups = Path(f"/proc/{pid}/cgroup").read_text(encoding="ascii")  # noqa: ASYNC240
-        except OSError:
-            return
-        if container not in groups:
-            return
-        loop = asyncio.get_running_loop()
-        ended: asyncio.Future[None] = loop.create_future()
-        loop.add_reader(handle, _set, ended)
-        try:
-            await ended
-        finally:
-            loop.remove_reader(handle)
-    finally:
-        os.close(handle)
-
-
-def _set(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)

@@ -14,6 +14,7 @@ from typing import Protocol
 from p2prc.errors import JobInvalid, LeaseEnded, MachineCannot, PeerBusy, RuntimeMissing
 from p2prc.model.resources import MEBIBYTE, Usage
 from p2prc.runtime import archive
+from p2prc.runtime.docker import handles
 from p2prc.runtime.docker.config import INPUTS, WORK, since_start_s
 from p2prc.runtime.docker.control import Control
 from p2prc.runtime.docker.engine import Engine, EngineStream
@@ -261,6 +262,8 @@ class DockerSandbox:
         if self._meter is not None and os.geteuid() == 0:
             if is_last:
                 self._meter.lift_cpu_limit()
+                if await handles.kill_with_all(self._pid, self.container):
+                    return
             self._meter.signal_all(self.container, spared=self._pid)
         await control.kill_all()
 
