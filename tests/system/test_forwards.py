@@ -4,70 +4,13 @@ from __future__ import annotations
 
 import socket
 import socketserver
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from tests.system.conftest import MakeNodes
+from tests.system.echo import Threaded, echoing, talk
 from tests.system.nodes import NodeUnderTest, wait_until
-
-
-class Echo(socketserver.BaseRequestHandler):
-    """Says what it is told, and `bye` at the end of it."""
-
-    def handle(self) -> None:
-        if isinstance(self.request, tuple):
-            content, sock = self.request
-            sock.sendto(b"echo " + content, self.client_address)
-            return
-        while content := self.request.recv(1 << 16):
-            self.request.sendall(content)
-        self.request.sendall(b"bye")
-
-
-@contextmanager
-def echoing(kind: type[socketserver.TCPServer]) -> Iterator[int]:
-    with kind(("127.0.0.1", 0), Echo) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-        thread.start()
-        try:
-            yield int(server.socket.getsockname()[1])
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-class Threaded(socketserver.ThreadingTCPServer):
-    daemon_threads = True
-
-
-def _talk(local: str, content: bytes) -> bytes:
-    """Send, say that nothing more comes, and return everything that comes back."""
-    if "/" in local:
-        connection = socket.socket(socket.AF_UNIX)
-        connection.connect(local)
-    else:
-        host, _, port = local.rpartition(":")
-        connection = socket.create_connection((host, int(port)), timeout=10)
-    with connection:
-        connection.settimeout(10)
-        sender = threading.Thread(target=_send, args=(connection, content))
-        sender.start()
-        found = b""
-        with suppress(ConnectionError):
-            while piece := connection.recv(1 << 16):
-                found += piece
-        sender.join()
-    return found
-
-
-def _send(connection: socket.socket, content: bytes) -> None:
-    with suppress(OSError):
-        connection.sendall(content)
-        connection.shutdown(socket.SHUT_WR)
 
 
 @pytest.fixture
@@ -82,16 +25,16 @@ def test_ports_of_a_node_only_where_its_owner_names_them(
     with echoing(Threaded) as port, echoing(socketserver.UDPServer) as datagram_port:
         local = ada.p2prc("forward", grace.name, f"0:{port}").out.strip()
         # Nothing is lent: the connection ends, and the row says why.
-        assert _talk(local, b"hello") == b""
+        assert talk(local, b"hello") == b""
         assert "does not let others reach" in ada.json("tunnels")[0]["trouble"]
         grace.p2prc(
             "policy", "set", "forward.ports", f"{port},{datagram_port},echo=127.0.0.1:{port}"
         )
         large = bytes(range(256)) * 20_000
-        assert _talk(local, large) == large + b"bye"
+        assert talk(local, large) == large + b"bye"
         path = tmp_path / "echo.sock"
         ada.p2prc("forward", grace.name, f"{path}:echo")
-        assert _talk(str(path), b"by name") == b"by namebye"
+        assert talk(str(path), b"by name") == b"by namebye"
         rows = ada.json("tunnels")
         assert rows[0]["bytes_in"] == len(large) + 3
         assert rows[0]["bytes_out"] == len(large)
@@ -115,14 +58,14 @@ def test_ports_of_a_node_only_where_its_owner_names_them(
             rows[1]["id"],
             row["id"],
         ]
-        wait_until(lambda: _talk(local, b"again") == b"againbye", "the forward works again")
+        wait_until(lambda: talk(local, b"again") == b"againbye", "the forward works again")
 
         grace.p2prc("policy", "deny", ada.name)
-        assert _talk(local, b"hello") == b""
+        assert talk(local, b"hello") == b""
     said = ada.p2prc("unexpose", rows[0]["id"])
     assert said.out.strip() == rows[0]["id"]
     with pytest.raises(ConnectionRefusedError):
-        _talk(local, b"")
+        talk(local, b"")
     assert len(ada.json("tunnels")) == 2
 
 
@@ -133,11 +76,11 @@ def test_ports_of_containers(pair: list[NodeUnderTest]) -> None:
     )
     local = ada.p2prc("forward", "web", "8123").out.strip()
     wait_until(
-        lambda: _talk(local, b"GET / HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.0 200"), "it serves"
+        lambda: talk(local, b"GET / HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.0 200"), "it serves"
     )
     assert ada.json("tunnels")[0]["lease"] == lease["id"]
     ada.p2prc("rm", "web")
-    assert _talk(local, b"GET / HTTP/1.0\r\n\r\n") == b""
+    assert talk(local, b"GET / HTTP/1.0\r\n\r\n") == b""
     assert ada.json("tunnels")[0]["trouble"]
 
 

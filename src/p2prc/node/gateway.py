@@ -31,6 +31,8 @@ from p2prc.runtime.port import Link
 from p2prc.storage.state import State
 
 LOOK_S = 5.0
+KEPT_AGAIN_S = 300.0
+"""So often, not with each asking, the disk is told that an owner was there."""
 _KEY = "gateway:"
 _DAY_KEY = "gateway-day"
 _ENDED_LIMIT = 1000
@@ -53,6 +55,7 @@ class Lent:
     traffic: Traffic = field(default_factory=Traffic)
     connections: int = 0
     trouble: str = ""
+    kept_at: float = 0.0
     close: Callable[[], Awaitable[None]] | None = None
     carrying: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -61,8 +64,15 @@ class Gateway:
     """The public ports that this node lends. `hosts` are those by which it is reached."""
 
     def __init__(
-        self, own: NodeId, inside: Inside, state: State, hosts: Callable[[], tuple[str, ...]]
+        self,
+        own: NodeId,
+        inside: Inside,
+        state: State,
+        *,
+        hosts: Callable[[], tuple[str, ...]],
+        is_put_out: Callable[[NodeId], bool],
     ) -> None:
+        self._is_put_out = is_put_out
         self._book = GatewayBook(own)
         self._inside = inside
         self._state = state
@@ -100,7 +110,9 @@ class Gateway:
                 await self._take_up(msgspec.json.decode(content, type=Granted))
         while True:
             await asyncio.sleep(LOOK_S)
-            for granted in self._book.overdue(time.time()):
+            over = self._book.overdue(time.time())
+            over += [each for each in self._book.all() if self._is_put_out(each.owner)]
+            for granted in over:
                 await self._end(granted, "it is over")
             self._write_day()
 
@@ -150,7 +162,8 @@ class Gateway:
             lent.granted = known
             if lent.close is None:
                 await self._listen(lent)
-            self._keep(known)
+            if now >= lent.kept_at + KEPT_AGAIN_S:
+                self._keep(lent)
             return lent
         if (other := self._book.get(peer, request.mapping)) is not None:
             await self._end(other, "it was asked for anew")
@@ -171,7 +184,7 @@ class Gateway:
                 continue
             self._book.take_up(granted)
             self._lent[granted.key] = lent
-            self._keep(granted)
+            self._keep(lent)
             log.info("a public port is lent", extra={"port": port, "peer": peer})
             return lent
         raise PortTaken("none of the ports that this node lends is free")
@@ -194,7 +207,9 @@ class Gateway:
             await _hang_up(lent)
         log.info("a public port ends", extra={"port": granted.port, "reason": reason})
 
-    def _keep(self, granted: Granted) -> None:
+    def _keep(self, lent: Lent) -> None:
+        granted = lent.granted
+        lent.kept_at = granted.seen_at
         self._state.set_values({_name(granted): msgspec.json.encode(granted)})
 
     def _new(self, granted: Granted) -> Lent:

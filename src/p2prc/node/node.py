@@ -263,7 +263,13 @@ class Node:
         self.inside = Inside(self.id, self.links, self.session, tasks)
         self.host_ports = HostPorts(self.carriages)
         self.forwards = Forwards(self.inside, adapters.state)
-        self.gateway = Gateway(self.id, self.inside, adapters.state, self._public_hosts)
+        self.gateway = Gateway(
+            self.id,
+            self.inside,
+            adapters.state,
+            hosts=self._public_hosts,
+            is_put_out=self.network.is_put_out,
+        )
         self.exposures = Exposures(
             self.inside,
             adapters.state,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from contextlib import suppress
 from typing import Any
 
@@ -12,6 +14,7 @@ from p2prc.runtime.port import Link
 
 STUCK_S = 3600.0
 """Bytes that nobody takes for so long are for nobody."""
+_RESET = struct.pack("ii", 1, 0)
 _READ_BYTES = 256 * 1024
 
 
@@ -67,6 +70,7 @@ class SocketBytes:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
+        self._has_ended = False
 
     async def read(self) -> bytes:
         """Return what comes next; nothing at the end. Raises OSError."""
@@ -79,11 +83,22 @@ class SocketBytes:
 
     async def end_writing(self) -> None:
         """Say that nothing more comes from us. Raises OSError."""
+        self._has_ended = True
         if self._writer.can_write_eof():
             self._writer.write_eof()
 
     async def close(self) -> None:
-        """Let go of both directions. Twice is safe."""
+        """Let go of both directions. Twice is safe.
+
+        What was cut off is reset: a reader must not take a part for the whole.
+        """
+        if not self._has_ended:
+            self._has_ended = True
+            with suppress(OSError, AttributeError):
+                self._writer.get_extra_info("socket").setsockopt(
+                    socket.SOL_SOCKET, socket.SO_LINGER, _RESET
+                )
+            self._writer.transport.abort()
         self._writer.close()
 
 

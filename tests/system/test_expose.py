@@ -1,0 +1,124 @@
+"""Public ports at other nodes: real nodes, real sockets."""
+
+from __future__ import annotations
+
+import socket
+import socketserver
+from pathlib import Path
+
+import pytest
+
+from tests.system.conftest import MakeNodes
+from tests.system.echo import Threaded, echoing, talk
+from tests.system.nodes import NodeUnderTest, wait_until
+
+
+def _lends(node: NodeUnderTest, ports: str = "20000-29999") -> None:
+    """Let members have public ports of the node, which for a test are this machine's alone."""
+    node.p2prc("policy", "set", "gateway.listen", "127.0.0.1")
+    for key, value in (("host", "127.0.0.1"), ("ports", ports), ("to", "members")):
+        node.p2prc("policy", "set", f"gateway.{key}", value)
+
+
+def _row(node: NodeUnderTest, name: str) -> dict[str, object]:
+    found: list[dict[str, object]] = [row for row in node.json("tunnels") if row["name"] == name]
+    assert len(found) == 1, found
+    return found[0]
+
+
+def test_a_service_has_a_public_port_over_restarts_and_moves_when_asked_to(
+    make_nodes: MakeNodes,
+) -> None:
+    ada, grace, linus = make_nodes(3)
+    refused = ada.p2prc("--json", "expose", "80", status=6)
+    assert refused.error["code"] == "no-node-matches"
+    _lends(grace)
+    with echoing(Threaded) as port, echoing(socketserver.UDPServer) as datagram_port:
+        public = ada.p2prc("expose", str(port), "--name", "web", "--follow").out.strip()
+        large = bytes(range(256)) * 20_000
+        assert talk(public, large) == large + b"bye"
+        row = _row(ada, "web")
+        assert (row["bytes_in"], row["bytes_out"]) == (len(large), len(large) + 3)
+        lent = grace.json("tunnels")[0]
+        assert (lent["kind"], lent["bytes_out"]) == ("lent", len(large))
+        assert linus.json("tunnels") == []
+
+        datagrams = ada.json("expose", str(datagram_port), "--udp", "--via", grace.name)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.settimeout(10)
+            client.connect(("127.0.0.1", int(datagrams["remote"].rpartition(":")[2])))
+            for content in (b"one", b"two" * 400):
+                client.send(content)
+                assert client.recv(1 << 16) == b"echo " + content
+
+        # Both sides come back, and the port is the same.
+        grace.kill_9()
+        ada.kill_9()
+        grace.up()
+        ada.up()
+        wait_until(lambda: talk(public, b"again") == b"againbye", "the port works again")
+        assert _row(ada, "web")["id"] == row["id"]
+
+        # Its gateway is gone for good: another one is asked.
+        _lends(linus)
+        grace.kill_9()
+        wait_until(
+            lambda: _row(ada, "web")["node"] == linus.id, "it moved to another", timeout_s=80
+        )
+        moved = str(_row(ada, "web")["remote"])
+        assert talk(moved, b"moved") == b"movedbye"
+        linus.p2prc("policy", "set", "gateway.to", "none")
+        wait_until(lambda: linus.json("tunnels") == [], "the rules are in force")
+        with pytest.raises(ConnectionRefusedError):
+            talk(moved, b"")
+    assert ada.p2prc("unexpose", "web").out.strip() == row["id"]
+    assert [each["id"] for each in ada.json("tunnels")] == [datagrams["id"]]
+
+
+def test_bad_input_and_other_rules_are_said(make_nodes: MakeNodes, tmp_path: Path) -> None:
+    ada, grace = make_nodes(2)
+    with socket.create_server(("127.0.0.1", 0)) as taken, echoing(Threaded) as port:
+        number = taken.getsockname()[1]
+        _lends(grace, f"20000-20099,{number}")
+        for words, status in (
+            (("70000",), 3),
+            (("http",), 3),
+            (("80", "--name", "../x"), 3),
+            (("80", "--public", "21000"), 5),
+            (("80", "--public", str(number)), 8),
+            (("80", "--via", "nobody"), 4),
+            (("80", "--of", "nobody"), 4),
+        ):
+            said = ada.p2prc("--json", "expose", *words, status=None)
+            assert said.status == status, (words, said)
+            assert said.error["message"]
+        for value in ("0", "9-8", "web=127.0.0.1:80"):
+            assert grace.p2prc("policy", "set", "gateway.ports", value, status=None).status == 3
+
+        # Nothing serves there: the connection is reset, and the row says why.
+        silent = ada.json("expose", "9", "--name", "silent")
+        assert talk(silent["remote"], b"hello") == b""
+        assert "nothing answers" in str(_row(ada, "silent")["trouble"])
+
+        # So much and no more.
+        grace.p2prc("policy", "set", "gateway.per_peer.ports", "2")
+        public = ada.json("expose", str(port), "--lifetime", "1h")
+        assert public["expires_at"]
+        assert ada.p2prc("--json", "expose", str(port), status=6).error["code"] == "peer-busy"
+        grace.p2prc("policy", "set", "gateway.connections", "1")
+        host, _, public_port = public["remote"].rpartition(":")
+        with socket.create_connection((host, int(public_port)), timeout=10) as first:
+            first.sendall(b"first")
+            assert first.recv(10) == b"first"
+            assert talk(public["remote"], b"second") == b""
+        wait_until(
+            lambda: talk(public["remote"], b"third") == b"thirdbye", "there is room once more"
+        )
+        grace.p2prc("policy", "set", "gateway.traffic", "10K")
+        assert talk(public["remote"], b"x" * 100_000) != b"x" * 100_000 + b"bye"
+        assert talk(public["remote"], b"more") == b""
+        # The gateway's owner ends it, and it is not had again by asking.
+        grace.p2prc("unexpose", public["id"])
+        wait_until(
+            lambda: "owner ended" in ada.json("tunnels")[1]["trouble"], "it is told", timeout_s=60
+        )
