@@ -48,7 +48,11 @@ def talk(local: str, content: bytes) -> bytes:
         connection.connect(local)
     else:
         host, _, port = local.rpartition(":")
-        connection = socket.create_connection((host, int(port)), timeout=10)
+        try:
+            connection = socket.create_connection((host, int(port)), timeout=10)
+        except ConnectionResetError:
+            # Taken, and reset at once.
+            return b""
     with connection:
         connection.settimeout(10)
         sender = threading.Thread(target=_send, args=(connection, content))

@@ -53,6 +53,8 @@ RENEW_S = 15.0
 RETRY_S = 2.0
 MOVE_AFTER_S = 20.0
 """A gateway that does not answer for so long is left, where that is wanted."""
+AWAY_S = 5.0
+"""The same for one that said that it stops, or that the network holds for dead."""
 _ASKED_LIMIT = 8
 _ASK_S = 15.0
 _KEY = "expose:"
@@ -180,10 +182,9 @@ class Exposures:
     async def _kept(self, exposed: Exposed, first_s: float) -> None:
         wait_s, answered = first_s, time.monotonic()
         while True:
+            await self._wait(exposed, wait_s)
             expires_at = exposed.exposure.expires_at
-            left_s = float("inf") if expires_at is None else expires_at - time.time()
-            await asyncio.sleep(max(0.0, min(wait_s, left_s)))
-            if left_s <= wait_s:
+            if expires_at is not None and time.time() >= expires_at:
                 exposed.keeping = None
                 await self._end(exposed)
                 return
@@ -192,11 +193,24 @@ class Exposures:
             except P2prcError as error:
                 exposed.trouble = f"its gateway: {error.message}"
                 wait_s = RETRY_S if isinstance(error, PeerError) else RENEW_S
-                is_gone = time.monotonic() >= answered + MOVE_AFTER_S
+                is_away = exposed.exposure.gateway not in self._gateways()
+                patience_s = AWAY_S if is_away else MOVE_AFTER_S
+                is_gone = time.monotonic() >= answered + patience_s
                 if exposed.exposure.follows and is_gone and await self._moved(exposed):
                     wait_s, answered = RENEW_S, time.monotonic()
             else:
                 wait_s, answered = RENEW_S, time.monotonic()
+
+    async def _wait(self, exposed: Exposed, wait_s: float) -> None:
+        """Wait so long, or until it ends, or its gateway is known to be away."""
+        expires_at = exposed.exposure.expires_at
+        until = time.monotonic() + wait_s
+        if expires_at is not None:
+            until = min(until, time.monotonic() + expires_at - time.time())
+        while (left_s := until - time.monotonic()) > 0:
+            await asyncio.sleep(min(left_s, RETRY_S))
+            if exposed.exposure.follows and exposed.exposure.gateway not in self._gateways():
+                return
 
     async def _moved(self, exposed: Exposed) -> bool:
         before = exposed.exposure
@@ -221,8 +235,9 @@ class Exposures:
             else:
                 return
         # One that lends ports and has none left says more than those that lend none.
-        telling = [each for each in refusals if not isinstance(each, PeerError)]
-        for each in telling:
+        for each in refusals:
+            if isinstance(each, PeerError) and not isinstance(each, PeerBusy):
+                continue
             if not isinstance(each, PolicyRefuses) or exposed.exposure.wanted_port:
                 raise each
         raise NoNodeMatches(
