@@ -163,6 +163,17 @@ def test_a_lying_node_is_caught_and_nothing_of_it_counts() -> None:
     assert caught >= 38
 
 
+def test_pictures_that_differ_by_noise_alone_accuse_nobody_and_others_do() -> None:
+    for seed in range(20):
+        scenario = JobScenario(tasks=30, nodes=4, lying_nodes=seed % 2, verify=1, is_noisy=True)
+        world = run_job(scenario, seed)
+        ledger = Ledger(world.job, world.history.facts)
+        assert ledger.state == "succeeded", f"seed {seed}"
+        liars = [node for node, provider in world.providers.items() if provider.is_lying]
+        assert list(ledger.caught) == liars, f"seed {seed}"
+        assert ledger.checks == (30, 0), f"seed {seed}"
+
+
 def test_with_one_node_nothing_can_be_verified_and_the_job_says_so() -> None:
     world = run_job(JobScenario(tasks=6, nodes=1, verify=1.0), 1)
     ledger = Ledger(world.job, world.history.facts)
@@ -193,7 +204,8 @@ def test_work_that_gives_another_result_each_time_is_said_to_be_unverifiable() -
 @pytest.mark.parametrize("block", range(2))
 def test_lies_and_any_bad_luck_together_keep_every_promise(block: int) -> None:
     for seed in range(block * 60, block * 60 + 60):
-        scenario = replace(any_luck(seed), nodes=4, lying_nodes=1, verify=0.5, steps=1)
+        scenario = replace(any_luck(seed), nodes=4, lying_nodes=1, verify=0.5)
+        scenario = replace(scenario, is_noisy=seed % 2 == 0)
         world = run_job(scenario, seed)
         ledger = Ledger(world.job, world.history.facts)
         liar = next(iter(world.providers))

@@ -173,3 +173,31 @@ def test_the_gallery_escapes_what_strangers_wrote(tmp_path: Path) -> None:
     assert evil not in page
     assert "1.5 s" in page
     assert "damaged" in page
+
+
+def compared(tmp_path: Path, one: Image.Image, other: Image.Image, within: str = "4") -> int:
+    for name, picture in (("one", one), ("other", other)):
+        (tmp_path / name).mkdir(exist_ok=True)
+        picture.save(tmp_path / name / "frame.png")
+    argv = [sys.executable, str(PROGRAMS / "compare_frames.py"), "one", "other", within]
+    return subprocess.run(argv, cwd=tmp_path, capture_output=True, check=False).returncode
+
+
+def test_frames_are_alike_up_to_what_processors_round_and_a_changed_corner_is_seen(
+    tmp_path: Path,
+) -> None:
+    grey = Image.new("RGB", (200, 100), (100, 100, 100))
+    assert compared(tmp_path, grey, grey.point(lambda level: level + 2)) == 0
+    assert compared(tmp_path, grey, grey.point(lambda level: level + 9)) == 10
+    corner = grey.copy()
+    corner.paste((255, 255, 255), (190, 90, 200, 100))
+    assert compared(tmp_path, grey, corner) == 10
+    assert compared(tmp_path, grey, grey.resize((100, 50))) == 10
+
+
+def test_a_frame_that_cannot_be_read_is_like_none(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (20, 20), (1, 2, 3))
+    assert compared(tmp_path, picture, picture) == 0
+    (tmp_path / "other" / "frame.png").write_bytes(b"no picture")
+    argv = [sys.executable, str(PROGRAMS / "compare_frames.py"), "one", "other", "4"]
+    assert subprocess.run(argv, cwd=tmp_path, capture_output=True, check=False).returncode == 10

@@ -450,7 +450,8 @@ class TemplateRequest(_JobWork, frozen=True, kw_only=True):
 
     `template_name` is for messages. Relative paths in the template are relative to `folder`, those
     among the values to `current`. `values_text` is a document of values; `values` override it.
-    Without `to`, results go where the template's own paths say.
+    Without `to`, results go where the template's own paths say. `pictures_within` has what is
+    verified compared as pictures: so many levels of 255 apart are the same.
     """
 
     template: Annotated[str, Meta(min_length=1, max_length=1 << 20)]
@@ -461,6 +462,7 @@ class TemplateRequest(_JobWork, frozen=True, kw_only=True):
         dict[_Name, Annotated[str, Meta(max_length=64 * 1024)]], Meta(max_length=1000)
     ] = {}
     values_text: Annotated[str, Meta(max_length=1 << 20)] = ""
+    pictures_within: Annotated[float, Meta(ge=0, le=255)] = 0.0
 
 
 class RunNote(Answer, frozen=True, tag="note", tag_field="type"):

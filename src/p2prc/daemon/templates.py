@@ -89,6 +89,7 @@ def _step(
         retries=RETRIES if request.retries is None else request.retries,
         is_isolated=request.is_isolated,
         verify=request.verify,
+        pictures_within=request.pictures_within,
     )
 
 

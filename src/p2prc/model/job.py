@@ -83,7 +83,9 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     values; only names in `parameters` are replaced. With `is_template` it is `{{Task.Param.NAME}}`
     that stands for them, in the command's files too. With `is_isolated` each task has a sandbox of
     its own. `needs` are the numbers of earlier steps whose outputs its tasks find. That share of
-    its results that `verify` says is compared with another node's before it counts.
+    its results that `verify` says is compared with another node's before it counts: by their bytes,
+    or, where `pictures_within` is more than 0, as pictures that differ by at most so many levels of
+    255 in the mean of any small part.
     """
 
     name: ShortText
@@ -95,6 +97,7 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     is_template: bool = False
     needs: Annotated[tuple[Annotated[int, Meta(ge=0, le=99)], ...], Meta(max_length=100)] = ()
     verify: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    pictures_within: Annotated[float, Meta(ge=0, le=255)] = 0.0
 
 
 class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

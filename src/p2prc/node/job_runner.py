@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -37,6 +38,7 @@ from p2prc.node.earlier_outputs import EarlierOutputs
 from p2prc.node.grants import Grants
 from p2prc.node.job_keeping import JobKeeping
 from p2prc.node.job_pages import JobPages
+from p2prc.node.pictures import Pictures
 from p2prc.node.post import Post
 from p2prc.node.runs import LEASE_TIMEOUT_S
 from p2prc.node.tasks import Tasks, Work
@@ -82,6 +84,7 @@ class JobRunner:
         own: NodeId,
         secret: bytes,
         is_reachable: Callable[[NodeId], bool],
+        pictures: Pictures,
     ) -> None:
         self.stored = stored
         self.job = job_codec.decode(stored.description)
@@ -93,6 +96,7 @@ class JobRunner:
         self._own = own
         self._blobs = blobs
         self._is_reachable = is_reachable
+        self._pictures = pictures
         self._bulk = bulk
         self._grants = grants
         self._post = post
@@ -354,6 +358,9 @@ class JobRunner:
                     self._store(effect), f"store {effect.attempt}"
                 )
                 self._storing[effect.attempt] = storing
+            case coordination.CompareOutputs():
+                comparing = self._compare(effect)
+                self._tasks.start_contained(comparing, f"compare for {self.id}")
             case coordination.Acknowledge():
                 self._post.tell(effect.node, messages.AcknowledgeAttempt(effect.attempt))
             case coordination.AskAttempts():
@@ -453,6 +460,34 @@ class JobRunner:
         finally:
             self._blobs.unpin(owner)
             self._storing.pop(effect.attempt, None)
+
+    async def _compare(self, effect: coordination.CompareOutputs) -> None:
+        """Bring both results and have them looked at."""
+        owner = f"comparing/{effect.first.attempt}-{effect.second.attempt}"
+        said = partial(
+            coordination.OutputsCompared, effect.first.attempt, effect.second.attempt, None
+        )
+        trees: list[Tree] = []
+        try:
+            for made in (effect.first, effect.second):
+                try:
+                    bringing = self._bulk.obtain(made.node, made.outputs, owner)
+                    trees.append(
+                        await self._tasks.contained(bringing, f"bring {made.attempt} to compare")
+                    )
+                except (PeerError, FileUnknown) as error:
+                    self._feed(said(reason=error.message, lost=made.attempt))
+                    return
+            one, other = trees
+            looking = self._pictures.are_alike(one, other, within=effect.within, owner=owner)
+            is_same = await self._tasks.contained(looking, f"compare for {self.id}")
+        except P2prcError as error:
+            self._feed(said(reason=f"it could not be looked at here: {error.message}"))
+        else:
+            attempts = effect.first.attempt, effect.second.attempt
+            self._feed(coordination.OutputsCompared(*attempts, is_same))
+        finally:
+            self._blobs.unpin(owner)
 
     async def _write(self, effect: coordination.StoreOutputs, owner: str) -> None:
         tree = await self._bulk.obtain(effect.node, effect.outputs, owner)

@@ -20,6 +20,7 @@ from p2prc.node.grants import Grants
 from p2prc.node.job_intake import JobIntake
 from p2prc.node.job_runner import KEEPER, READER, JobRunner
 from p2prc.node.link import Answer
+from p2prc.node.pictures import Pictures
 from p2prc.node.post import Post
 from p2prc.node.tasks import Tasks
 from p2prc.protocol import messages
@@ -56,7 +57,9 @@ class Jobs:
         secret: bytes,
         keeps_for: Callable[[NodeId], bool],
         could_keep: Callable[[], list[NodeId]],
+        pictures: Pictures,
     ) -> None:
+        self._pictures = pictures
         self._own = own
         self._secret = secret
         self._could_keep = could_keep
@@ -288,4 +291,5 @@ class Jobs:
             own=self._own,
             secret=self._secret,
             is_reachable=self._is_reachable,
+            pictures=self._pictures,
         )

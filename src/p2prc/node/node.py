@@ -48,6 +48,7 @@ from p2prc.node.machine import read_specs
 from p2prc.node.neighbours import Neighbours, OpenLan
 from p2prc.node.network import Network
 from p2prc.node.own_record import Lent, OwnRecord, SelfDescription
+from p2prc.node.pictures import Pictures
 from p2prc.node.places import Places
 from p2prc.node.post import Post
 from p2prc.node.provider import Provider
@@ -302,6 +303,7 @@ class Node:
             secret=secret,
             keeps_for=self._keeps_for,
             could_keep=self._could_keep,
+            pictures=Pictures(self.id, self.runs, adapters.blobs),
         )
 
     async def take_up(self) -> None:

@@ -33,6 +33,7 @@ class Work:
     duration_s: float
     failures: dict[TaskKey, int]
     spread: float = 0.5
+    is_noisy: bool = False
 
 
 class SimulatedProvider:
@@ -189,9 +190,9 @@ class SimulatedProvider:
         if left > 0 or self.is_broken:
             self._work.failures[key] = left - 1
             return Outcome(1, code="work-failed", reason="exit status 1", duration_s=lasted_s)
-        outputs = BlobId(f"{key.task:064x}")
-        if self.is_lying:
-            outputs = BlobId(f"{self.node[:2]}{key.task:062x}")
+        noise = self._rng.randrange(1 << 16) if self._work.is_noisy else 0
+        liar = self.node[:2] if self.is_lying else ""
+        outputs = BlobId(f"{liar}{key.task:0{60 - len(liar)}x}{noise:04x}")
         return Outcome(0, outputs=outputs, output_bytes=100, duration_s=lasted_s)
 
     def _tell_attempts(self) -> None:

@@ -33,6 +33,7 @@ class JobScenario:
     broken_nodes: int = 0
     lying_nodes: int = 0
     verify: float = 0.0
+    is_noisy: bool = False
     slow_nodes: int = 0
     slowness: float = 1.0
     spread: float = 0.5
@@ -80,6 +81,7 @@ def job_of(scenario: JobScenario) -> Job:
             parameters=(numbers,),
             retries=scenario.retries,
             verify=scenario.verify,
+            pictures_within=4.0 if scenario.is_noisy else 0.0,
         )
         for number in range(scenario.steps)
     )

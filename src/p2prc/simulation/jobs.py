@@ -38,7 +38,9 @@ class JobWorld:
         self.rng = Random(seed)  # noqa: S311 - a simulation repeats itself
         self.job = job_of(scenario)
         self._job_id: JobId = self.job.id
-        work = Work(scenario.duration_s, self._failures(), scenario.spread)
+        work = Work(
+            scenario.duration_s, self._failures(), scenario.spread, is_noisy=scenario.is_noisy
+        )
         self.providers = {
             node: SimulatedProvider(
                 node,
@@ -274,6 +276,8 @@ class JobWorld:
                 self._to_provider(effect.node, messages.AskAttempts(self._job_id))
             case job_events.StoreOutputs():
                 self._store(effect)
+            case job_events.CompareOutputs():
+                self._compare(effect)
             case job_events.JobBlocked() | job_events.JobEnded():
                 pass
 
@@ -303,6 +307,27 @@ class JobWorld:
             self.clock.call_later(self.rng.uniform(0.01, 0.5), arrive)
         elif self._coordinator is not None:
             self.clock.call_later(0.01, lambda: self._lose_fetch(effect, life))
+
+    def _compare(self, effect: job_events.CompareOutputs) -> None:
+        """Pictures are the same up to their last digits, which are noise."""
+        life = self._life
+        made = effect.first, effect.second
+        attempts = effect.first.attempt, effect.second.attempt
+
+        def look() -> None:
+            if self._life != life:
+                return
+            for each in made:
+                shelf = self.providers[each.node].shelf
+                if not self._is_linked[each.node] or each.attempt not in shelf:
+                    self._feed(
+                        job_events.OutputsCompared(*attempts, None, "lost", lost=each.attempt)
+                    )
+                    return
+            first, second = (each.outputs[:60] for each in made)
+            self._feed(job_events.OutputsCompared(*attempts, first == second))
+
+        self.clock.call_later(self.rng.uniform(0.1, 2.0), look)
 
     def _lose_fetch(self, effect: job_events.StoreOutputs, life: int) -> None:
         if self._life == life and self._storing.pop(effect.attempt, None) is not None:

@@ -31,6 +31,8 @@ from p2prc.templates.ranges import read_range
 
 MEMORY_BYTES = 2 << 30
 """What a frame may need when nothing is said: Blender alone takes half a gigabyte."""
+PICTURES_WITHIN = 4.0
+"""Levels of 255 by which honest frames may differ: processors and devices round differently."""
 _FRAMES = re.compile(r"[0-9:,-]{1,1000}", re.ASCII)
 _SIZE = re.compile(r"([0-9]{1,5})x([0-9]{1,5})", re.ASCII)
 
@@ -110,6 +112,7 @@ def render_command(
         "memory_bytes": work.memory or MEMORY_BYTES,
         "retries": options["retries"],
         "verify": options["verify"],
+        "pictures_within": PICTURES_WITHIN,
         "on": [
             each.strip() for names in options["on"] for each in names.split(",") if each.strip()
         ],

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
-from p2prc.model.identity import NodeId
+from p2prc.model.identity import AttemptId, NodeId
 from p2prc.protocol.jobs.attempts import TaskKey
 from p2prc.protocol.jobs.extras import Wish
 from p2prc.protocol.jobs.flights import Flight, Flights
@@ -23,12 +23,16 @@ OPINIONS_LIMIT = 3
 
 @dataclass(slots=True)
 class Check:
-    """The results of one task so far, by node. `decided` are those that agree, the best first."""
+    """The results of one task so far, by node. `decided` are those that agree, the best first.
+
+    `compared` says of pairs whether they show the same, None while that is being found out.
+    """
 
     began_at: float
     opinions: dict[NodeId, Flight] = field(default_factory=dict)
     decided: list[Flight] = field(default_factory=list)
     reason: str = ""
+    compared: dict[tuple[AttemptId, AttemptId], bool | None] = field(default_factory=dict)
     alone_since: float | None = None
 
 
@@ -91,6 +95,9 @@ class Checks:
             return
         del check.opinions[flight.node]
         check.decided = [one for one in check.decided if one is not flight]
+        check.compared = {
+            pair: same for pair, same in check.compared.items() if flight.attempt not in pair
+        }
         if not check.opinions:
             del self._checks[flight.key]
 
@@ -98,6 +105,7 @@ class Checks:
         """Yield the checks that wait for one more result, with a copy of the list."""
         for key, check in list(self._checks.items()):
             is_open = not check.decided and len(check.opinions) < OPINIONS_LIMIT
+            is_open = is_open and None not in check.compared.values()
             if key.step == step and is_open and not self._is_under_way(key):
                 yield key, check
 
@@ -111,13 +119,23 @@ class Checks:
 
 def rule(opinions: Sequence[Flight], same: Same) -> Ruling | None:
     """Return what follows from the results so far, None when another one is needed."""
-    for number, one in enumerate(opinions):
-        right = [one, *(other for other in opinions[number + 1 :] if same(one, other))]
-        if len(right) > 1:
-            wrong = tuple(each for each in opinions if each not in right)
-            return Ruling(tuple(right), wrong)
-    if len(opinions) < OPINIONS_LIMIT or any(
-        same(one, other) is None for one in opinions for other in opinions if one is not other
-    ):
+    pairs = [
+        (one, other, same(one, other))
+        for number, one in enumerate(opinions)
+        for other in opinions[number + 1 :]
+    ]
+    if any(is_same is None for *_, is_same in pairs):
         return None
-    return Ruling((), ())
+    for one in opinions:
+        # Alike is not the same as equal: who is like any of those that agree has not lied.
+        right = [one, *(other for first, other, is_same in pairs if first is one and is_same)]
+        if len(right) > 1:
+            friends = {
+                other.attempt: None
+                for pair in pairs
+                if pair[2] and (pair[0] in right or pair[1] in right)
+                for other in pair[:2]
+            }
+            wrong = tuple(each for each in opinions if each.attempt not in friends)
+            return Ruling(tuple(right), wrong)
+    return Ruling((), ()) if len(opinions) >= OPINIONS_LIMIT else None

@@ -33,6 +33,7 @@ from p2prc.protocol.jobs.events import (
     NodeLost,
     OffersChanged,
     OpenSlot,
+    OutputsCompared,
     OutputsFailed,
     OutputsStored,
     RetryRequested,
@@ -170,6 +171,8 @@ class Coordinator:
             case OutputsFailed():
                 if (node := self._results.store_failed(event, now)) is not None:
                     self._doubt.ask(self._slots.standing(node), now)
+            case OutputsCompared():
+                self._results.compared(event, now)
             case AttemptsReported():
                 self._doubt.reported(event, self._step_number, now)
             case NodeLost():

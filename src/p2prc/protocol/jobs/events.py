@@ -94,6 +94,20 @@ class OutputsFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class OutputsCompared:
+    """Whether two attempts' outputs show the same; None where that could not be found out.
+
+    `lost` is the attempt whose outputs could not be had.
+    """
+
+    first: AttemptId
+    second: AttemptId
+    is_same: bool | None
+    reason: str = ""
+    lost: AttemptId | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class AttemptsReported:
     """What the node holds of this job; every finished attempt follows as AttemptEnded."""
 
@@ -146,6 +160,7 @@ Event = (
     | AttemptEnded
     | OutputsStored
     | OutputsFailed
+    | OutputsCompared
     | AttemptsReported
     | NodeLost
     | CancelRequested
@@ -214,6 +229,24 @@ class StoreOutputs:
 
 
 @dataclass(frozen=True, slots=True)
+class Made:
+    """What an attempt on a node gave."""
+
+    node: NodeId
+    attempt: AttemptId
+    outputs: BlobId
+
+
+@dataclass(frozen=True, slots=True)
+class CompareOutputs:
+    """Look whether two attempts' pictures show the same, within so many levels of 255."""
+
+    first: Made
+    second: Made
+    within: float
+
+
+@dataclass(frozen=True, slots=True)
 class Acknowledge:
     """Tell the node that it may forget the attempt and its outputs."""
 
@@ -249,6 +282,7 @@ Effect = (
     | StartAttempt
     | CancelAttempt
     | StoreOutputs
+    | CompareOutputs
     | Acknowledge
     | AskAttempts
     | JobBlocked

@@ -7,6 +7,7 @@ the node may forget is acknowledged only in the same breath as the fact that mak
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from random import Random
 
 from p2prc.errors import WireError
@@ -19,6 +20,9 @@ from p2prc.protocol.jobs.events import (
     Acknowledge,
     AttemptEnded,
     CancelAttempt,
+    CompareOutputs,
+    Made,
+    OutputsCompared,
     OutputsFailed,
     StoreOutputs,
 )
@@ -186,7 +190,7 @@ class Results:
         check = self.checks.get(key)
         if check is None or check.decided:
             return
-        ruling = rule(list(check.opinions.values()), _is_same)
+        ruling = rule(list(check.opinions.values()), partial(self._is_same, check))
         if ruling is None:
             return
         if not ruling.right:
@@ -196,6 +200,42 @@ class Results:
         for flight in ruling.wrong:
             self._catch(flight, ruling.right, now)
         self._store_decided(check)
+
+    def _is_same(self, check: Check, one: Flight, other: Flight) -> bool | None:
+        within = self._job.steps[one.key.step].pictures_within
+        if one.compared == other.compared or not within:
+            return one.compared == other.compared
+        if one.compared is None or other.compared is None:
+            return False
+        pair = min(one.attempt, other.attempt), max(one.attempt, other.attempt)
+        if pair not in check.compared:
+            check.compared[pair] = None
+            self._outbox.say(
+                CompareOutputs(
+                    Made(one.node, one.attempt, one.compared),
+                    Made(other.node, other.attempt, other.compared),
+                    within,
+                )
+            )
+        return check.compared[pair]
+
+    def compared(self, event: OutputsCompared, now: float) -> None:
+        """Two results were looked at."""
+        flight = self.flights.get(event.first)
+        check = None if flight is None else self.checks.get(flight.key)
+        pair = min(event.first, event.second), max(event.first, event.second)
+        if flight is None or check is None or pair not in check.compared or check.decided:
+            return
+        lost = None if event.lost is None else self.flights.get(event.lost)
+        if lost is not None:
+            self._outbox.say(CancelAttempt(lost.node, lost.attempt))
+            self.fail(lost, "peer-lost", event.reason, now, counts=False)
+        elif event.is_same is None:
+            check.decided, check.reason = list(check.opinions.values())[:1], event.reason[:2000]
+            self._store_decided(check)
+        else:
+            check.compared[pair] = event.is_same
+            self.weigh(flight.key, now)
 
     def cannot_compare(self, key: TaskKey, reason: str, now: float) -> None:
         """There is no other node to ask: take the only result, but none of two that differ."""
@@ -402,9 +442,3 @@ class Results:
                 f"{standing.failures_in_row} tasks failed there one after another, "
                 f"the last one was {key.task}; other nodes do better"
             )
-
-
-def _is_same(one: Flight, other: Flight) -> bool | None:
-    if one.outcome is None or other.outcome is None:
-        return None
-    return one.outcome.outputs == other.outcome.outputs
