@@ -451,6 +451,9 @@ class Supervisor:
         code, reason = self._end or ("lease-ended", "")
         for running in self._running.values():
             running.because(code, reason or "the lease was ended")
+        if init := self._place.init():
+            with own_power(self._start.uid):
+                watch.hasten(init)
         self._kill()
         self._hurry()
         kill_again_at = time.monotonic() + _LOOK_S

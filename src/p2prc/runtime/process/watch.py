@@ -143,6 +143,16 @@ def spread(pids: list[int], cores: list[int]) -> None:
             os.sched_setaffinity(pid, cores)
 
 
+def hasten(pid: int) -> None:
+    """Give a process its turn before all others, where we may: for one about to be killed."""
+    with contextlib.suppress(OSError):
+        try:
+            order = os.SCHED_FIFO | os.SCHED_RESET_ON_FORK
+            os.sched_setscheduler(pid, order, os.sched_param(1))
+        except OSError:
+            os.setpriority(os.PRIO_PROCESS, pid, -20)
+
+
 def stop_or_continue(pids: list[int], *, is_stopped: bool) -> None:
     """Stop every process of the list, or let it go on."""
     number = signal.SIGSTOP if is_stopped else signal.SIGCONT
