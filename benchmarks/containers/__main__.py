@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,6 +28,11 @@ PARTS: dict[str, Callable[[], Part]] = {
     "ssh": ssh.measure,
 }
 """Each in its own module; in this order, for the later ones leave the machine busier."""
+VERSIONS = (
+    ("bwrap", "--version"),
+    ("docker", "version", "--format", "{{.Server.Version}}"),
+    ("ssh", "-V"),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,7 +52,10 @@ def measure(names: Sequence[str]) -> Record:
     """Measure these parts, showing figures as they come."""
     figures: list[Figure] = []
     missing: list[str] = []
-    details: dict[str, Any] = {"load_before": [round(load, 2) for load in os.getloadavg()]}
+    details: dict[str, Any] = {
+        "load_before": [round(load, 2) for load in os.getloadavg()],
+        "versions": {words[0]: _said(words) for words in VERSIONS},
+    }
     for name in names:
         print(f"-- {name}", flush=True)
         part = PARTS[name]()
@@ -58,6 +67,15 @@ def measure(names: Sequence[str]) -> Record:
             what: [round(each, 5) for each in times] for what, times in part.times_s.items()
         }
     return Record("containers", figures, details, missing)
+
+
+def _said(words: Sequence[str]) -> str:
+    """Return the first line that a program says of its version, "" where it is not there."""
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return next(iter((done.stdout or done.stderr).splitlines()), "")
 
 
 if __name__ == "__main__":

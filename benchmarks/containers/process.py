@@ -1,4 +1,4 @@
-"""The runtime `process` by itself, beside bare bubblewrap with the same bomb: a floor, no rival."""
+"""The runtime `process` by itself, beside bare bubblewrap with the same bomb."""
 
 from __future__ import annotations
 
@@ -77,9 +77,9 @@ def _figures(took: Took) -> list[Figure]:
             f"kill to gone, fork bomb of {PROCESSES} interpreters", "bomb of interpreters", GONE_MS
         ),
         figure("rm, until it is answered", "rm"),
-        figure("bare bwrap, true (floor)", "bare true"),
-        figure("bare bwrap, the same shells killed (floor)", "bare bomb of shells"),
-        figure("bare bwrap, the same interpreters killed (floor)", "bare bomb of interpreters"),
+        figure("bare bwrap, true", "bare true"),
+        figure("bare bwrap, the same shells killed", "bare bomb of shells"),
+        figure("bare bwrap, the same interpreters killed", "bare bomb of interpreters"),
     ]
 
 

@@ -1,4 +1,4 @@
-"""A container's process by its number out here: waited for, and killed only where it is that one."""
+"""A container's process by its number out here: waited for, and killed where it is that one."""
 
 from __future__ import annotations
 
