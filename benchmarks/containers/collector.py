@@ -36,7 +36,7 @@ from p2prc.wire.signed import public_key_of
 
 LEASES = 50
 ROUNDS = 3
-ROUND_S = 6.0
+ROUND_S = 4.0
 SETTLE_S = 3.0
 COLLECTOR_PERCENT = 1.0
 PEER = NodeId("a" * 64)
