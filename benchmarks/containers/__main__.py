@@ -3,7 +3,7 @@
 Parts: `process` (the runtime alone, beside bare bubblewrap), `daemon` (two nodes, by API and
 command line, and what an idle one costs), `collector` (fifty leases looked at once a second),
 `engine` (containers beside the engine's command line), `ssh` (commands and files
-beside sshd). All of them make one record.
+beside sshd), `warm` (containers that wait for their lease). All of them make one record.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.containers import collector, daemon, engine, process, ssh
+from benchmarks.containers import collector, daemon, engine, process, ssh, warm
 from benchmarks.containers.part import Part
 from benchmarks.report import FIGURES, Figure, Record
 
@@ -26,6 +26,7 @@ PARTS: dict[str, Callable[[], Part]] = {
     "collector": collector.measure,
     "engine": engine.measure,
     "ssh": ssh.measure,
+    "warm": warm.measure,
 }
 """Each in its own module; in this order, for the later ones leave the machine busier."""
 VERSIONS = (

@@ -38,6 +38,7 @@ _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]{0,199}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _HOST = re.compile(r"[A-Za-z0-9_.:-]{0,253}")
 _RELAY = re.compile(r"https?://[^\s/]+(?:/\S*)?")
+WARM_LIMIT = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,8 @@ class LendSettings:
     only_while_away: AwayRule
     when_needed: str
     images_from: str | tuple[NodeId, ...]
+    warm: int
+    """Containers that run before anybody wants them."""
     ports: tuple[int, ...]
     traffic_bytes: int | None
     traffic_rate: int | None
@@ -322,6 +325,12 @@ def _networks(text: str) -> tuple[str, ...]:
     return tuple(each for each in NETWORKS if each in found or each == "none")
 
 
+def _warm(text: str) -> int:
+    if (count := _count(text)) > WARM_LIMIT:
+        raise SettingInvalid(f"`{text[:80]}` is more than {WARM_LIMIT} containers")
+    return count
+
+
 def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 6):
         raise SettingInvalid(f"`{text[:80]}` is no count", hint="a whole number, like `8`")
@@ -445,6 +454,7 @@ _KEYS: Mapping[str, Callable[[str], Any]] = {
     "lend.only_while_away": _away,
     "lend.when_needed": _when_needed,
     "lend.images_from": _lend_to,
+    "lend.warm": _warm,
     "lend.ports": _ports,
     "lend.traffic": _size_or_none,
     "lend.traffic_rate": _size_or_none,
@@ -491,6 +501,7 @@ def _settings(texts: Mapping[str, str], origins: Mapping[str, str]) -> Settings:
         only_while_away=value["lend.only_while_away"],
         when_needed=value["lend.when_needed"],
         images_from=value["lend.images_from"],
+        warm=value["lend.warm"],
         ports=value["lend.ports"],
         traffic_bytes=value["lend.traffic"],
         traffic_rate=value["lend.traffic_rate"],
@@ -559,6 +570,7 @@ def _defaults(machine: Machine) -> dict[str, str]:
         "lend.only_while_away": "off",
         "lend.when_needed": "suspend",
         "lend.images_from": "none",
+        "lend.warm": "0",
         "lend.ports": "80,443",
         "lend.traffic": "10G",
         "lend.traffic_rate": "none",

@@ -237,6 +237,7 @@ async def _open(
         open_node(secret, description, policy, adapters, founds_open=founds_open)
     )
     node.change_owner_rules(owner_rules_of(settings))
+    runtimes.follow(settings)
     _set_pace(node, settings)
     _set_ports(node, settings)
     relaying = await _relaying(stack, node, settings, await endpoint.addresses())

@@ -30,11 +30,12 @@ class NodeRuntimes:
         self.all = SeveralRuntimes(found)
 
     def follow(self, settings: Settings) -> None:
-        """Put changed rules of lending into force."""
+        """Put the rules of lending into force, once the node is there or they have changed."""
         if self._process is not None:
             self._process.use_cores(cores_lent(settings))
         if self._docker is not None:
             self._docker.offer_images(settings.lend.images)
+            self._docker.keep_warm(settings.lend.warm)
 
 
 async def find_runtimes(
@@ -49,7 +50,10 @@ async def find_runtimes(
         socket = await find_engine(candidates(os.environ, Path.home()))
         if socket is not None:
             docker = LateDocker(
-                home, socket, offered=settings.lend.images, spares=spares_containers
+                home,
+                socket,
+                offered=settings.lend.images,
+                spares=spares_containers,
             )
     if settings.runtime != "docker":
         process = ProcessRuntime(home, core_count=cores_lent(settings))

@@ -17,7 +17,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from random import Random, SystemRandom
 
-from p2prc.errors import LeaseEnded, MachineCannot, RuntimeMissing
+from p2prc.errors import LeaseEnded, MachineCannot, P2prcError, RuntimeMissing
 from p2prc.model.identity import LeaseId
 from p2prc.model.image import ImageOffer
 from p2prc.model.resources import Limits, RuntimeOffer
@@ -32,12 +32,14 @@ from p2prc.runtime.docker.config import (
     LABEL_UNTIL,
     WORK,
     Plan,
+    changeable_limits,
     container_config,
     since_start_s,
 )
 from p2prc.runtime.docker.engine import Engine, Facts
 from p2prc.runtime.docker.sandbox import DockerSandbox
 from p2prc.runtime.docker.shelf import Shelf
+from p2prc.runtime.docker.warm import Warm, WarmPool
 from p2prc.runtime.port import Feature, Sandbox, SandboxSpec
 from p2prc.runtime.process import bubblewrap, folders
 from p2prc.runtime.process.assets import Interpreter, base_interpreter, write_assets
@@ -91,6 +93,8 @@ class DockerRuntime:
         self._is_podman = False
         self._calls = ""
         self._ceilings: tuple[tuple[str, int], ...] = ()
+        self._warm = WarmPool(self._home / "warm", self._warmed)
+        self._notes: dict[DockerSandbox, str] = {}
 
     @property
     def name(self) -> str:
@@ -126,6 +130,8 @@ class DockerRuntime:
             # Podman 4 says nothing and gives none.
             raise MachineCannot("Podman gives a container no gpu when it is asked as Docker is")
         await self._sweep()
+        if (sandbox := await self._from_warm(spec)) is not None:
+            return sandbox
         uid = self._new_uid()
         volume_mounts.check(spec.volumes, hidden=self._interpreter.prefix)
         plan = await self._plan(spec, uid)
@@ -145,20 +151,37 @@ class DockerRuntime:
 
     async def adopt(self, kept: Sequence[SandboxSpec]) -> list[Sandbox]:
         wanted = {_real(spec.folder): spec for spec in kept}
-        ours = {sandbox.container for sandbox in self._sandboxes}
+        ours = {sandbox.container for sandbox in self._uids}
         adopted: list[Sandbox] = []
         for found in await self._engine.containers([f"{LABEL_HOME}={self._mark}"]):
             container = str(found["Id"])
             if container in ours:
                 continue
-            folder = str(found["Labels"].get(LABEL_FOLDER, ""))
+            label = str(found["Labels"].get(LABEL_FOLDER, ""))
+            folder = self._warm.folder_of(label)
             spec = wanted.get(folder)
             sandbox = None if spec is None else await self._take_up(spec, container)
             if sandbox is None:
                 await self._bury(container, folder)
+                self._warm.forget_folder(label)
             else:
+                self._notes[sandbox] = label
                 adopted.append(sandbox)
         return adopted
+
+    @property
+    def mark(self) -> str:
+        """What the containers of this home are labelled with."""
+        return self._mark
+
+    @property
+    def warm_count(self) -> int:
+        """How many containers wait for a lease."""
+        return self._warm.size
+
+    def keep_warm(self, count: int) -> None:
+        """Have so many containers run before anybody wants them."""
+        self._warm.keep(count)
 
     async def _bury(self, container: str, folder: str) -> None:
         """End what nobody takes up: the container, and the lease's folder."""
@@ -171,6 +194,7 @@ class DockerRuntime:
             log.warning("a lease's folder is left over", extra={"reason": str(error)})
 
     async def close(self) -> None:
+        await self._warm.close()
         async with asyncio.TaskGroup() as group:
             for sandbox in tuple(self._sandboxes):
                 group.create_task(sandbox.end())
@@ -178,6 +202,7 @@ class DockerRuntime:
 
     async def let_go(self) -> None:
         """Go without ending what runs: the next life of the node takes it up."""
+        await self._warm.close()
         for sandbox in tuple(self._sandboxes):
             await sandbox.detach()
         self._sandboxes.clear()
@@ -188,6 +213,8 @@ class DockerRuntime:
         self._sandboxes.discard(sandbox)
         self._uids.pop(sandbox, None)
         self._cards.pop(sandbox, None)
+        self._warm.drop(sandbox)
+        self._warm.forget_folder(self._notes.pop(sandbox, ""))
         if not is_removed:
             self._left_over.add(sandbox.container)
 
@@ -203,6 +230,46 @@ class DockerRuntime:
         self._sandboxes.add(sandbox)
         self._uids[sandbox] = uid
         return sandbox
+
+    async def _warmed(self, spec: SandboxSpec) -> Warm:
+        """Make a container that waits for its lease."""
+        await self._prepare()
+        uid = self._new_uid()
+        plan = await self._plan(spec, uid)
+        container = ""
+        try:
+            await asyncio.to_thread(_make_folders, spec.folder, uid)
+            container = await self._engine.create(self._name_of(plan), container_config(plan))
+            until = _until(spec.limits)
+            sandbox = DockerSandbox(spec, self._engine, container, uid=uid, until=until, host=self)
+            await sandbox.open()
+            await self._engine.start(container)
+            await sandbox.warmed()
+        except BaseException:
+            await self._undo(spec, container)
+            raise
+        self._uids[sandbox] = uid
+        return Warm(sandbox, plan, since_start_s())
+
+    async def _from_warm(self, spec: SandboxSpec) -> DockerSandbox | None:
+        """Hand a warm container over; None where none fits, or it does not work out."""
+        while (warm := self._warm.take(spec)) is not None:
+            sandbox = warm.sandbox
+            self._notes[sandbox] = warm.plan.folder
+            try:
+                await self._engine.limit(sandbox.container, changeable_limits(spec.limits))
+                await asyncio.to_thread(self._warm.give_folder, warm, spec.folder)
+                await sandbox.hand_over(spec, _until(spec.limits))
+            except (OSError, P2prcError) as error:
+                log.info("a warm container is of no use", extra={"reason": str(error)})
+                await sandbox.end()
+                continue
+            except BaseException:
+                await sandbox.end()
+                raise
+            self._sandboxes.add(sandbox)
+            return sandbox
+        return None
 
     async def _undo(self, spec: SandboxSpec, container: str) -> None:
         if container:

@@ -66,7 +66,7 @@ class Plan:
 def container_config(plan: Plan) -> dict[str, Any]:
     """Return the body of the request that creates the container."""
     limits = plan.limits
-    memory = max(limits.memory_bytes, _LEAST_MEMORY_BYTES)
+    memory = _memory(limits)
     return {
         "Image": plan.image,
         "Entrypoint": [FIRST, str(plan.until)],
@@ -100,10 +100,7 @@ def container_config(plan: Plan) -> dict[str, Any]:
             "Privileged": False,
             "ReadonlyRootfs": True,
             "IpcMode": "private",
-            "PidsLimit": limits.processes + _OWN_PROCESSES,
-            "Memory": memory,
-            "MemorySwap": memory,
-            "NanoCpus": limits.cpu_millis * _NANOS_PER_MILLI,
+            **changeable_limits(limits),
             "ShmSize": max(MEBIBYTE, memory // 2),
             "OomScoreAdj": 500,
             "Ulimits": [
@@ -116,6 +113,20 @@ def container_config(plan: Plan) -> dict[str, Any]:
             "DeviceRequests": _devices(plan.cards),
         },
     }
+
+
+def changeable_limits(limits: Limits) -> dict[str, int]:
+    """Return what of a container's limits may be changed while it runs."""
+    return {
+        "PidsLimit": limits.processes + _OWN_PROCESSES,
+        "Memory": _memory(limits),
+        "MemorySwap": _memory(limits),
+        "NanoCpus": limits.cpu_millis * _NANOS_PER_MILLI,
+    }
+
+
+def _memory(limits: Limits) -> int:
+    return max(limits.memory_bytes, _LEAST_MEMORY_BYTES)
 
 
 def _security(calls: str) -> list[str]:

@@ -270,6 +270,13 @@ class Engine:
             async with _bounded():
                 await self._docker.containers.container(container).kill()
 
+    async def limit(self, container: str, limits: Mapping[str, int]) -> None:
+        """Change the limits of a container that runs. Raises MachineCannot."""
+        async with _bounded():
+            await self._docker._query_json(
+                f"containers/{container}/update", method="POST", data=dict(limits)
+            )
+
     async def pause(self, container: str) -> None:
         """Freeze everything in a container; fine when it is gone or frozen already."""
         with _gone_is_fine():

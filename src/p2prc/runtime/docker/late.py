@@ -58,6 +58,11 @@ class LateDocker:
         if self._runtime is not None:
             self._runtime.offer_images(self._offered)
 
+    def keep_warm(self, count: int) -> None:
+        """Have so many containers run before anybody wants them; once `probe` has been asked."""
+        if self._runtime is not None or (count and self._offers):
+            self._loaded().keep_warm(count)
+
     def unstopped(self, tier: str) -> frozenset[Attack]:
         return unstopped(tier) if self._runtime is None else self._runtime.unstopped(tier)
 

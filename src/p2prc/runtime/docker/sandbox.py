@@ -107,9 +107,23 @@ class DockerSandbox:
 
     async def started(self) -> None:
         """Go on once the engine has started the container."""
+        await self.warmed()
+        await self._begin()
+
+    async def warmed(self) -> None:
+        """Wait until the first process listens; the lease begins with `hand_over`."""
         assert self._control is not None
         await self._control.ready(READY_S)
         await self._find_meter()
+
+    async def hand_over(self, spec: SandboxSpec, until: float) -> None:
+        """Be this lease's from now on. Raises MachineCannot, RuntimeMissing, LeaseEnded."""
+        self._check_alive()
+        self._spec = spec
+        self._lasts_until = asyncio.get_running_loop().time() + max(0.0, until - since_start_s())
+        await self._begin()
+
+    async def _begin(self) -> None:
         await self._open_way_out()
         self._watching = asyncio.get_running_loop().create_task(self._watch(), name="watch")
 
