@@ -21,6 +21,7 @@ from p2prc.model.identity import NodeId
 from p2prc.model.quantities import parse_cpus, parse_duration, parse_size
 from p2prc.model.quiet_hours import QuietSpan, parse_quiet_hours
 from p2prc.protocol.forwarding import parse_forward_ports, parse_port_ranges
+from p2prc.protocol.gateways import OWNER_CONNECTIONS_LIMIT
 from p2prc.protocol.lending import END, WHEN_NEEDED
 from p2prc.protocol.owner_needs import AwayRule
 
@@ -390,6 +391,15 @@ def _ports(text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(int(part) for part in found))
 
 
+def _streams(text: str) -> int:
+    if (count := _count(text)) > OWNER_CONNECTIONS_LIMIT:
+        raise SettingInvalid(
+            f"a link between two nodes carries {OWNER_CONNECTIONS_LIMIT} connections at most",
+            hint=f"up to `{OWNER_CONNECTIONS_LIMIT}`",
+        )
+    return count
+
+
 def _host_or_none(text: str) -> str | None:
     if text == "none":
         return None
@@ -467,7 +477,7 @@ _KEYS: Mapping[str, Callable[[str], Any]] = {
     "gateway.listen": _listen_all,
     "gateway.connections": _count,
     "gateway.per_peer.ports": _count,
-    "gateway.per_peer.connections": _count,
+    "gateway.per_peer.connections": _streams,
     "gateway.traffic": _size_or_none,
     "gateway.rate": _speed,
     "gateway.idle": _seconds,
@@ -583,7 +593,7 @@ def _defaults(machine: Machine) -> dict[str, str]:
         "gateway.listen": "all",
         "gateway.connections": "256",
         "gateway.per_peer.ports": "10",
-        "gateway.per_peer.connections": "512",
+        "gateway.per_peer.connections": "256",
         "gateway.traffic": "10G",
         "gateway.rate": "none",
         "gateway.idle": "1h",

@@ -17,6 +17,8 @@ from p2prc.protocol.forwarding import Protocol
 ABSENCE_S = 3600.0
 """So long a port waits for an owner that says nothing."""
 DAY_S = 86400
+OWNER_CONNECTIONS_LIMIT = 384
+"""One link serves 512 streams: its owner's other conversations with this node need some too."""
 _TRIES = 200
 _PRIME = 7919
 
@@ -34,7 +36,7 @@ class GatewayRules:
     denied: frozenset[NodeId] = frozenset()
     ports: tuple[tuple[int, int], ...] = ((20000, 29999),)
     per_peer_mappings: int = 10
-    per_peer_connections: int = 512
+    per_peer_connections: int = 256
     per_mapping_connections: int = 256
     traffic_bytes: int | None = None
     rate_bytes_s: int | None = None
