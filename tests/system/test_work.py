@@ -144,3 +144,23 @@ def test_an_owner_sees_which_command_a_lease_runs(three_nodes: Nodes) -> None:
     assert grace.json("leases")[0]["command"] == "sh -c 'echo started; sleep 60'"
     grace.p2prc("kill", "--all")
     running.communicate(timeout=10)
+
+
+def test_a_job_that_is_typed_twice_is_one(three_nodes: Nodes, tmp_path: Path) -> None:
+    words = (
+        "map", "--over", "i=1-2", "--to", str(tmp_path), "--",
+        "sh", "-c", f"until [ -e {tmp_path}/go ]; do sleep 0.1; done",
+    )  # fmt: skip
+    ada = three_nodes[0]
+    first = ada.json(*words)
+    said = ada.p2prc("--json", *words)
+    assert said.data["id"] == first["id"]
+    assert f"taking up {first['id'][:10]}" in said.err
+    assert ada.json(*words[:1], "--again", *words[1:])["id"] != first["id"]
+    assert ada.json(*words[:-1], words[-1] + "; true")["id"] != first["id"]
+    for row in ada.json("jobs"):
+        if row["state"] in ("queued", "running"):
+            ada.p2prc("cancel", row["id"])
+    # What has ended may be done anew.
+    assert ada.json(*words)["id"] != first["id"]
+    ada.p2prc("cancel", ada.json("jobs")[0]["id"])

@@ -428,6 +428,7 @@ class RunRequest(_Work, frozen=True, kw_only=True):
 class _JobWork(_Work, frozen=True):
     """What jobs have in common. `on` names allowed nodes.
 
+    With `again` it is a new job though the very same is running already; else that one is taken up.
     That share of the tasks that `verify` says is done again on another node and compared.
     """
 
@@ -435,6 +436,7 @@ class _JobWork(_Work, frozen=True):
     on: Annotated[list[_Name], Meta(max_length=1000)] = []
     is_isolated: bool = field(name="isolate", default=False)
     verify: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    again: bool = False
 
 
 class JobRequest(_JobWork, frozen=True, kw_only=True):

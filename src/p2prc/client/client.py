@@ -167,6 +167,8 @@ class Client:
             "chunk": chunk,
             "retries": retries,
             "verify": verify,
+            # Whoever calls twice wants two.
+            "again": True,
         }
         created = self._control.submit(_converted(fields, JobRequest))
         return Job(self._control, created.id, created.key)

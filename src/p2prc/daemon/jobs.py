@@ -85,12 +85,10 @@ class JobDesk:
                 nodes=tuple(self._find_node(typed) for typed in request.on),
             )
             check_job(job)
-            runner = self._node.jobs.submit(job, str(folder_of(request)))
+            runner, notices = self._begin(job, str(folder_of(request)), again=request.again)
         finally:
             self._node.blobs.unpin(owner)
-        return schema.JobCreated(
-            id=runner.id, key=_key(runner.id, job), tasks=runner.ledger.counts.total
-        )
+        return _created(runner, notices)
 
     async def submit_template(self, request: schema.TemplateRequest) -> schema.JobCreated:
         """Store the job of a template and begin it. Raises InvalidInput, FileUnknown, DiskFull."""
@@ -105,15 +103,22 @@ class JobDesk:
                 nodes=tuple(self._find_node(typed) for typed in request.on),
             )
             check_job(job)
-            runner = self._node.jobs.submit(job, str(written.to))
+            runner, notices = self._begin(job, str(written.to), again=request.again)
         finally:
             self._node.blobs.unpin(owner)
-        return schema.JobCreated(
-            id=runner.id,
-            key=_key(runner.id, job),
-            tasks=runner.ledger.counts.total,
-            notices=list(written.notices),
-        )
+        return _created(runner, [*notices, *written.notices])
+
+    def _begin(self, job: Job, folder: str, *, again: bool) -> tuple[JobRunner, list[str]]:
+        """Begin a job, or take up the very same that is not done; say so then."""
+        if not again:
+            unsalted = msgspec.structs.replace(job, salt="")
+            for runner in self._node.jobs.all():
+                if runner.ledger.is_ended or runner.stored.to_folder != folder:
+                    continue
+                if msgspec.structs.replace(runner.job, salt="") == unsalted:
+                    notice = f"the very same is running already: taking up {runner.id[:10]}"
+                    return runner, [f"{notice} (`--again` begins another)"]
+        return self._node.jobs.submit(job, folder), []
 
     # -- looking --
 
@@ -306,6 +311,15 @@ class JobDesk:
         return schema.Collected(
             id=runner.id, to=str(to), files=files, bytes=size_bytes, missing=missing
         )
+
+
+def _created(runner: JobRunner, notices: list[str]) -> schema.JobCreated:
+    return schema.JobCreated(
+        id=runner.id,
+        key=_key(runner.id, runner.job),
+        tasks=runner.ledger.counts.total,
+        notices=notices,
+    )
 
 
 def _key(job: JobId, description: Job) -> str:

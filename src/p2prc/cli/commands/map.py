@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from p2prc.api.schema import JobRequest
-from p2prc.cli.commands.work_options import taken_from, verify_option, work_options
+from p2prc.cli.commands.work_options import again_option, taken_from, verify_option, work_options
 from p2prc.cli.failures import note
 from p2prc.cli.following import announce, wait_safe_option
 from p2prc.cli.invocation import CommandWithTail, Invocation, command
@@ -39,6 +39,7 @@ _BRACES = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]{0,63})(?::[^{}]*)?\}")
 @click.option("--on", multiple=True, metavar="NODE,...", help="Only these nodes.")
 @click.option("--isolate", is_flag=True, help="Give each task a sandbox of its own.")
 @verify_option
+@again_option
 @click.option("--watch", "is_watched", is_flag=True, help="Show how far it is, to the end.")
 @wait_safe_option
 @work_options
@@ -86,6 +87,7 @@ def _request(argv: list[str], options: dict[str, Any]) -> JobRequest:
         "chunk": options["chunk"],
         "retries": options["retries"],
         "verify": options["verify"],
+        "again": options["again"],
         "on": on,
         "isolate": options["isolate"],
     }

@@ -126,6 +126,15 @@ _OPTIONS = [
 ]
 
 
+def again_option(function: _Decorated) -> _Decorated:
+    """Add `--again` to a command that begins a job."""
+    return click.option(
+        "--again",
+        is_flag=True,
+        help="Begin a new job though the very same is running already.",
+    )(function)
+
+
 def verify_option(function: _Decorated) -> _Decorated:
     """Add the share of tasks that are done twice and compared."""
     return click.option(
