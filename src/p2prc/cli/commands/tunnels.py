@@ -114,7 +114,19 @@ def tunnels_command(invocation: Invocation, /) -> None:
     if invocation.as_json:
         write_json(rows)
     elif rows:
-        headings = ("ID", "KIND", "LOCAL", "REMOTE", "OF", "OPEN", "IN", "OUT", "SINCE", "TROUBLE")
+        headings = (
+            "ID",
+            "NAME",
+            "KIND",
+            "LOCAL",
+            "REMOTE",
+            "OF",
+            "OPEN",
+            "IN",
+            "OUT",
+            "SINCE",
+            "TROUBLE",
+        )
         write(table(headings, [_cells(row) for row in rows]))
     else:
         note("no tunnels; make one: `p2prc forward NODE PORT`, `p2prc expose PORT`")
@@ -123,6 +135,7 @@ def tunnels_command(invocation: Invocation, /) -> None:
 def _cells(row: TunnelRow) -> tuple[str, ...]:
     return (
         row.id,
+        plain(row.name) or "-",
         row.kind if row.protocol == "tcp" else f"{row.kind}/{row.protocol}",
         plain(row.local),
         plain(row.remote),
