@@ -331,7 +331,8 @@ class DaemonService:
 
     async def submit(self, request: schema.JobRequest) -> schema.JobCreated:
         created = await self._desk.submit(request)
-        return msgspec.structs.replace(created, notices=self._said_once(request, None))
+        notices = [*created.notices, *self._said_once(request, None)]
+        return msgspec.structs.replace(created, notices=notices)
 
     async def submit_template(self, request: schema.TemplateRequest) -> schema.JobCreated:
         created = await self._desk.submit_template(request)
