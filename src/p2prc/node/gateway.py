@@ -112,9 +112,12 @@ class Gateway:
             await asyncio.sleep(LOOK_S)
             over = self._book.overdue(time.time())
             over += [each for each in self._book.all() if self._is_put_out(each.owner)]
+            # A full disk is no reason to let what is over go on.
             for granted in over:
-                await self._end(granted, "it is over")
-            self._write_day()
+                with suppress(MachineCannot):
+                    await self._end(granted, "it is over")
+            with suppress(MachineCannot):
+                self._write_day()
 
     async def stop(self) -> None:
         """Hang up; the ports listen again with the next start."""
@@ -202,9 +205,9 @@ class Gateway:
     async def _end(self, granted: Granted, reason: str) -> None:
         self._book.forget(granted)
         lent = self._lent.pop(granted.key, None)
-        self._state.set_values({_name(granted): None})
         if lent is not None:
             await _hang_up(lent)
+        self._state.set_values({_name(granted): None})
         log.info("a public port ends", extra={"port": granted.port, "reason": reason})
 
     def _keep(self, lent: Lent) -> None:
