@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from p2prc.daemon.names import find_asking, find_container, find_node
-from p2prc.errors import LeaseUnknown, NameAmbiguous, NodeUnknown
-from p2prc.model.identity import LeaseId, NodeId, short
+from p2prc.daemon.names import find_asking, find_container, find_job, find_node
+from p2prc.errors import JobUnknown, LeaseUnknown, NameAmbiguous, NodeUnknown
+from p2prc.model.identity import JobId, LeaseId, NodeId, short
+from p2prc.model.likeness import guess
 from p2prc.protocol.asking import fingerprint
 
 FRIEND = NodeId("0123456789abcdef" * 4)
@@ -58,3 +59,23 @@ def test_who_means_no_container_is_sent_to_the_list_of_containers(typed: str) ->
     with pytest.raises(LeaseUnknown) as refusal:
         find_container(typed, {LeaseId("1a" * 10): ""}, ())
     assert refusal.value.hint == "see `p2prc ps`"
+
+
+def test_who_mistypes_a_name_is_told_the_one_like_it() -> None:
+    with pytest.raises(NodeUnknown) as refusal:
+        find_node("Dekstop", names("desktop"))
+    assert refusal.value.hint == "did you mean `desktop`? see `p2prc nodes`"
+    with pytest.raises(NodeUnknown) as refusal:
+        find_node("qqqqqq", names("desktop"))
+    assert refusal.value.hint == "see `p2prc nodes`"
+    there, gone = LeaseId("1a" * 10), LeaseId("2b" * 10)
+    with pytest.raises(LeaseUnknown) as no_container:
+        find_container("bx", {there: "box", gone: "bxx"}, {gone})
+    assert no_container.value.hint == "did you mean `box`? see `p2prc ps`"
+    with pytest.raises(JobUnknown) as no_job:
+        find_job("flim", {JobId("3c" * 10): "film"})
+    assert no_job.value.hint == "did you mean `film`? see `p2prc jobs`"
+
+
+def test_names_that_peers_chose_cost_little_to_compare() -> None:
+    assert guess("desktop", ["x" * 1_000_000, "", *map(str, range(100_000))], "see") == "see"

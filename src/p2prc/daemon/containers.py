@@ -20,6 +20,7 @@ from p2prc.daemon.orders import environment_of, workload_of
 from p2prc.daemon.rows import instant, instant_or_none
 from p2prc.errors import InvalidInput, LeaseUnknown, P2prcError, PeerLost
 from p2prc.model.identity import LeaseId, NodeId
+from p2prc.model.likeness import guess
 from p2prc.model.workload import MainProcess, Workload
 from p2prc.node.containers import Held
 from p2prc.node.inside import RemoteCommand
@@ -252,7 +253,10 @@ class ContainerDesk:
         containers, name = self._node.containers, request.name
         there = containers.groups.get(name)
         if request.action != "create" and there is None:
-            raise LeaseUnknown(f"no group is called `{name[:80]}`", hint="see `p2prc group list`")
+            raise LeaseUnknown(
+                f"no group is called `{name[:80]}`",
+                hint=guess(name, containers.groups, "see `p2prc group list`"),
+            )
         leases = [self._find_any(typed) for typed in request.leases]
         match request.action:
             case "create" | "add":

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from p2prc.errors import JobUnknown, LeaseUnknown, NameAmbiguous, NodeUnknown, NotFound, PeerError
 from p2prc.model.identity import PREFIX_DIGITS, JobId, LeaseId, NodeId, short
+from p2prc.model.likeness import guess
 from p2prc.protocol.asking import FINGERPRINT_DIGITS
 
 _SHOWN = 5
@@ -34,7 +35,10 @@ def find_node(typed: str, names: Mapping[NodeId, str]) -> NodeId:
             f"`{typed}` may be any of: {listed}", hint="type more of the id: `p2prc nodes`"
         )
     if not matches:
-        raise NodeUnknown(f"no node is called `{typed[:80]}`")
+        raise NodeUnknown(
+            f"no node is called `{typed[:80]}`",
+            hint=guess(typed, names.values(), NodeUnknown.hint),
+        )
     return matches[0]
 
 
@@ -82,7 +86,8 @@ def find_container(typed: str, names: Mapping[LeaseId, str], gone: Collection[Le
     try:
         return find_lease(typed, names)
     except LeaseUnknown as error:
-        raise LeaseUnknown(error.message, hint="see `p2prc ps`") from None
+        there_are = (name for lease, name in names.items() if lease not in gone)
+        raise LeaseUnknown(error.message, hint=guess(typed, there_are, "see `p2prc ps`")) from None
 
 
 def find_job(typed: str, keys: Mapping[JobId, str]) -> JobId:
@@ -90,7 +95,10 @@ def find_job(typed: str, keys: Mapping[JobId, str]) -> JobId:
     for job, key in keys.items():
         if typed == key:
             return job
-    return JobId(_find(typed, list(keys), JobUnknown(f"no job here is `{typed[:80]}`")))
+    unknown = JobUnknown(
+        f"no job here is `{typed[:80]}`", hint=guess(typed, keys.values(), JobUnknown.hint)
+    )
+    return JobId(_find(typed, list(keys), unknown))
 
 
 def _find(typed: str, known: Sequence[str], unknown: NotFound) -> str:

@@ -93,13 +93,14 @@ class TunnelDesk:
     async def _target(self, typed: str) -> tuple[NodeId, LeaseId | None]:
         try:
             held = self._find_held(typed)
-        except LeaseUnknown:
+        except LeaseUnknown as no_lease:
             try:
                 return await self._find_node(typed), None
             except NodeUnknown as error:
+                guessed = error.hint.partition("see ")[0] or no_lease.hint.partition("see ")[0]
                 raise NodeUnknown(
                     f"no node and no container is called `{typed[:80]}`",
-                    hint="see `p2prc nodes` and `p2prc ps`",
+                    hint=f"{guessed}see `p2prc nodes` and `p2prc ps`",
                 ) from error
         return held.node, held.lease
 

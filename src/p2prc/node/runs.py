@@ -10,7 +10,14 @@ from random import Random
 
 import msgspec
 
-from p2prc.errors import NoNodeMatches, P2prcError, PeerError, PeerLost, PeerUnreachable
+from p2prc.errors import (
+    NoNodeMatches,
+    P2prcError,
+    PeerBusy,
+    PeerError,
+    PeerLost,
+    PeerUnreachable,
+)
 from p2prc.model.identity import LeaseId, NodeId, random_id
 from p2prc.model.tree import Tree
 from p2prc.model.workload import Command, Outcome, Workload
@@ -30,6 +37,9 @@ LEASE_TIMEOUT_S = 900.0
 ANOTHER_PATH_S = 10.0
 """After a path broke, another one is looked for so long: a dead relay is missed after seconds."""
 ANOTHER_PATH_PAUSE_S = 0.3
+
+_ALL_BUSY = "try later, or ask for less"
+"""Not "use `any`": that is what was used."""
 
 log = logging.getLogger(__name__)
 
@@ -206,4 +216,8 @@ def _worst(refusals: list[P2prcError]) -> P2prcError:
     for error in refusals:
         if not error.retryable:
             return error
-    return refusals[-1] if refusals else PeerError("no node answered")
+    if not refusals:
+        return PeerError("no node answered")
+    last = refusals[-1]
+    # Every node was asked already.
+    return PeerBusy(last.message, hint=_ALL_BUSY) if isinstance(last, PeerBusy) else last

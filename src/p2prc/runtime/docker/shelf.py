@@ -11,6 +11,7 @@ from typing import Any
 
 from p2prc.errors import MachineCannot, PathInvalid, PolicyRefuses
 from p2prc.model.image import ImageOffer
+from p2prc.model.likeness import guess
 from p2prc.runtime.docker import images, recipe, sent
 from p2prc.runtime.docker.engine import Engine, EngineRefused, Facts
 
@@ -45,7 +46,8 @@ class Shelf:
         is_sent = plain.startswith(f"{SENT}:")
         if not (is_sent or plain in self._pins or ALL_IMAGES in self._pins):
             raise PolicyRefuses(
-                f"this node does not offer the image {name[:100]!a}", hint="see `p2prc images NODE`"
+                f"this node does not offer the image {name[:100]!a}",
+                hint=guess(plain, self._pins, "see `p2prc images NODE`"),
             )
         found = await self._find(plain)
         digest = str(found["Id"])
