@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import shlex
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -139,9 +140,58 @@ async def test_nothing_leads_out(sandbox: Sandbox) -> None:
                 await connection.open_connection(host, port)
         with pytest.raises(asyncssh.ChannelListenError):
             await connection.forward_remote_port("", 0, "127.0.0.1", 1)
-        with pytest.raises(asyncssh.ChannelOpenError):
-            await connection.open_unix_connection("/run/docker.sock")
+        for path in ("/run/docker.sock", "/var/run/docker.sock", "", "x" * 5000, "a\0b"):
+            with pytest.raises(asyncssh.ChannelOpenError):
+                await connection.open_unix_connection(path)
         assert (await connection.run("true")).exit_status == 0
+
+
+_ECHO = """
+import socket
+listening = socket.socket(socket.AF_UNIX)
+listening.bind("echo.socket")
+listening.listen()
+print("ready", flush=True)
+while True:
+    with listening.accept()[0] as peer:
+        while content := peer.recv(65536):
+            peer.sendall(content)
+        peer.sendall(b"that is all")
+"""
+
+
+async def test_a_unix_socket_inside_is_reached(sandbox: Sandbox) -> None:
+    async with asyncio.timeout(4 * PATIENCE_S), connected(sandbox) as connection:
+        echo = await connection.create_process(f"exec python3 -c {shlex.quote(_ECHO)}")
+        said = await echo.stdout.readline()
+        if sandbox.spec.tier == "landlock":
+            # Without a network of its own it has no sockets at all.
+            assert said == ""
+            with pytest.raises(asyncssh.ChannelOpenError):
+                await connection.open_unix_connection("echo.socket")
+            return
+        assert said == "ready\n"
+        content = secrets.token_bytes(1_000_000)
+        for path in ("echo.socket", f"{sandbox.work_path}/echo.socket"):
+            reader, writer = await connection.open_unix_connection(path, encoding=None)
+            reading = asyncio.create_task(reader.read(-1))
+            writer.write(content)
+            writer.write_eof()
+            assert await reading == content + b"that is all"
+            writer.close()
+
+
+async def test_a_unix_socket_of_the_host_is_not_reached_by_a_link(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """The node may open what the tenant may not: it must not be the one who follows links."""
+    outside = tmp_path / "outside"
+    server_outside = await asyncio.start_unix_server(lambda _, writer: writer.close(), outside)
+    async with asyncio.timeout(PATIENCE_S), server_outside, connected(sandbox) as connection:
+        outside.chmod(0o700)
+        assert (await connection.run(f"ln -s {outside} link")).exit_status == 0
+        with pytest.raises(asyncssh.ChannelOpenError):
+            await connection.open_unix_connection("link")
 
 
 async def test_wrong_keys_are_refused(sandbox: Sandbox) -> None:

@@ -1,7 +1,8 @@
 """The server's half of one SSH connection, over any bytes both ways, into one sandbox.
 
 One key may enter, and nothing leads out of the sandbox: sessions are commands inside, forwarded
-ports are ports inside; there are no passwords, no agent, no X11 and no listening for others.
+ports and Unix sockets are those inside; there are no passwords, no agent, no X11 and no listening
+for others.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 import asyncssh
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -20,6 +22,7 @@ from p2prc.model.identity import NodeId
 from p2prc.runtime.port import Link, Sandbox
 from p2prc.ssh.inflow import Inflow
 from p2prc.ssh.keys import public_blob
+from p2prc.ssh.local_sockets import dial_path
 from p2prc.ssh.session import Count, Session
 
 LOGIN_TIMEOUT_S = 30.0
@@ -179,11 +182,15 @@ class _Server(asyncssh.SSHServer):
                 asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, "only ports inside can be reached"
             )
         self._take_channel()
-        return self._dial(dest_port)
+        return self._join(self._sandbox.dial(dest_port))
 
-    async def _dial(self, port: int) -> asyncssh.SSHTCPSession[bytes]:
+    def unix_connection_requested(self, dest_path: str) -> Awaitable[Any]:
+        self._take_channel()
+        return self._join(dial_path(self._sandbox, dest_path))
+
+    async def _join(self, dialed: Awaitable[Link]) -> _Forward:
         try:
-            link = await self._sandbox.dial(port)
+            link = await dialed
         except (P2prcError, OSError) as error:
             self._channel_ended()
             closed = isinstance(error, PortClosed)
@@ -207,7 +214,7 @@ class _Server(asyncssh.SSHServer):
 
 
 class _Forward(asyncssh.SSHTCPSession[bytes]):
-    """A port inside, for one channel."""
+    """A port or a socket inside, for one channel."""
 
     def __init__(self, link: Link, ended: Callable[[], None]) -> None:
         self._link = link

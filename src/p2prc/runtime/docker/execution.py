@@ -129,6 +129,10 @@ class DockerExecution:
         self._cause = (code, reason)
         self._killing = asyncio.get_running_loop().create_task(self._put_down(), name="kill")
 
+    async def may_run(self) -> bool:
+        """Ask the engine whether the command's own process may still be there."""
+        return bool((await self._command.facts()).get("Running"))
+
     def doom(self, code: str, reason: str) -> None:
         """Say why the command is about to be killed with all others; the first reason counts."""
         if not self._cause[0]:

@@ -269,7 +269,8 @@ class DockerSandbox:
         inside = _pid_inside(execution.pid) if self._spec.has_sessions else 0
         if inside:
             await self._control.kill_group(inside)
-        else:
+        elif not self._spec.has_sessions or await execution.may_run():
+            # One of several that ended by itself meanwhile takes nobody along.
             await self._kill_all(self._control)
 
     async def _kill_all(self, control: Control, *, is_last: bool = False) -> None:
