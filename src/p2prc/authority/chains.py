@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from biscuit_auth import (
     Biscuit,
@@ -42,6 +43,9 @@ _INVITE = "invite"
 _OPEN = "open"
 """Only in the founder's own block: whoever asks is let in."""
 _CACHE_LIMIT = 16_384
+_BLOCKS_LIMIT = 256
+"""The founder's block begins every chain of a network, and few members let many in."""
+_NETWORKS_LIMIT = 16
 _BISCUIT_ERRORS = (
     BiscuitBlockError,
     BiscuitBuildError,
@@ -201,6 +205,11 @@ def _read_block(biscuit: Biscuit, index: int, network: NodeId) -> _Block:
         source = biscuit.block_source(index)
     except _BISCUIT_ERRORS as error:
         raise NotMember("the membership chain has an unreadable block") from error
+    return _facts_of(source, network)
+
+
+@lru_cache(_BLOCKS_LIMIT)
+def _facts_of(source: str, network: NodeId) -> _Block:
     if (match := _BLOCK.fullmatch(source)) is None:
         raise NotMember("the membership chain says something that no member writes")
     block = _Block(
@@ -218,10 +227,14 @@ def _read_block(biscuit: Biscuit, index: int, network: NodeId) -> _Block:
 def _open(chain: bytes, network: NodeId) -> Biscuit:
     """Check every signature, the first against the network's key."""
     try:
-        root = PublicKey(f"ed25519/{network}")
-        return Biscuit.from_bytes(chain, root)
+        return Biscuit.from_bytes(chain, _root(network))
     except _BISCUIT_ERRORS as error:
         raise NotMember("the membership chain is damaged or of another network") from error
+
+
+@lru_cache(_NETWORKS_LIMIT)
+def _root(network: NodeId) -> PublicKey:
+    return PublicKey(f"ed25519/{network}")
 
 
 def _private_key(secret: bytes) -> PrivateKey:

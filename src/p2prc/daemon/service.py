@@ -38,7 +38,7 @@ from p2prc.model.identity import LeaseId, NodeId
 from p2prc.node.node import Node
 from p2prc.node.relaying import Relaying
 from p2prc.protocol.diagnosis import ReachFacts, diagnose
-from p2prc.protocol.membership import NodeState
+from p2prc.protocol.membership import NodeState, NodeView
 from p2prc.reachability.interfaces import read_interfaces
 from p2prc.storage.home import Home
 
@@ -78,7 +78,8 @@ class DaemonService:
     async def status(self) -> schema.Status:
         node, told = self._node, self._node.network.told.description
         there = node.network.told.whereabouts
-        states = Counter(view.state for view in node.network.nodes())
+        views = node.network.nodes()
+        states = Counter(view.state for view in views)
         return schema.Status(
             id=node.id,
             name=told.name,
@@ -92,7 +93,7 @@ class DaemonService:
             uptime_s=round(asyncio.get_running_loop().time() - node.started_at, 1),
             version=told.software,
             home=str(self._home.folder),
-            members=self._members(),
+            members=_members(views),
             alive=states[NodeState.ALIVE],
             dead=states[NodeState.DEAD],
             lending=schema.Lending(
@@ -172,11 +173,8 @@ class DaemonService:
         return schema.Joined(
             network=standing.network,
             name=self._node.network.told.description.name,
-            members=self._members(),
+            members=_members(self._node.network.nodes()),
         )
-
-    def _members(self) -> int:
-        return sum(not view.record.has_left for view in self._node.network.nodes())
 
     def ask(self, request: schema.AskRequest) -> AsyncIterator[schema.AskEvent]:
         return self._admission.ask(request)
@@ -481,3 +479,7 @@ class DaemonService:
         names = dict.fromkeys(others, "")
         names |= {view.record.node: view.record.name for view in self._node.network.nodes()}
         return find_node(typed, names)
+
+
+def _members(views: Sequence[NodeView]) -> int:
+    return sum(not view.record.has_left for view in views)

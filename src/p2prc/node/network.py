@@ -94,7 +94,10 @@ class Network:
 
     def nodes(self) -> list[NodeView]:
         """Return every node known that was not put out, ourselves included."""
-        return [view for view in self.gossip.nodes() if self._is_shown(view)]
+        views = self.gossip.nodes()
+        if self.revocations.is_empty:
+            return views
+        return [view for view in views if self._is_shown(view)]
 
     def _is_shown(self, view: NodeView) -> bool:
         return view.is_self or not self.is_put_out(view.record.node)

@@ -158,7 +158,7 @@ class Relays:
     def _members(self) -> list[Candidate]:
         # One that serves without being sure to be public is measured like the others: whoever is
         # among nodes without UDP alone finds nobody who could try its UDP port.
-        records = [view.record for view in self._with_relays()]
+        records = [view.record for view in self._with_relays() if view.record.relays]
         # When there are more than anybody looks at, each node looks at others.
         own = int(self._network.own, 16)
         records.sort(key=lambda record: (not record.is_public, int(record.node, 16) ^ own))

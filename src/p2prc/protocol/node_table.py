@@ -213,13 +213,14 @@ class NodeTable:
         One that was down may be back by now, so it is looked for too.
         """
         node = signed.record.node
-        if self.peek(node) is not None or self._make_room(signed.record) is not None:
+        sponsor = self._sponsor_of(signed.record)
+        if self.peek(node) is not None or self._make_room(node, sponsor) is not None:
             return
         if signed.record.has_left:
-            self._add(node, Known(signed, NodeState.LEFT, now))
+            self._add(node, Known(signed, NodeState.LEFT, now), sponsor)
             self._left[node] = now
         else:
-            self._add(node, Known(signed, NodeState.SUSPECT, now, is_unverified=True))
+            self._add(node, Known(signed, NodeState.SUSPECT, now, is_unverified=True), sponsor)
             self._sentence(node, now + self._config.silence_s)
 
     def put(self, signed: SignedRecord, now: float) -> str | None:
@@ -227,9 +228,10 @@ class NodeTable:
         node = signed.record.node
         held = self.peek(node)
         if held is None:
-            if (reason := self._make_room(signed.record)) is not None:
+            sponsor = self._sponsor_of(signed.record)
+            if (reason := self._make_room(node, sponsor)) is not None:
                 return reason
-            self._add(node, known := Known(signed, NodeState.ALIVE, now))
+            self._add(node, known := Known(signed, NodeState.ALIVE, now), sponsor)
         else:
             known = self._mine(node, held)
             if signed.record.version > known.version:
@@ -373,10 +375,10 @@ class NodeTable:
         self._verdicts[node] = at
         heapq.heappush(self._agenda, (at, node, at))
 
-    def _add(self, node: NodeId, known: Known) -> None:
+    def _add(self, node: NodeId, known: Known, sponsor: NodeId | None) -> None:
         self._over[node] = known
         self._size += 1
-        if (sponsor := self._sponsor_of(known.signed.record)) is not None:
+        if sponsor is not None:
             self._sponsored.setdefault(sponsor, {})[node] = None
             self._sponsor_by[node] = sponsor
         if node not in self._base.known:
@@ -421,14 +423,13 @@ class NodeTable:
         displaced, self._displaced = self._displaced, 0
         return displaced
 
-    def _make_room(self, record: NodeRecord) -> str | None:
-        sponsor = self._sponsor_of(record)
+    def _make_room(self, node: NodeId, sponsor: NodeId | None) -> str | None:
         sponsored = self._sponsored.get(sponsor, {}) if sponsor is not None else {}
         if len(sponsored) >= self._config.sponsor_limit:
             # Those that are there, then the lowest ids: were it whoever came first, every table
             # would hold others, and their owners would tell each other of them for ever.
             worst = max(sponsored, key=self._dispensable)
-            if self._dispensable(worst) < (False, record.node):
+            if self._dispensable(worst) < (False, node):
                 return SPONSOR_FULL
             self._displaced += self._is_present(worst)
             self._evict(worst)

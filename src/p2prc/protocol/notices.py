@@ -168,6 +168,8 @@ class NoticeBoard:
 
     def revoker_in(self, line: Sequence[NodeId]) -> NodeId | None:
         """Return who put somebody out of this line of admissions; None while it stands."""
+        if not self._ids:
+            return None
         for at, author in enumerate(line):
             if any((author, node) in self._ids for node in line[at + 1 :]):
                 return author
