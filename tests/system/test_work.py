@@ -54,6 +54,22 @@ def test_a_range_is_spread_over_all_nodes_and_its_outputs_land(
     assert len(shown["nodes"]) == 3
 
 
+def test_an_urgent_job_does_not_wait_for_the_end_of_another(three_nodes: Nodes) -> None:
+    ada = three_nodes[0]
+    usual = ada.json("map", "--on", "grace", "--over", "i=1-400", "--", "sleep", "0.2")["id"]
+    running = lambda: ada.json("job", "show", usual)["tasks"]["running"] == 2  # noqa: E731
+    wait_until(running, "the usual job has all places")
+    said = ada.p2prc(
+        "map", "--watch", "--on", "grace", "--priority", "5", "--over", "i=1-4", "--", "true"
+    )
+    assert "4 of 4 tasks done" in said.out
+    shown = ada.json("job", "show", usual)
+    assert shown["state"] == "running"
+    assert shown["tasks"]["failed"] == 0
+    assert shown["failures"] == []
+    ada.p2prc("cancel", usual)
+
+
 def test_two_tasks_with_one_output_path_fail_the_second(three_nodes: Nodes, tmp_path: Path) -> None:
     said = three_nodes[0].p2prc(
         "map", "--watch", "--over", "i=1-2", "--out", "same.txt", "--to", str(tmp_path / "to"),

@@ -430,6 +430,7 @@ class _JobWork(_Work, frozen=True):
 
     With `again` it is a new job though the very same is running already; else that one is taken up.
     That share of the tasks that `verify` says is done again on another node and compared.
+    Jobs of higher `priority` come first among those of this node.
     """
 
     retries: Annotated[int, Meta(ge=0, le=100)] | None = None
@@ -437,6 +438,7 @@ class _JobWork(_Work, frozen=True):
     is_isolated: bool = field(name="isolate", default=False)
     verify: Annotated[float, Meta(ge=0, le=1)] = 0.0
     again: bool = False
+    priority: Annotated[int, Meta(ge=-100, le=100)] = 0
 
 
 class JobRequest(_JobWork, frozen=True, kw_only=True):
@@ -601,6 +603,7 @@ class JobDetail(JobRow, frozen=True):
     blocked: str = ""
     safety: str = ""
     verification: Verification | None = None
+    priority: int = 0
 
 
 class JobProgress(Answer, frozen=True, tag="progress", tag_field="type"):

@@ -75,6 +75,7 @@ class AsyncClient:
         chunk: int = 1,
         retries: int | None = None,
         verify: float = 0.0,
+        priority: int = 0,
         **work: Any,
     ) -> AsyncJob:
         def submit() -> Job:
@@ -88,6 +89,7 @@ class AsyncClient:
                 chunk=chunk,
                 retries=retries,
                 verify=verify,
+                priority=priority,
                 **work,
             )
 

@@ -147,14 +147,15 @@ class Client:
         chunk: int = 1,
         retries: int | None = None,
         verify: float = 0.0,
+        priority: int = 0,
         **work: Any,
     ) -> Job:
         """Run a command once for each value: `{NAME}` in it, `outputs` and `to` stands for it.
 
         `inputs` are files and folders here, `outputs` patterns of what comes back to the folder
         `to`; `on` names the only nodes allowed. That share of the tasks that `verify` says is done
-        again on another node and compared. Returns once the inputs are read: the job goes on
-        without this program. Raises JobInvalid.
+        again on another node and compared; jobs of higher `priority` come first. Returns once the
+        inputs are read: the job goes on without this program. Raises JobInvalid.
         """
         fields = {
             **work,
@@ -169,6 +170,7 @@ class Client:
             "verify": verify,
             # Whoever calls twice wants two.
             "again": True,
+            "priority": priority,
         }
         created = self._control.submit(_converted(fields, JobRequest))
         return Job(self._control, created.id, created.key)

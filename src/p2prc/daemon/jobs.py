@@ -83,6 +83,7 @@ class JobDesk:
                 salt=secrets.token_hex(16),
                 steps=(step,),
                 nodes=tuple(self._find_node(typed) for typed in request.on),
+                priority=request.priority or msgspec.UNSET,
             )
             check_job(job)
             runner, notices = self._begin(job, str(folder_of(request)), again=request.again)
@@ -101,6 +102,7 @@ class JobDesk:
                 salt=secrets.token_hex(16),
                 steps=written.steps,
                 nodes=tuple(self._find_node(typed) for typed in request.on),
+                priority=request.priority or msgspec.UNSET,
             )
             check_job(job)
             runner, notices = self._begin(job, str(written.to), again=request.again)
@@ -158,6 +160,7 @@ class JobDesk:
             blocked=_blocked(runner),
             safety=runner.holder.safety_reason,
             verification=_verification(runner),
+            priority=runner.job.priority or 0,
         )
 
     async def events(self, runner: JobRunner) -> AsyncIterator[schema.JobEvent]:

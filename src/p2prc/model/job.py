@@ -10,7 +10,7 @@ from typing import Annotated
 
 import msgspec
 from blake3 import blake3
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from p2prc.model.identity import JobId, NodeIdField, ShortText
 from p2prc.model.workload import Command, Workload
@@ -101,13 +101,18 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
 
 
 class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An immutable description, named by its hash; `salt` tells two equal submissions apart."""
+    """An immutable description, named by its hash; `salt` tells two equal submissions apart.
+
+    Of several jobs that one node carries on, higher `priority` gets slots first; UNSET is 0.
+    """
 
     name: ShortText
     submitter: NodeIdField
     salt: Annotated[str, Meta(max_length=40)]
     steps: Annotated[tuple[Step, ...], Meta(min_length=1, max_length=100)]
     nodes: Annotated[tuple[NodeIdField, ...], Meta(max_length=1000)] = ()
+    # Not a plain default: what is not given must not change the names of older jobs.
+    priority: Annotated[int, Meta(ge=-100, le=100)] | UnsetType = UNSET
 
     @property
     def id(self) -> JobId:

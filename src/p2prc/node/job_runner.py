@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -120,6 +120,7 @@ class JobRunner:
         self._unanswered: set[NodeId] = set()
         self._reading: Work[None] | None = None
         self._candidates: tuple[NodeId, ...] = ()
+        self._slot_limits: Mapping[NodeId, int] | None = None
         self._has_let_go = False
         self._seen_state = ""
         self.holder = Holder(
@@ -217,6 +218,12 @@ class JobRunner:
     def offers_changed(self, offers: Sequence[NodeOffer]) -> None:
         """The network looks different."""
         self._feed(coordination.OffersChanged(tuple(self._allowed(offers))))
+
+    def slots_allowed(self, limits: Mapping[NodeId, int] | None) -> None:
+        """So many slots may be held on each node beside other jobs."""
+        if limits != self._slot_limits:
+            self._slot_limits = limits
+            self._feed(coordination.SlotsAllowed(limits))
 
     def candidates_changed(self, nodes: Sequence[NodeId]) -> None:
         """These could keep the job, the most stable first."""

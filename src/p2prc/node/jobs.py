@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 
 from p2prc.errors import (
@@ -24,6 +24,7 @@ from p2prc.node.pictures import Pictures
 from p2prc.node.post import Post
 from p2prc.node.tasks import Tasks
 from p2prc.protocol import messages
+from p2prc.protocol.jobs.sharing import slot_limits
 from p2prc.protocol.placement import NodeOffer
 from p2prc.storage.blobs import BlobStore
 from p2prc.storage.schema import StoredJob
@@ -123,6 +124,7 @@ class Jobs:
     def _begin(self, runner: JobRunner) -> None:
         runner.start(self._offers())
         runner.candidates_changed(self._candidates())
+        self.offers_changed()
 
     async def follow(self, job: JobId, secret: str) -> JobRunner:
         """Return the job with this key, from whoever holds it. Raises JobUnknown."""
@@ -274,6 +276,15 @@ class Jobs:
         for runner in live:
             runner.offers_changed(offers)
             runner.candidates_changed(candidates)
+        self._share(live, offers)
+
+    def _share(self, live: Sequence[JobRunner], offers: Sequence[NodeOffer]) -> None:
+        """Tell the jobs that are carried on here how many slots each may hold."""
+        claims = [claim for runner in live if (claim := runner.holder.claim) is not None]
+        able = [offer for offer in offers if offer.is_reachable and offer.is_lending]
+        limits = slot_limits(claims, {offer.node: offer.free.cpu_millis for offer in able})
+        for runner in live:
+            runner.slots_allowed(limits.get(runner.id))
 
     def _live(self) -> list[JobRunner]:
         return [runner for runner in self._runners.values() if not runner.holder.is_settled]

@@ -10,7 +10,13 @@ import click
 import msgspec
 
 from p2prc.api.schema import JobRequest
-from p2prc.cli.commands.work_options import again_option, taken_from, verify_option, work_options
+from p2prc.cli.commands.work_options import (
+    again_option,
+    priority_option,
+    taken_from,
+    verify_option,
+    work_options,
+)
 from p2prc.cli.failures import note
 from p2prc.cli.following import announce, wait_safe_option
 from p2prc.cli.invocation import CommandWithTail, Invocation, command
@@ -40,6 +46,7 @@ _BRACES = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]{0,63})(?::[^{}]*)?\}")
 @click.option("--isolate", is_flag=True, help="Give each task a sandbox of its own.")
 @verify_option
 @again_option
+@priority_option
 @click.option("--watch", "is_watched", is_flag=True, help="Show how far it is, to the end.")
 @wait_safe_option
 @work_options
@@ -88,6 +95,7 @@ def _request(argv: list[str], options: dict[str, Any]) -> JobRequest:
         "retries": options["retries"],
         "verify": options["verify"],
         "again": options["again"],
+        "priority": options["priority"],
         "on": on,
         "isolate": options["isolate"],
     }

@@ -14,7 +14,13 @@ import click
 import msgspec
 
 from p2prc.api.schema import JobDetail, TemplateRequest
-from p2prc.cli.commands.work_options import again_option, place_options, taken_from, verify_option
+from p2prc.cli.commands.work_options import (
+    again_option,
+    place_options,
+    priority_option,
+    taken_from,
+    verify_option,
+)
 from p2prc.cli.failures import note
 from p2prc.cli.following import announce, wait_safe_option
 from p2prc.cli.invocation import CommandWithTail, Invocation, absolute, command
@@ -74,6 +80,7 @@ class _Render(CommandWithTail):
 @click.option("--on", multiple=True, metavar="NODE,...", help="Only these nodes.")
 @verify_option
 @again_option
+@priority_option
 @click.option("--watch", "is_watched", is_flag=True, help="Show how far it is, to the end.")
 @previews_option
 @wait_safe_option
@@ -114,6 +121,7 @@ def render_command(
         "retries": options["retries"],
         "verify": options["verify"],
         "again": options["again"],
+        "priority": options["priority"],
         "pictures_within": PICTURES_WITHIN,
         "on": [
             each.strip() for names in options["on"] for each in names.split(",") if each.strip()

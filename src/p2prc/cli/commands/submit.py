@@ -11,7 +11,13 @@ import click
 import msgspec
 
 from p2prc.api.schema import TemplateRequest
-from p2prc.cli.commands.work_options import again_option, taken_from, verify_option, work_options
+from p2prc.cli.commands.work_options import (
+    again_option,
+    priority_option,
+    taken_from,
+    verify_option,
+    work_options,
+)
 from p2prc.cli.following import announce, wait_safe_option
 from p2prc.cli.invocation import Invocation, absolute, command
 from p2prc.errors import FileUnknown, JobInvalid
@@ -37,6 +43,7 @@ _TEMPLATE_LIMIT_BYTES = 1 << 20
 @click.option("--isolate", is_flag=True, help="Give each task a sandbox of its own.")
 @verify_option
 @again_option
+@priority_option
 @click.option("--watch", "is_watched", is_flag=True, help="Show how far it is, to the end.")
 @wait_safe_option
 @work_options
@@ -103,6 +110,7 @@ def _request(
         "retries": options["retries"],
         "verify": options["verify"],
         "again": options["again"],
+        "priority": options["priority"],
         "on": on,
         "isolate": options["isolate"],
         "template": text,

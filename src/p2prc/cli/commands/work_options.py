@@ -146,6 +146,17 @@ def verify_option(function: _Decorated) -> _Decorated:
     )(function)
 
 
+def priority_option(function: _Decorated) -> _Decorated:
+    """Add which of this node's jobs come first."""
+    return click.option(
+        "--priority",
+        type=click.IntRange(-100, 100),
+        default=0,
+        metavar="N",
+        help="Higher ones first, of the jobs of this node; else 0.",
+    )(function)
+
+
 def work_options(function: _Decorated) -> _Decorated:
     """Add the options to a command; it takes them as one `WorkOptions`, `work`."""
     return _with([*_FILES, *_OPTIONS, _TIMEOUT], function)

@@ -65,6 +65,8 @@ def job_text(job: JobDetail) -> str:
         entries.append(("safe", f"no: {job.safety}"))
     if job.verification is not None:
         entries.append(("verified", verification_text(job.verification)))
+    if job.priority:
+        entries.append(("priority", str(job.priority)))
     if job.blocked:
         entries.append(("waits for", job.blocked))
     parts = [pairs(entries), _steps(job), shares_table(job), failures_text(job.id, job.failures)]

@@ -10,7 +10,7 @@ grace what it had is placed elsewhere. A result that arrives later all the same 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from random import Random
 from typing import assert_never
@@ -40,6 +40,7 @@ from p2prc.protocol.jobs.events import (
     SlotEnded,
     SlotOpened,
     SlotRefused,
+    SlotsAllowed,
     StartAttempt,
     StartRefused,
     StoodDown,
@@ -63,7 +64,8 @@ from p2prc.protocol.jobs.parameters import TaskSpace
 from p2prc.protocol.jobs.queue import TaskQueue
 from p2prc.protocol.jobs.results import Results
 from p2prc.protocol.jobs.settings import CoordinatorSettings
-from p2prc.protocol.jobs.slots import Slot, Slots, Standing
+from p2prc.protocol.jobs.sharing import Claim
+from p2prc.protocol.jobs.slots import SLOTS_PER_NODE_LIMIT, Slot, Slots, Standing
 from p2prc.protocol.placement import NodeOffer, explain, why_not
 
 
@@ -105,6 +107,7 @@ class Coordinator:
         self._doubt = Doubt(self._outbox, self._slots, self._results, self._settings)
         self._leave_out_caught()
         self._offers: tuple[NodeOffer, ...] = ()
+        self._slot_limits: Mapping[NodeId, int] | None = None
         self._step_number = -1
         self._enter_step(ledger.current_step or 0)
         self._last_refusal: str | None = None
@@ -132,6 +135,30 @@ class Coordinator:
         return self._blocked_reason
 
     @property
+    def claim(self) -> Claim | None:
+        """What the job would use, None where it can use nothing at present."""
+        limits = self._step.workload.limits
+        left_out = self.left_out
+        fits = {
+            offer.node: min(offer.lent.times_it_fits(limits), SLOTS_PER_NODE_LIMIT)
+            for offer in self._offers
+            if offer.node not in left_out and why_not(offer, self._step.workload) is None
+        }
+        wanted = min(self._ledger.counts.queued + self._slots.opened, sum(fits.values()))
+        if self._ended_at is not None or not wanted:
+            return None
+        mean_s = self._ledger.mean_duration_s or 0.0
+        return Claim(
+            job=self._job_id,
+            priority=self._job.priority or 0,
+            slot_millis=max(1, limits.cpu_millis),
+            wanted=wanted,
+            fits=fits,
+            held={one.node: one.opened for one in self._slots.standings() if one.opened},
+            served_s=mean_s * self._ledger.counts.succeeded,
+        )
+
+    @property
     def left_out(self) -> dict[NodeId, str]:
         """The nodes that get nothing more of this job, and why."""
         return {one.node: one.left_out for one in self._slots.standings() if one.left_out}
@@ -156,6 +183,8 @@ class Coordinator:
         match event:
             case OffersChanged():
                 self._set_offers(event.offers)
+            case SlotsAllowed():
+                self._slot_limits = event.limits
             case SlotOpened():
                 self._slot_opened(event, now)
             case SlotRefused():
@@ -383,6 +412,10 @@ class Coordinator:
             if self._is_ending_soon(slot, now):
                 self._outbox.close(slot)
                 continue
+            if self._allowed_more(standing) < 0:
+                # Another job of ours is due.
+                self._outbox.close(slot)
+                continue
             if self._is_better_left(standing, now):
                 continue
             task = self._queue.take(
@@ -428,7 +461,14 @@ class Coordinator:
         for node in self._slots.plan(
             wanted, now, is_wanted=lambda standing: not self._is_better_left(standing, now)
         ):
-            self._ask_slot(node)
+            if self._allowed_more(self._slots.standing(node)) > 0:
+                self._ask_slot(node)
+
+    def _allowed_more(self, standing: Standing) -> int:
+        """Return how many more slots the job may hold there beside others; below 0, too many."""
+        if self._slot_limits is None:
+            return 1
+        return self._slot_limits.get(standing.node, 0) - len(standing.slots)
 
     def _ask_slot(self, node: NodeId) -> None:
         lease = LeaseId(random_id(self._rng))

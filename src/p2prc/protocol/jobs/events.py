@@ -9,6 +9,7 @@ before the effects that follow them are performed.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from p2prc.model.identity import AttemptId, BlobId, LeaseId, NodeId
@@ -25,6 +26,13 @@ class OffersChanged:
     """What every known node lends at present; the whole list each time."""
 
     offers: tuple[NodeOffer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SlotsAllowed:
+    """How many slots this job may hold on each node beside others; None sets no bound."""
+
+    limits: Mapping[NodeId, int] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +161,7 @@ class Tick:
 
 Event = (
     OffersChanged
+    | SlotsAllowed
     | SlotOpened
     | SlotRefused
     | SlotEnded

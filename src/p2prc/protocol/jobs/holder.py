@@ -45,6 +45,7 @@ from p2prc.protocol.jobs.holding import (
 from p2prc.protocol.jobs.ledger import Ledger
 from p2prc.protocol.jobs.pages import LogLength, LogName, Logs, Page, SignedPage, in_pages
 from p2prc.protocol.jobs.settings import CoordinatorSettings
+from p2prc.protocol.jobs.sharing import Claim
 from p2prc.protocol.placement import NodeOffer
 
 
@@ -84,6 +85,7 @@ class Holder:
         self._coordinator: Coordinator | None = None
         self._gathering = Gathering(own, ledger, self._settings)
         self._offers: tuple[NodeOffer, ...] = ()
+        self._slots_allowed = coordination.SlotsAllowed(None)
         self._effects: list[Effect] = []
         self._has_cleared = False
         self._wake_at: float | None = None
@@ -119,6 +121,11 @@ class Holder:
     def safety_reason(self) -> str:
         """Why it would not."""
         return "" if self._custody is None else self._custody.reason
+
+    @property
+    def claim(self) -> Claim | None:
+        """What this node would use for the job; None where it does not carry it on, or nothing."""
+        return None if self._coordinator is None else self._coordinator.claim
 
     @property
     def left_out(self) -> dict[NodeId, str]:
@@ -167,6 +174,9 @@ class Holder:
                 self._fetched(self._gathering.fetched(event), now)
             case ResultNotFetched():
                 self._gathering.failed(event, now)
+            case coordination.SlotsAllowed():
+                self._slots_allowed = event
+                self._coordinate(event, now)
             case coordination.OffersChanged():
                 self._offers = event.offers
                 self._coordinate(event, now)
@@ -325,6 +335,7 @@ class Holder:
             epoch=epoch,
             is_submitter=self.is_submitter,
         )
+        self._coordinate(self._slots_allowed, now)
         self._coordinate(coordination.OffersChanged(self._offers), now)
 
     def _stand_down(self, custody: Custody, now: float) -> None:

@@ -8,7 +8,7 @@ MapReduce's backup tasks (Dean and Ghemawat, OSDI 2004) and of Spark's rule for 
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 
 from p2prc.model.identity import NodeId
@@ -17,6 +17,8 @@ WEIGHT = 0.3
 """How much the newest sample counts in a node's mean."""
 SAMPLES = 200
 LEAST_SAMPLES = 3
+LEAST_OF_NODE = 2
+"""A node's first task also waits for what later ones find there: it alone says little."""
 LATE_BY_MEDIAN = 2.0
 LATE_BY_QUARTILE = 1.5
 LEAST_LATE_S = 2.0
@@ -29,12 +31,14 @@ class Pace:
 
     def __init__(self) -> None:
         self._means: dict[NodeId, float] = {}
+        self._counts: Counter[NodeId] = Counter()
         self._samples: deque[float] = deque(maxlen=SAMPLES)
         self._late_after_s: float | None = None
 
     def clear(self) -> None:
         """Begin with other tasks, which may take longer or less long."""
         self._means.clear()
+        self._counts.clear()
         self._samples.clear()
         self._late_after_s = None
 
@@ -43,6 +47,7 @@ class Pace:
         held = self._means.get(node)
         mean_s = elapsed_s if held is None else held + WEIGHT * (elapsed_s - held)
         self._means[node] = mean_s
+        self._counts[node] += 1
         self._samples.append(elapsed_s)
         self._late_after_s = None
 
@@ -70,7 +75,7 @@ class Pace:
         """
         mean_s = self._means.get(node)
         if mean_s is not None:
-            return mean_s
+            return mean_s if self._counts[node] >= LEAST_OF_NODE else None
         if brings_s <= 0 or not self._means:
             return None
         return brings_s + min(self._means.values())

@@ -64,6 +64,11 @@ class Standing:
         return self.room > 0 and self.rest_until <= now and self.is_usable(now)
 
     @property
+    def opened(self) -> int:
+        """How many slots it granted."""
+        return sum(slot.opened_at is not None for slot in self.slots.values())
+
+    @property
     def name(self) -> str:
         """The node's name, or the start of its id."""
         return self.offer.name if self.offer is not None else self.node[:10]
