@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import platform
 import shutil
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from p2prc.errors import P2prcError
@@ -19,6 +21,7 @@ from p2prc.protocol.diagnosis import (
     PeerFacts,
     ReachFacts,
 )
+from p2prc.runtime.docker.presence import candidates, strays
 
 PEER_PATIENCE_S = 10.0
 _TOOLS = {"bwrap": "bubblewrap", "setpriv": "util-linux"}
@@ -41,10 +44,14 @@ async def look(node: Node, home: Path, reach: ReachFacts, peer: NodeId | None) -
     Linked peers are asked for their clocks meanwhile.
     """
     asked = None if peer is None or peer == node.id else peer
-    skews, told = await asyncio.gather(node.clock_skews_s(), _peer_or_none(node, asked))
+    skews, told, left_over = await asyncio.gather(
+        node.clock_skews_s(),
+        _peer_or_none(node, asked),
+        strays(candidates(os.environ, Path.home())),
+    )
     return Facts(
         reach=reach,
-        machine=_machine_of(node, home),
+        machine=replace(_machine_of(node, home), strays=left_over),
         network=_network_of(node, skews),
         peer=told,
     )
@@ -63,6 +70,12 @@ def machine_facts(home: Path) -> MachineFacts:
         missing_packages=missing_packages(),
         missing_for_blender=missing_for_blender(_library_folders()),
     )
+
+
+def machine_facts_alone(home: Path) -> MachineFacts:
+    """Return `machine_facts`, and what an engine still has of nodes that are gone."""
+    left_over = asyncio.run(strays(candidates(os.environ, Path.home())))
+    return replace(machine_facts(home), strays=left_over)
 
 
 def missing_for_blender(folders: Iterable[Path]) -> tuple[str, ...]:

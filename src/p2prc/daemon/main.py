@@ -25,7 +25,7 @@ from p2prc import __version__
 from p2prc.api.address import socket_path, ssh_socket_path
 from p2prc.api.listening import open_server
 from p2prc.api.server import build_app
-from p2prc.daemon.doctor import machine_facts
+from p2prc.daemon.doctor import machine_facts_alone
 from p2prc.daemon.log import set_up_logging
 from p2prc.daemon.memory import allow_many_files, give_back, take_for_permanent, use_one_arena
 from p2prc.daemon.policy import (
@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a node until it is told to stop; return an exit status."""
     options = _options(arguments)
     if options.is_check:
-        checks = [asdict(found) for found in diagnose_machine(machine_facts(options.home))]
+        checks = [asdict(found) for found in diagnose_machine(machine_facts_alone(options.home))]
         print(json.dumps(checks))
         return 0
     try:

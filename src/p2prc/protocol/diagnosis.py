@@ -73,6 +73,9 @@ class ReachFacts:
     """How many nodes of our network were heard on the local network, or why none is looked for."""
 
 
+_STRAYS_SHOWN = 20
+
+
 @dataclass(frozen=True, slots=True)
 class MachineFacts:
     """The machine under the node. `tiers` are the runtimes' names with what they promise."""
@@ -87,6 +90,8 @@ class MachineFacts:
     is_paused: bool = False
     bridge: str = ""
     """Why the network `bridge` cannot be lent although it is allowed."""
+    strays: tuple[str, ...] = ()
+    """Containers of nodes whose home folder is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +148,8 @@ def diagnose(facts: Facts) -> list[Finding]:
         found.append(_rendering(facts.machine.missing_for_blender))
     if facts.machine.bridge:
         found.append(_bridge(facts.machine.bridge))
+    if facts.machine.strays:
+        found.append(_strays(facts.machine.strays))
     if facts.network.unforeseen:
         found.append(_unforeseen(facts.network.unforeseen))
     if facts.peer is not None:
@@ -155,6 +162,8 @@ def diagnose_machine(machine: MachineFacts) -> list[Finding]:
     found = [_disk(machine)]
     if machine.missing_packages:
         found.append(_runtimes(machine))
+    if machine.strays:
+        found.append(_strays(machine.strays))
     return found
 
 
@@ -485,6 +494,15 @@ def _bridge(trouble: str) -> Finding:
         finding=f"the network `bridge` is allowed and cannot be lent: {trouble}",
         advice="see to that and start the node again, or lend without it:"
         " `p2prc policy set lend.networks none,proxy`",
+    )
+
+
+def _strays(containers: tuple[str, ...]) -> Finding:
+    return Finding(
+        "containers",
+        is_ok=False,
+        finding=f"{len(containers)} of nodes whose home folder is gone: nobody ends them",
+        advice=f"`docker rm -f {' '.join(containers[:_STRAYS_SHOWN])}`",
     )
 
 

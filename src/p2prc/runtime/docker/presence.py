@@ -4,12 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
+
+import msgspec
 
 ANSWER_S = 2.0
 _PING = b"GET /_ping HTTP/1.1\r\nHost: engine\r\nConnection: close\r\n\r\n"
 _ANSWER_BYTES = 4096
+_LIST = (
+    b"GET /containers/json?all=true&filters=%7B%22label%22%3A%5B%22p2prc.home%22%5D%7D HTTP/1.0\r\n"
+    b"Host: engine\r\n\r\n"
+)
+_LIST_BYTES = 4 << 20
+_CONTAINER = re.compile(r"[0-9a-f]{12,64}")
+_SHORT_ID = 12
+
+
+class _Listed(msgspec.Struct):
+    """One container, as the engine lists it."""
+
+    identity: str = msgspec.field(name="Id")
+    labels: dict[str, str] | None = msgspec.field(name="Labels", default=None)
 
 
 def candidates(environment: Mapping[str, str], home: Path) -> tuple[Path, ...]:
@@ -44,3 +61,42 @@ async def _answers(socket: Path) -> bool:
     except (OSError, TimeoutError):
         return False
     return b" 200 " in answer.split(b"\r\n", 1)[0]
+
+
+async def strays(sockets: tuple[Path, ...]) -> tuple[str, ...]:
+    """Return the containers of nodes whose home folder is no longer there; nobody ends those.
+
+    Without loading anything for it, as `find_engine`; nothing where no engine answers in time.
+    """
+    socket = await find_engine(sockets)
+    if socket is None:
+        return ()
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            reader, writer = await asyncio.open_unix_connection(os.fspath(socket))
+            try:
+                writer.write(_LIST)
+                answer = bytearray()
+                while len(answer) < _LIST_BYTES and (more := await reader.read(1 << 16)):
+                    answer += more
+            finally:
+                writer.close()
+        listed = msgspec.json.decode(answer.partition(b"\r\n\r\n")[2], type=list[_Listed])
+    except (OSError, TimeoutError, msgspec.MsgspecError):
+        return ()
+    found = [each.identity for each in listed if _is_stray(each.labels or {})]
+    return tuple(each[:_SHORT_ID] for each in found if _CONTAINER.fullmatch(each))
+
+
+def _is_stray(labels: Mapping[str, str]) -> bool:
+    folder = Path(labels.get("p2prc.folder", ""))
+    if not folder.is_absolute():
+        return False
+    try:
+        # HOME/leases/LEASE
+        folder.parent.parent.stat()
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return False
