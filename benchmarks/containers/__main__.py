@@ -12,6 +12,7 @@ import argparse
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,10 @@ def measure(names: Sequence[str]) -> Record:
     }
     for name in names:
         print(f"-- {name}", flush=True)
+        began = time.monotonic()
         part = PARTS[name]()
+        seconds = time.monotonic() - began
+        print(f"took {seconds:.0f} s", flush=True)
         for line in (*part.missing, *part.figures):
             print(line, flush=True)
         figures += part.figures

@@ -23,8 +23,8 @@ ROUNDS = 30
 BOMBS = 9
 COMMANDS = 3
 PROCESSES = Limits().processes
-ENOUGH = PROCESSES - 8
-EXPLODES_S = 10.0
+ENOUGH = PROCESSES * 7 // 8
+EXPLODES_S = 5.0
 BOMB_S = 0.2
 BOMBS_OF = {
     "shells": ["bash", "-c", "b() { while :; do b & done; }; b"],
