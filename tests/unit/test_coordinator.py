@@ -707,6 +707,18 @@ def test_a_task_has_one_extra_attempt_and_no_more() -> None:
     assert story.state == "running"
 
 
+def test_a_node_far_from_the_inputs_is_not_asked_when_others_are_done_sooner() -> None:
+    story = Story(job(12))
+    story.begin(offer(ALICE, cores=4))
+    for _ in range(4):
+        story.end(ALICE, GOOD)
+    far = replace(offer(BOB), brings_s=600.0)
+    assert only(OpenSlot, story.offer(offer(ALICE, cores=4), far)) == []
+    near = replace(offer(CAROL), brings_s=1.0)
+    opened = only(OpenSlot, story.offer(offer(ALICE, cores=4), far, near))
+    assert {slot.node for slot in opened} == {CAROL}
+
+
 def test_no_task_is_tried_twice_while_others_wait_or_where_all_take_as_long() -> None:
     story = Story(job(6))
     story.begin(offer(ALICE), offer(BOB))

@@ -25,6 +25,7 @@ from p2prc.model.tree import Tree
 from p2prc.node.grants import Grants
 from p2prc.node.links import Links
 from p2prc.protocol.messages import Sources
+from p2prc.protocol.path_speeds import PathSpeeds
 from p2prc.storage.blobs import BlobStore
 from p2prc.storage.recipes import Recipes
 from p2prc.transport.port import Connection, Stream
@@ -41,6 +42,7 @@ class Bulk:
     ) -> None:
         self._secret = secret
         self.up, self.down = Pace(), Pace()
+        self.speeds = PathSpeeds()
         self._recipes = Recipes(blobs.folder / "recipes", blobs)
         self._running: dict[BlobId, Swarm] = {}
         self._passes: dict[str, asyncio.TimerHandle] = {}
@@ -80,26 +82,36 @@ class Bulk:
             self._note_origin(name, peer)
             connection = await self._links.bulk_connection(peer)
             try:
-                return await self._fetch(connection, name, owner, limits)
+                return await self._fetch(peer, connection, name, owner, limits)
             except PeerLost as error:
                 if not self._links.give_up_lanes(connection, error.message):
                     raise
             # What came stays: the rest comes the other way.
             connection = await self._links.bulk_connection(peer)
-            return await self._fetch(connection, name, owner, limits)
+            return await self._fetch(peer, connection, name, owner, limits)
 
     async def _fetch(
-        self, connection: Connection, name: BlobId, owner: str, limits: TransferLimits | None
+        self,
+        peer: NodeId,
+        connection: Connection,
+        name: BlobId,
+        owner: str,
+        limits: TransferLimits | None,
     ) -> Tree:
         swarming = Swarming(self._recipes, self._links.bulk_connection, self._running)
-        return await fetch_tree(
+        came: list[int] = []
+        began_at = time.monotonic()
+        tree = await fetch_tree(
             connection,
             name,
             self._blobs,
             owner=owner,
             limits=limits or TransferLimits(pace=self.down),
+            progress=came.append,
             swarming=swarming,
         )
+        self.speeds.took(peer, sum(came), time.monotonic() - began_at)
+        return tree
 
     async def _complete(self, name: BlobId, owner: str) -> Tree | None:
         if not self._blobs.has(name):

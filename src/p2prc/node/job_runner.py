@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -120,6 +121,7 @@ class JobRunner:
         self._unanswered: set[NodeId] = set()
         self._reading: Work[None] | None = None
         self._candidates: tuple[NodeId, ...] = ()
+        self._input_bytes = 0
         self._slot_limits: Mapping[NodeId, int] | None = None
         self._has_let_go = False
         self._seen_state = ""
@@ -189,6 +191,7 @@ class JobRunner:
         if self.stored.role == READER:
             self._reading = self._tasks.start_contained(self._read(), f"read {self.id}")
             return
+        self._input_bytes = 0
         for name in sorted({step.command.inputs or "" for step in self.job.steps} - {""}):
             blob = BlobId(name)
             tree = self._blobs.tree(blob) if self._blobs.has(blob) else None
@@ -196,6 +199,7 @@ class JobRunner:
                 self.halted = "the job's inputs are gone from this node: cancel it, submit it again"
                 return
             self._blobs.pin_tree(self._reason, tree, survives=True)
+            self._input_bytes += tree.size_bytes
         self._take_claims()
         self.offers_changed(offers)
 
@@ -639,7 +643,13 @@ class JobRunner:
 
     def _allowed(self, offers: Sequence[NodeOffer]) -> list[NodeOffer]:
         wanted = self.job.nodes
-        return [offer for offer in offers if not wanted or offer.node in wanted]
+        return [self._with_path(each) for each in offers if not wanted or each.node in wanted]
+
+    def _with_path(self, offer: NodeOffer) -> NodeOffer:
+        """Say how long our inputs take to come there, as far as transfers showed."""
+        if offer.node == self._own:
+            return offer
+        return replace(offer, brings_s=self._bulk.speeds.brings_s(offer.node, self._input_bytes))
 
     def _take_claims(self) -> None:
         """Know again which task gave which path, as far as the manifests are still here."""

@@ -31,7 +31,8 @@ _PLENTY = 8
 class NodeOffer:
     """What a node lends, as far as we know. `lent` is its ceiling, `free` what is left of it.
 
-    `runtimes` is best first; `python` is a version like `3.11` or `3.11.2`.
+    `runtimes` is best first; `python` is a version like `3.11` or `3.11.2`. `brings_s` is how long
+    a job's inputs would take to come there, where they are not.
     """
 
     node: NodeId
@@ -44,6 +45,7 @@ class NodeOffer:
     python: str = ""
     platform: str = ""
     latency_s: float | None = None
+    brings_s: float = 0.0
 
 
 def why_not(offer: NodeOffer, workload: Workload) -> str | None:

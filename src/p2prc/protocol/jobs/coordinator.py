@@ -486,7 +486,8 @@ class Coordinator:
     def _is_better_left(self, standing: Standing, now: float) -> bool:
         """Whether the other nodes will be done before this one is with a single task."""
         pace = self._results.pace
-        expected_s = pace.expected_s(standing.node)
+        brings_s = 0.0 if standing.offer is None else standing.offer.brings_s
+        expected_s = pace.expected_s(standing.node, brings_s=brings_s)
         if expected_s is None:
             return False
         places = (

@@ -71,7 +71,7 @@ class Pace:
     def expected_s(self, node: NodeId, *, brings_s: float = 0.0) -> float | None:
         """Return how long the next task would take there; `brings_s` is for inputs not there yet.
 
-        None when nothing is known: such a node is tried.
+        None when too little is known: such a node is tried.
         """
         mean_s = self._means.get(node)
         if mean_s is not None:
