@@ -51,6 +51,11 @@ def watch_each(pids: Sequence[int]) -> list[Cost]:
     return _watch([(pid,) for pid in pids])
 
 
+def cpu_s(pids: Sequence[int]) -> float:
+    """Return the seconds of CPU that these processes have used since they began."""
+    return sum(map(_ticks, pids)) / _TICKS_PER_S
+
+
 def _watch(groups: Sequence[Sequence[int]], *, window_s: float = WINDOW_S) -> list[Cost]:
     before = [sum(map(_ticks, pids)) for pids in groups]
     began = time.monotonic()

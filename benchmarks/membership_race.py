@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
@@ -51,6 +52,14 @@ class Contender(Protocol):
     def counts(self) -> tuple[int, int]: ...
 
     def kill(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class JoinRound:
+    """How long all took to know all, and what CPU their processes used meanwhile."""
+
+    took_s: float
+    cpu_s: float
 
 
 class Peer:
@@ -100,12 +109,13 @@ def race(count: int = NODES) -> Record:
         folder = Path(name)
         ours = stack.enter_context(_peers(count, folder))
         ticket = ours[0].ticket()
-        our_joins = [_joined(ours, lambda peer: peer.join(ticket), "ours")]
+        first_round = _joined(ours, lambda peer: peer.join(ticket), "ours")
+        our_rounds = [first_round]
         time.sleep(REST_S)
         costs = idle.watch_each([peer.pid for peer in ours])
         death_s = _time_of(ours[-1].kill, ours[:-1], alive=count - 1, dead=1)
         print(f"ours: a death is known to all after {death_s:.2f} s", flush=True)
-        details["ours"] = {"join_s": our_joins, "death_s": death_s}
+        details["ours"] = {"death_s": death_s}
         details["ours"]["idle_cpu_percent"] = [cost.cpu_percent for cost in costs]
         details["ours"]["resident_mb"] = [cost.resident_mb for cost in costs]
         figures += [
@@ -121,18 +131,19 @@ def race(count: int = NODES) -> Record:
         ]  # fmt: skip
     if not missing:
         with tempfile.TemporaryDirectory(prefix="serf-race-") as name:
-            theirs_join_s, theirs_death_s = _serf(count, Path(name))
-        their_joins = [theirs_join_s]
+            their_first_round, theirs_death_s = _serf(count, Path(name))
+        their_rounds = [their_first_round]
         for _ in range(JOIN_ROUNDS - 1):
-            our_joins.append(_our_join(count))
-            their_joins.append(_their_join(count))
-        details["serf"] = {"join_s": their_joins, "death_s": theirs_death_s}
-        ratio = statistics.median(our_joins) / statistics.median(their_joins)
+            our_rounds.append(_our_join(count))
+            their_rounds.append(_their_join(count))
+        details["serf"] = {"death_s": theirs_death_s, **_told(their_rounds)}
+        ratio = _median_s(our_rounds) / _median_s(their_rounds)
         figures = [
             Figure("join to all know all: ours / serf", ratio, "x", at_most=1.0),
             Figure("death to all know: ours / serf", death_s / theirs_death_s, "x", at_most=1.0),
             *figures,
         ]
+    details["ours"] |= _told(our_rounds)
     with tempfile.TemporaryDirectory(prefix="p2prc-chain-") as name:
         chain_s = _chain(Path(name))
     figures.append(
@@ -141,15 +152,29 @@ def race(count: int = NODES) -> Record:
     return Record("race", figures, details, missing)
 
 
-def _joined(contenders: Sequence[Any], join: Callable[[Any], None], whose: str) -> float:
-    """Let all join the first one; return the seconds until all know all."""
+def _told(rounds: Sequence[JoinRound]) -> dict[str, list[float]]:
+    return {
+        "join_s": [each.took_s for each in rounds],
+        "join_cpu_s": [each.cpu_s for each in rounds],
+    }
+
+
+def _median_s(rounds: Sequence[JoinRound]) -> float:
+    return statistics.median(each.took_s for each in rounds)
+
+
+def _joined(contenders: Sequence[Any], join: Callable[[Any], None], whose: str) -> JoinRound:
+    """Let all join the first one until all know all."""
+    pids = [contender.pid for contender in contenders]
     time.sleep(UP_S)
+    used_s = idle.cpu_s(pids)
     join_s = _time_of(lambda: _all(join, contenders[1:]), contenders, alive=len(contenders))
-    print(f"{whose}: all know all after {join_s:.2f} s", flush=True)
-    return join_s
+    used_s = idle.cpu_s(pids) - used_s
+    print(f"{whose}: all know all after {join_s:.2f} s, {used_s:.2f} s of CPU", flush=True)
+    return JoinRound(join_s, used_s)
 
 
-def _our_join(count: int) -> float:
+def _our_join(count: int) -> JoinRound:
     with (
         tempfile.TemporaryDirectory(prefix="p2prc-race-") as name,
         _peers(count, Path(name)) as ours,
@@ -158,7 +183,7 @@ def _our_join(count: int) -> float:
         return _joined(ours, lambda peer: peer.join(ticket), "ours")
 
 
-def _their_join(count: int) -> float:
+def _their_join(count: int) -> JoinRound:
     with (
         tempfile.TemporaryDirectory(prefix="serf-race-") as name,
         _agents(count, Path(name)) as agents,
@@ -179,14 +204,14 @@ def _agents(count: int, folder: Path) -> Iterator[list[serf_agent.SerfAgent]]:
         yield agents
 
 
-def _serf(count: int, folder: Path) -> tuple[float, float]:
+def _serf(count: int, folder: Path) -> tuple[JoinRound, float]:
     with _agents(count, folder) as agents:
         first = agents[0].address
-        join_s = _joined(agents, lambda agent: agent.join(first), "serf")
+        first_round = _joined(agents, lambda agent: agent.join(first), "serf")
         time.sleep(SETTLE_S)
         death_s = _time_of(agents[-1].kill, agents[:-1], alive=count - 1, dead=1)
         print(f"serf: a death is known to all after {death_s:.2f} s", flush=True)
-    return join_s, death_s
+    return first_round, death_s
 
 
 def _chain(folder: Path) -> float:
