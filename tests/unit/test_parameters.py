@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from p2prc.errors import JobInvalid, P2prcError, PathInvalid
 from p2prc.model.identity import NodeId
 from p2prc.model.job import IntegerRange, IntegerSpan, Job, Parameter, Step, TextList
-from p2prc.model.workload import Command
+from p2prc.model.workload import Command, Workload
 from p2prc.protocol.jobs.check import check_job
 from p2prc.protocol.jobs.expansion import expand, expand_text
 from p2prc.protocol.jobs.parameters import (
@@ -180,3 +181,10 @@ def test_a_job_that_could_not_run_is_refused_before_it_starts(
 def test_a_sound_job_passes() -> None:
     command = Command(("render", "{i:04d}", "{s}"), outputs=("out/{i}.png", "logs/**"))
     check_job(job(step(FRAMES, parse_over("s=day,night"), command=command)))
+
+
+def test_tasks_that_are_isolated_have_no_bridge() -> None:
+    bridged = msgspec.structs.replace(over("i=1-2"), workload=Workload(network="bridge"))
+    check_job(job(bridged))
+    with pytest.raises(JobInvalid, match="none has a bridge"):
+        check_job(job(msgspec.structs.replace(bridged, is_isolated=True)))

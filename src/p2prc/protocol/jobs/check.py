@@ -12,6 +12,7 @@ from p2prc.errors import JobInvalid, WireError
 from p2prc.model.job import TASKS_LIMIT, IntegerRange, Job, Step, TextList
 from p2prc.model.tree import check_path
 from p2prc.model.workload import Command
+from p2prc.protocol.egress import BRIDGE
 from p2prc.protocol.jobs.expansion import expand_template_text, expand_text, names_in
 from p2prc.protocol.jobs.parameters import (
     Chunk,
@@ -49,6 +50,11 @@ def check_job(job: Job) -> None:
             raise JobInvalid(
                 f"the step {step.name!r} brings nothing back that could be compared",
                 hint="say which files: `--out GLOB`; or leave `--verify` out",
+            )
+        if step.is_isolated and step.workload.network == BRIDGE:
+            raise JobInvalid(
+                f"each task of the step {step.name!r} has a network of its own: none has a bridge",
+                hint="leave `--isolate` out, or use `--network proxy`",
             )
         _check_command(step)
     if total > TASKS_LIMIT:
