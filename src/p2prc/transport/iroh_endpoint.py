@@ -24,6 +24,7 @@ from p2prc.transport.iroh_dialling import Dialler
 from p2prc.transport.iroh_errors import errors_of_binding, text_of
 from p2prc.transport.iroh_fastpath import FastCalls
 from p2prc.transport.iroh_relays import IrohRelays
+from p2prc.transport.iroh_release import free_on
 from p2prc.transport.port import Channel, Endpoint, RelayAccess
 
 HANDSHAKE_TIMEOUT_S = 10.0
@@ -61,6 +62,7 @@ async def open_iroh_endpoint(
         # Empty, not disabled: a disabled one takes no relay later either.
         relay_mode=iroh.RelayMode.custom(iroh.RelayMap.empty()),
     )
+    free_on(asyncio.get_running_loop())
     with errors_of_binding(bind_addr):
         endpoint = await iroh.Endpoint.bind(options)
     return IrohEndpoint(endpoint, calls or stream_calls())

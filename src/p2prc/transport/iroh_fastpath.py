@@ -29,6 +29,7 @@ import iroh
 from iroh import iroh_ffi
 
 from p2prc.transport.iroh_calls import Reader
+from p2prc.transport.iroh_release import free_later
 
 IROH_VERSION = "1.2.0"
 _CONTRACT_VERSION = 30
@@ -170,6 +171,12 @@ class _FastReader:
         """Do nothing: the cancelled read has already let go of the stream."""
 
 
+class _Polling:
+    """Whether the loop's thread is inside Rust, where the lock of a connection may be held."""
+
+    depth = 0
+
+
 class _Future:
     """Drive Rust futures of one result type."""
 
@@ -196,7 +203,11 @@ class _Future:
                 waiting = _Waiting(loop, thread)
                 handle = next(_handles)
                 _waiting[handle] = waiting
-                self._poll(future, _called_back, handle)
+                _Polling.depth += 1
+                try:
+                    self._poll(future, _called_back, handle)
+                finally:
+                    _Polling.depth -= 1
                 if waiting.code is None:
                     waiting.turn = loop.create_future()
                     # Rust may have called back since the line above looked.
@@ -206,7 +217,11 @@ class _Future:
                     return self._completed(future)
         finally:
             _waiting.pop(handle, None)
-            self._free(future)
+            if threading.get_ident() == thread and not _Polling.depth:
+                self._free(future)
+            else:
+                # A forgotten wait that was found to be garbage somewhere else.
+                free_later(self._free, future)
 
     def _completed(self, future: int) -> Any:
         status = _CallStatus()
