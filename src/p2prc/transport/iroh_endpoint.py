@@ -63,6 +63,8 @@ async def open_iroh_endpoint(
         relay_mode=iroh.RelayMode.custom(iroh.RelayMap.empty()),
     )
     free_on(asyncio.get_running_loop())
+    # What was let go of before may hold the port.
+    await asyncio.sleep(0)
     with errors_of_binding(bind_addr):
         endpoint = await iroh.Endpoint.bind(options)
     return IrohEndpoint(endpoint, calls or stream_calls())
