@@ -22,6 +22,7 @@ from p2prc.errors import MachineCannot, RuntimeMissing
 from p2prc.runtime.port import Terminal
 
 CALL_S = 15.0
+_REMOVE_AGAIN_S = (0.05, 0.2, 0.5)
 _LONG_CALL_S = 60.0
 _WORK_S = 3600.0
 _NO_DETACHING = "ctrl-^,ctrl-_,ctrl-^,ctrl-_"
@@ -295,10 +296,25 @@ class Engine:
                 await self._docker.containers.container(container).unpause()
 
     async def remove(self, container: str) -> None:
-        """Kill and delete a container; fine when it is gone."""
+        """Kill and delete a container; fine when it is gone, or somebody deletes it already.
+
+        One that dies just then the engine refuses to kill and so to delete: it is asked again.
+        """
+        for pause_s in _REMOVE_AGAIN_S:
+            with contextlib.suppress(EngineRefused):
+                await self._delete(container)
+                return
+            await asyncio.sleep(pause_s)
         with _gone_is_fine():
-            async with _bounded(_LONG_CALL_S):
+            await self._delete(container)
+
+    async def _delete(self, container: str) -> None:
+        async with _bounded(_LONG_CALL_S):
+            try:
                 await self._docker.containers.container(container).delete(force=True, v=True)
+            except aiodocker.DockerError as error:
+                if error.status != 404:
+                    raise
 
 
 def _decoded(line: bytes) -> dict[str, Any]:
