@@ -229,12 +229,18 @@ def test_clients_that_take_no_socket_go_through_connect(
     assert done.stdout == said
 
 
+def test_one_word_is_a_line_for_the_shell(pair: tuple[NodeUnderTest, NodeUnderTest]) -> None:
+    ada, _ = pair
+    assert ada.p2prc("ssh", "box", "echo one; echo two").out == "one\ntwo\n"
+    assert ada.p2prc("ssh", "box", "--", "echo", "one; echo two").out == "one; echo two\n"
+
+
 def test_an_unknown_container_is_named(
     pair: tuple[NodeUnderTest, NodeUnderTest], tmp_path: Path
 ) -> None:
     ada, _ = pair
     done = client(ada, tmp_path, "ssh", "bax.p2prc", "true", status=255)
-    assert b"error: no lease here is `bax`\nhint: see `p2prc" in done.stderr
+    assert b"error: no lease here is `bax`\nhint: did you mean `box`?" in done.stderr
 
 
 @contextmanager

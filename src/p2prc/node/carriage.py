@@ -113,9 +113,15 @@ class Carriage:
         if self._is_closed:
             return
         self._is_closed = True
-        with suppress(OSError, P2prcError, TimeoutError):
-            async with asyncio.timeout(FAREWELL_S):
-                await self._see_off()
+        is_whole = self._has_sent_end and self._receiving.is_over and not self._broken
+        if not (is_whole and self._fast is None and self._next_carrier is None):
+            with suppress(OSError, P2prcError, TimeoutError):
+                async with asyncio.timeout(FAREWELL_S):
+                    await self._see_off()
+                    is_whole = self._receiving.is_over
+        if self._answering is not None:
+            # Cancelled in its middle it would spoil the stream.
+            await asyncio.wait({self._answering}, timeout=FAREWELL_S)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -124,7 +130,7 @@ class Carriage:
                 await stream.abort()
         self._fast = self._next_carrier = None
         self._fast_over.set()
-        if not (self._sending.has_end and self._receiving.is_over):
+        if not is_whole:
             await self._base.abort()
             return
         with suppress(P2prcError):

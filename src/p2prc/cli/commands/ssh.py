@@ -72,8 +72,9 @@ def _ssh(invocation: Invocation, lease: str, argv: list[str], *, on_terminal: bo
         )
     config = _prepare(invocation, _facts(invocation, lease)["own"])
     words = [program, "-F", str(config), *(["-t"] if on_terminal else []), lease + _DOMAIN]
-    # The client joins words with spaces for a shell on the other side.
-    words += ["--", *map(shlex.quote, argv)] if argv else []
+    # The client joins words with spaces for a shell on the other side; one alone is for that shell.
+    typed = argv if len(argv) == 1 else map(shlex.quote, argv)
+    words += ["--", *typed] if argv else []
     # Loading `subprocess` takes longer than all this.
     status = os.spawnv(os.P_WAIT, program, words)  # noqa: S606
     return COULD_NOT_RUN_STATUS if status in (_SSH_FAILED_STATUS, -1) else status
