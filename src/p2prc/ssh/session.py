@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 import asyncssh
 
 from p2prc.errors import P2prcError
-from p2prc.runtime.port import Execution, Exit, Sandbox, Terminal
+from p2prc.runtime.port import Execution, Exit, Link, OutputChunk, Sandbox, Terminal
 from p2prc.ssh.inflow import Inflow
 
 COULD_NOT_RUN_STATUS = 125
@@ -35,6 +36,27 @@ command -v python3 >/dev/null 2>&1 && exec python3 -IS -c "$1"
 echo "sftp needs python3 or openssh's sftp-server in the image" >&2
 exit 127
 """
+
+_BY_PORT = """\
+import os, socket, sys
+door = socket.create_server(("127.0.0.1", 0), backlog=1)
+print(door.getsockname()[1], flush=True)
+door.settimeout(15)
+peer, _ = door.accept()
+door.close()
+peer.settimeout(None)
+os.dup2(peer.fileno(), 0)
+os.dup2(peer.fileno(), 1)
+os.execvp("sh", ["sh", "-c", *sys.argv[1:]])
+"""
+_FILES_BY_PORT = """\
+command -v python3 >/dev/null 2>&1 && exec python3 -IS -c "$3" "$2" sftp "$1"
+echo none
+exec sh -c "$2" sftp "$1"
+"""
+_CONTAINER = "container"
+_PORT_TIMEOUT_S = 20.0
+_PORT_LINE_LIMIT_BYTES = 100
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +84,7 @@ class Session(asyncssh.SSHServerSession[bytes]):
         self._count = count
         self._channel: asyncssh.SSHServerChannel[bytes] | None = None
         self._argv: list[str] = []
-        self._is_shell = False
+        self._is_shell = self._goes_by_port = False
         self._terminal: Terminal | None = None
         self._terminal_kind = ""
         self._inflow = Inflow()
@@ -96,6 +118,11 @@ class Session(asyncssh.SSHServerSession[bytes]):
         if subsystem != "sftp":
             return False
         self._argv, self._terminal = ["sh", "-c", _FILE_SERVER, "sftp", _file_server()], None
+        # An engine hands what goes through a command from one process of its own to another.
+        self._goes_by_port = self._sandbox.spec.tier == _CONTAINER
+        if self._goes_by_port:
+            files = ("sftp", _file_server(), _FILE_SERVER, _BY_PORT)
+            self._argv = ["sh", "-c", _FILES_BY_PORT, *files]
         return True
 
     def session_started(self) -> None:
@@ -159,13 +186,15 @@ class Session(asyncssh.SSHServerSession[bytes]):
             self._exit(COULD_NOT_RUN_STATUS)
             return
         started = asyncio.get_running_loop().time()
+        outputs = execution.output()
+        if self._goes_by_port and (port := await self._port_of(outputs)):
+            await self._run_by_port(execution, outputs, port, started)
+            return
         feeding = asyncio.create_task(self._feed(execution), name="input of ssh")
         try:
             if self._terminal is not None and self._is_shell and self._banner:
                 self._write(1, self._banner.replace("\n", "\r\n").encode())
-            async for chunk in execution.output():
-                self._write(chunk.channel, chunk.content)
-                await self._has_room.wait()
+            await self._print(outputs)
             ended = await execution.wait()
             if ended.status is None:
                 self._complain(ended.reason or ended.code)
@@ -174,6 +203,61 @@ class Session(asyncssh.SSHServerSession[bytes]):
             feeding.cancel()
             await asyncio.gather(feeding, return_exceptions=True)
             await asyncio.shield(self._settle(execution, started))
+
+    async def _print(self, outputs: AsyncIterator[OutputChunk]) -> None:
+        async for chunk in outputs:
+            self._write(chunk.channel, chunk.content)
+            await self._has_room.wait()
+
+    async def _port_of(self, outputs: AsyncIterator[OutputChunk]) -> int:
+        """Return the port inside where files go, 0 where they go through the command itself."""
+        line = b""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_PORT_TIMEOUT_S):
+                async for chunk in outputs:
+                    if chunk.channel != 1:
+                        self._write(chunk.channel, chunk.content)
+                        continue
+                    line += chunk.content
+                    if b"\n" in line or len(line) > _PORT_LINE_LIMIT_BYTES:
+                        break
+        said = line.partition(b"\n")[0]
+        return int(said) if said.isdigit() and len(said) <= len("65535") else 0
+
+    async def _run_by_port(
+        self,
+        execution: Execution,
+        outputs: AsyncIterator[OutputChunk],
+        port: int,
+        started: float,
+    ) -> None:
+        complaints = asyncio.create_task(self._print(outputs), name="complaints to ssh")
+        tasks = [complaints]
+        try:
+            link = await self._sandbox.dial(port)
+            try:
+                tasks.append(asyncio.create_task(self._feed_link(link), name="files of ssh"))
+                while content := await link.read():
+                    self._write(1, content)
+                    await self._has_room.wait()
+            finally:
+                await link.close()
+            await complaints
+            ended = await execution.wait()
+            self._exit(COULD_NOT_RUN_STATUS if ended.status is None else ended.status)
+        except (P2prcError, OSError) as error:
+            self._complain(str(error))
+            self._exit(COULD_NOT_RUN_STATUS)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.shield(self._settle(execution, started))
+
+    async def _feed_link(self, link: Link) -> None:
+        while content := await self._inflow.read():
+            await link.write(content)
+        await link.end_writing()
 
     async def _settle(self, execution: Execution, started: float) -> None:
         # Whoever hangs up has used what it has used.
