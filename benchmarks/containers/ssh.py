@@ -77,7 +77,6 @@ class _Bench:
         self._config = folder / "config"
         self._config.write_text(asker.p2prc("ssh-config"))
         self._file = folder / "file"
-        self._file.write_bytes(os.urandom(FILE_BYTES))
 
     def lease(self, target: str, runtime: str) -> _Server:
         """Make a lease; return how OpenSSH reaches it."""
@@ -97,6 +96,9 @@ class _Bench:
 
     def files(self, where: str, ours: _Server, theirs: _Server, took: Took) -> None:
         """Note how long the file takes there and back."""
+        if not self._file.exists():
+            # Not before the commands were timed: the disk is busy with it for a while.
+            self._file.write_bytes(os.urandom(FILE_BYTES))
         for number in range(FILE_ROUNDS + 1):
             for whose, server in (("ours", ours), ("sshd", theirs)):
                 for way in (f"put {self._file} file", f"get file {self._folder}/back"):
