@@ -18,6 +18,12 @@ BROKEN_PIPE_STATUS = 141
 """What a shell reports of a program that its reader left."""
 
 
+class UsageOfP2prc(click.UsageError):
+    """A flag of P2PRC's that means nothing here, or not so."""
+
+    hint = "each command of P2PRC beside ours: docs/from-p2prc.md; ours: `p2prc --help`"
+
+
 def tell(error: P2prcError, *, as_json: bool, home: str = "") -> int:
     """Print the error to standard error; return the exit status.
 
@@ -78,6 +84,8 @@ def _sentence(message: str) -> str:
 
 
 def _help_of(error: click.ClickException) -> str:
+    if isinstance(error, UsageOfP2prc):
+        return error.hint
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "p2prc"
     return f"see `{path} --help`"

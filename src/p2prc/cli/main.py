@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Sequence
-from types import FrameType
+from collections.abc import Iterable, Mapping, Sequence
+from types import FrameType, MappingProxyType
 from typing import NoReturn
 
 import click
@@ -82,7 +82,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "resume": (f"{_COMMANDS}.owner", "Lend again."),
         "policy": (f"{_COMMANDS}.policy", "Show and change who may have how much."),
         "metadata": (f"{_COMMANDS}.admission", "Show or set what this node tells the others."),
-        "config": (f"{_COMMANDS}.node", "Show settings and where each came from."),
+        "config": (f"{_COMMANDS}.config", "Show settings and where each came from."),
         "leave": (f"{_COMMANDS}.network", "Leave the network."),
         "down": (f"{_COMMANDS}.node", "Stop this machine's node."),
     },
@@ -163,12 +163,17 @@ root = LazyGroup(
 )
 
 
-def run_command_line(arguments: Sequence[str], invocation: Invocation) -> int:
-    """Do what was typed; return the exit status."""
+def run_command_line(
+    arguments: Sequence[str],
+    invocation: Invocation,
+    environment: Mapping[str, str] = MappingProxyType({}),
+) -> int:
+    """Do what was typed; return the exit status. The environment may hold P2PRC's variables."""
     try:
-        # Not `root.main`: it would turn a reader that went away into status 1.
-        with root.make_context("p2prc", list(arguments), obj=invocation) as context:
-            root.invoke(context)
+        for words in _commands(arguments, invocation, environment):
+            # Not `root.main`: it would turn a reader that went away into status 1.
+            with root.make_context("p2prc", list(words), obj=invocation) as context:
+                root.invoke(context)
         sys.stdout.flush()
     except click.exceptions.Exit as stop:
         return stop.exit_code
@@ -187,6 +192,21 @@ def run_command_line(arguments: Sequence[str], invocation: Invocation) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE_STATUS
     return 0
+
+
+def _commands(
+    arguments: Sequence[str], invocation: Invocation, environment: Mapping[str, str]
+) -> Iterable[Sequence[str]]:
+    """Return what was typed, or the commands that P2PRC's flags stand for."""
+    if arguments and not arguments[0].startswith("-"):
+        return [arguments]
+    from p2prc.cli.compatibility.reading import is_of_p2prc  # noqa: PLC0415 - mostly not needed
+
+    if not is_of_p2prc(arguments, environment):
+        return [arguments]
+    from p2prc.cli.compatibility.running import commands_for  # noqa: PLC0415 - hardly ever needed
+
+    return commands_for(arguments, invocation, environment)
 
 
 def _asks_json(arguments: Sequence[str]) -> bool:
@@ -212,7 +232,7 @@ def main() -> NoReturn:
         signal.signal(signal.SIGINT, _interrupt)
     if "_P2PRC_COMPLETE" in os.environ:
         root.main(prog_name="p2prc")
-    status = run_command_line(sys.argv[1:], Invocation(home_of(os.environ)))
+    status = run_command_line(sys.argv[1:], Invocation(home_of(os.environ)), os.environ)
     sys.stderr.flush()
     # Taking the interpreter down costs nine milliseconds, and nothing here needs it.
     os._exit(status)

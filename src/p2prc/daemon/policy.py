@@ -198,7 +198,7 @@ class PolicyDesk:
             if key in SETTING_KEYS:
                 raise SettingInvalid(
                     f"`{key}` is no rule: it is read when the node starts",
-                    hint=f"write it into `{self._home.folder / CONFIG_FILE}`",
+                    hint=f"for the next start: `p2prc config set {key} VALUE`",
                 )
             check_setting(key, text)
         return self._change({key: text})

@@ -1,4 +1,4 @@
-"""`up`, `down`, `status`, `config`: this machine's node."""
+"""`up`, `down`, `status`: this machine's node."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import Any
 
 import click
 
-from p2prc.api.schema import InviteRequest, Lending, RelayServing, Setting, Status
+from p2prc.api.schema import InviteRequest, Lending, RelayServing, Status
 from p2prc.cli import launch
 from p2prc.cli.commands.admission import ASK_TIMEOUT, ask, is_ticket
 from p2prc.cli.failures import note
-from p2prc.cli.invocation import Command, Invocation, command, shared_options
+from p2prc.cli.invocation import Invocation, command
 from p2prc.cli.render.output import write, write_json
 from p2prc.cli.render.qr import qr_code
-from p2prc.cli.render.text import cores, counted, duration, pairs, plain, size, table
+from p2prc.cli.render.text import cores, counted, duration, pairs, plain, size
 from p2prc.cli.values import SIZE
 from p2prc.errors import P2prcError
 from p2prc.model.quantities import parse_duration
@@ -118,25 +118,6 @@ def status_command(invocation: Invocation, /) -> None:
         write_json(status)
     else:
         write(_described(status))
-
-
-@click.group("config", invoke_without_command=True, params=shared_options())
-@click.pass_context
-def config_command(context: click.Context, /) -> None:
-    """Show settings and where each came from."""
-    if context.invoked_subcommand is None:
-        context.invoke(show_settings)
-
-
-@config_command.command("show", cls=Command)
-@click.pass_obj
-def show_settings(invocation: Invocation, /) -> None:
-    """Show every setting and where it came from."""
-    settings = invocation.client.settings()
-    if invocation.as_json:
-        write_json(settings)
-    else:
-        write(table(("KEY", "VALUE", "FROM"), [_setting_row(setting) for setting in settings]))
 
 
 def _settings(options: dict[str, Any]) -> dict[str, str]:
@@ -261,9 +242,3 @@ def _relaying(relay: RelayServing | None) -> str:
         return "no" if relay is None else f"no: {relay.reason}"
     refused = sum(relay.refusals.values())
     return f"on TCP port {relay.port}; {counted(relay.clients, 'client')}, {refused} refused"
-
-
-def _setting_row(setting: Setting) -> tuple[str, str, str]:
-    value = setting.value
-    shown = ", ".join(value) if isinstance(value, list) else str(value or "")
-    return setting.key, shown, setting.origin
