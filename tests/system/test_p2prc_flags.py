@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -23,7 +24,9 @@ class OldHand:
         self._home, self._capfd = str(home), capfd
         self.was_told = ""
 
-    def types(self, *words: str, status: int = 0, **variables: str) -> str:
+    def types(
+        self, *words: str, status: int = 0, variables: Mapping[str, str] = MappingProxyType({})
+    ) -> str:
         self._capfd.readouterr()
         ended = run_command_line(words, Invocation(self._home), variables)
         said = self._capfd.readouterr()
@@ -31,8 +34,8 @@ class OldHand:
         self.was_told = said.err
         return said.out if status == 0 else said.err
 
-    def reads(self, *words: str, **variables: str) -> Any:
-        return json.loads(self.types(*words, **variables))
+    def reads(self, *words: str, variables: Mapping[str, str] = MappingProxyType({})) -> Any:
+        return json.loads(self.types(*words, variables=variables))
 
 
 @pytest.fixture
@@ -88,7 +91,7 @@ def _all_the_rest(ada: OldHand, grace: NodeUnderTest) -> None:
     made = ada.reads("--touch", place, "-p", "2")
     assert made["node"] == grace.id
     assert len(made["ports"]) == 2
-    other = ada.reads(CREATE_VM="grace", NUM_PORTS="1")
+    other = ada.reads(variables={"CREATE_VM": "grace", "NUM_PORTS": "1"})
     assert len(other["ports"]) == 1
     if not grace.json("specs")["gpus"]:
         refused = ada.types("--touch", place, "-p", "2", "--gpu", status=6)
