@@ -260,8 +260,16 @@ class Supervisor:
     def _stop(self, number: int, code: str, reason: str) -> None:
         """Kill a command that runs, for a reason; the first reason counts."""
         self._running[number].because(code, reason)
-        self._kill()
+        self._kill_in_haste()
         self._look_at = time.monotonic() + _LOOK_S
+
+    def _kill_in_haste(self) -> None:
+        """Kill all, and let the dying have their turn: at a busy machine they starve else."""
+        if init := self._place.init():
+            with own_power(self._start.uid):
+                watch.hasten(init)
+        self._kill()
+        self._hurry()
 
     def _kill(self) -> None:
         # The kernel does not credit a killed tree's time to anyone, so it is read before.
@@ -451,11 +459,7 @@ class Supervisor:
         code, reason = self._end or ("lease-ended", "")
         for running in self._running.values():
             running.because(code, reason or "the lease was ended")
-        if init := self._place.init():
-            with own_power(self._start.uid):
-                watch.hasten(init)
-        self._kill()
-        self._hurry()
+        self._kill_in_haste()
         kill_again_at = time.monotonic() + _LOOK_S
         # Orphans are ours, so nothing of the tenant's lives without a child of ours.
         while watch.children(os.getpid()) and (now := time.monotonic()) < deadline:
@@ -483,6 +487,7 @@ class Supervisor:
             # Their user tells them apart faster than who started whom.
             dying = watch.owned_by(uid) if uid else self._place.processes()
             watch.spread(dying, sorted(os.sched_getaffinity(0)))
+            watch.be_impolite(dying)
 
 
 def delete(start: Start, parent: int) -> None:

@@ -171,11 +171,23 @@ def be_polite(pids: list[int]) -> None:
         # Ordinary users may do this ten times a second: who is refused has a turn later.
         with contextlib.suppress(OSError):
             if not _read(f"/proc/{pid}/autogroup").endswith(b" 19\n"):
-                group = os.open(f"/proc/{pid}/autogroup", os.O_WRONLY | os.O_CLOEXEC)
-                try:
-                    os.write(group, b"19")
-                finally:
-                    os.close(group)
+                _order_session(pid, b"19")
+
+
+def be_impolite(pids: list[int]) -> None:
+    """Give the sessions of these processes their normal priority back: for those about to die."""
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            if _read(f"/proc/{pid}/autogroup").endswith(b" 19\n"):
+                _order_session(pid, b"0")
+
+
+def _order_session(pid: int, niceness: bytes) -> None:
+    group = os.open(f"/proc/{pid}/autogroup", os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(group, niceness)
+    finally:
+        os.close(group)
 
 
 def _exact_bytes(sizes_at_most: dict[int, int]) -> int:
