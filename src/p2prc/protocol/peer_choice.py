@@ -24,7 +24,8 @@ class ChoiceConfig:
     each other first; nor does one compare tables again for `meeting_s`. Whoever dials us is
     welcome, but above `kept` one that nobody uses is hung up. A call on a node that we are not
     connected with is made every `probe_interval_s`, and another one on a dead node every
-    `retry_dead_s`.
+    `retry_dead_s`. A node that others reach and we do not is left alone for `refuted_first_s`, then
+    twice as long each time, up to `refuted_longest_s`.
     """
 
     wanted: int = 5
@@ -37,7 +38,8 @@ class ChoiceConfig:
     retry_longest_s: float = 15.0
     dial_timeout_s: float = 30.0
     probe_interval_s: float = 60.0
-    probe_patience_s: float = 600.0
+    refuted_first_s: float = 5.0
+    refuted_longest_s: float = 600.0
     probes_at_once: int = 8
     retry_dead_s: float = 10.0
     visit_s: float = 3.0
@@ -49,6 +51,7 @@ class _Failing:
 
     count: int
     retry_at: float
+    refuted: int = 0
 
 
 _MANY_DEAD = 3
@@ -126,9 +129,16 @@ class PeerChoice:
         self._probes_due = min(self._probes_due + 2, self._config.probes_at_once)
 
     def note_refuted(self, node: NodeId, now: float) -> None:
-        """It is there, but not for us: leave it alone for long."""
+        """It is there, but not for us: leave it alone, each time twice as long.
+
+        Not for long at first. When an address has changed, dials fail until the relays have
+        noticed, and without a link nobody could tell us how the new address is seen.
+        """
         if (failing := self._failing.get(node)) is not None:
-            failing.retry_at = max(failing.retry_at, now + self._config.probe_patience_s)
+            wait_s = self._config.refuted_first_s * 2 ** min(failing.refuted, 10)
+            failing.refuted += 1
+            wait_s = min(wait_s, self._config.refuted_longest_s)
+            failing.retry_at = max(failing.retry_at, now + self._jittered(wait_s))
 
     def forget(self, node: NodeId) -> None:
         """The node has left our table."""
@@ -296,11 +306,11 @@ class PeerChoice:
 
     def _note_failure(self, peer: NodeId, now: float) -> None:
         before = self._failing.get(peer)
-        count = before.count + 1 if before is not None else 1
+        count, refuted = (before.count + 1, before.refuted) if before is not None else (1, 0)
         # 2 ** 10 exceeds every sensible longest wait, and the count may grow for months.
         wait_s = self._config.retry_first_s * 2 ** min(count - 1, 10)
         longest_s = min(wait_s, self._config.retry_longest_s)
-        self._failing[peer] = _Failing(count, now + self._jittered(longest_s))
+        self._failing[peer] = _Failing(count, now + self._jittered(longest_s), refuted)
 
     def _jittered(self, seconds: float) -> float:
         return seconds * self._rng.uniform(0.5, 1.0)
