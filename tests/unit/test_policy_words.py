@@ -34,6 +34,11 @@ def test_the_usual_rules() -> None:
     ]
 
 
+def test_an_empty_list_of_quiet_hours_is_none() -> None:
+    usual = [*rules(), Setting("lend.quiet_hours", [], "default")]
+    assert "lends at any time, whether you are there or not" in policy_words(usual)
+
+
 def test_rules_that_bound() -> None:
     words = policy_words(
         rules(

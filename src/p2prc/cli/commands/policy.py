@@ -9,7 +9,10 @@ from p2prc.cli.failures import note
 from p2prc.cli.invocation import Command, Invocation, shared_options
 from p2prc.cli.render.output import write, write_json
 from p2prc.cli.render.policy_words import policy_words
-from p2prc.cli.render.text import plain, table
+from p2prc.cli.render.text import plain, size, table
+
+_SIZES = (".memory", ".disk")
+"""The ends of the keys whose values are bytes where they are numbers."""
 
 
 @click.group("policy", invoke_without_command=True, params=shared_options())
@@ -78,4 +81,6 @@ def _table(rules: list[Setting]) -> str:
 def _cells(rule: Setting) -> tuple[str, str, str, str]:
     value = rule.value
     shown = ", ".join(value) if isinstance(value, list) else str(value or "")
+    if rule.key.endswith(_SIZES) and shown.isdigit():
+        shown = size(int(shown))
     return rule.key, plain(shown) or "none", rule.origin, plain(rule.used)

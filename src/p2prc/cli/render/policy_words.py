@@ -57,9 +57,9 @@ def policy_words(rules: Iterable[Setting]) -> list[str]:
 def _when(value: dict[str, str]) -> list[str]:
     quiet, away = value.get("quiet_hours", "none"), value.get("only_while_away", "off")
     found = []
-    if quiet != "none":
+    if quiet not in _NOBODY:
         found.append(f"nothing is lent in quiet hours: {quiet}")
-    if away != "off":
+    if away not in ("off", *_NOBODY):
         found.append(f"lends only while you are away: {away}")
     if found:
         found.append(_ON_NEED.get(value.get("when_needed", ""), ""))
