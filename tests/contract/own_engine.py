@@ -17,6 +17,8 @@ class OwnEngine:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.socket = folder / "docker.sock"
+        # containerd takes no name with two marks side by side, as a folder of chance may have.
+        self._namespace = folder.name.replace("_", "0")
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> bool:
@@ -30,7 +32,7 @@ class OwnEngine:
         ]
         words += ["--exec-root", self.folder / "exec", "--pidfile", self.folder / "pid"]
         words += ["--bridge", "none", "--iptables=false", "--ip6tables=false", "--live-restore"]
-        words += ["--containerd-namespace", self.folder.name, "--shutdown-timeout", "1"]
+        words += ["--containerd-namespace", self._namespace, "--shutdown-timeout", "1"]
         # Its containerd lives with it unless one is there already: then they share that one.
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(words, stdout=log, stderr=log, start_new_session=True)

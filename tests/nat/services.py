@@ -78,7 +78,7 @@ class IrohRelay:
     def start(self) -> None:
         """Start it, and wait until it listens."""
         self._process = self.place.start(*self._argv)
-        wait_until(lambda: _listens(self.place, self._port), "the relay listens", timeout_s=10)
+        wait_until(lambda: _listens(self.place, self._port), "the relay listens", timeout_s=30)
 
     def kill(self) -> None:
         """End it at once."""
@@ -98,7 +98,7 @@ def mapping_service(router: Router, folder: Path) -> Iterator[None]:
     process = router.start("miniupnpd", "-d", "-f", str(settings), "-P", str(pid), log=log)
     try:
         wait_until(
-            lambda: b"Listening for NAT-PMP" in log.read_bytes(), "miniupnpd runs", timeout_s=10
+            lambda: b"Listening for NAT-PMP" in log.read_bytes(), "miniupnpd runs", timeout_s=30
         )
         yield
     finally:

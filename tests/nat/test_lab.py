@@ -244,4 +244,4 @@ def test_nothing_is_left_of_a_lab_whose_process_was_killed(namespaces: None) -> 
         sweep()
         assert len(leftovers(prefix)) == 2, "a lab that is in use was swept"
         process.send_signal(signal.SIGKILL)
-    wait_until(lambda: not leftovers(prefix), "the caretaker has removed everything", timeout_s=10)
+    wait_until(lambda: not leftovers(prefix), "the caretaker has removed everything", timeout_s=30)

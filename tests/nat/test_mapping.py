@@ -103,7 +103,7 @@ def test_a_node_keeps_its_port_as_it_moves_and_gives_it_back_when_it_stops(
 
     try:
         node.up()
-        wait_until(is_open, "its port is open", timeout_s=10)
+        wait_until(is_open, "its port is open", timeout_s=30)
         checks = {row["check"]: row for row in node.p2prc("--json", "doctor", status=None).data}
         assert f"opened {router.address}:" in checks["port mapping"]["finding"]
         host.change_address("192.168.1.77")

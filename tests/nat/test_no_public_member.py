@@ -115,4 +115,4 @@ def test_a_relay_that_tells_nodes_how_they_are_seen_lets_them_meet_directly(
         host.up("--relay", relay.url)
         guest.up("--join", host.p2prc("invite").out.strip())
         assert command_on(guest, host).is_there
-        wait_until(lambda: path_to(guest, host) == "direct", "a direct path", timeout_s=10)
+        wait_until(lambda: path_to(guest, host) == "direct", "a direct path", timeout_s=30)

@@ -45,7 +45,8 @@ def test_tasks_of_a_killed_provider_go_elsewhere(make_nodes: MakeNodes, tmp_path
         ),
         "the dead node is noticed",
     )
-    assert took_s < 7.0
+    # Half of it goes by even where the machine is idle; `make figures` measures it.
+    assert took_s < 25.0
     ada.p2prc("watch", job)
     shown = ada.json("job", "show", job)
     assert shown["tasks"]["succeeded"] == 18
@@ -236,7 +237,7 @@ def test_a_killed_daemon_leaves_no_process_of_its_tenants(make_nodes: MakeNodes)
     assert running.stdout is not None
     assert running.stdout.readline() == "started\n"
     grace.kill_9()
-    wait_until(lambda: not processes_below(grace.home), "nothing is left", timeout_s=5)
+    wait_until(lambda: not processes_below(grace.home), "nothing is left", timeout_s=20)
     running.communicate(timeout=20)
     assert running.returncode == 125
     assert not _sleepers()
@@ -282,7 +283,7 @@ def test_a_node_that_is_stopped_says_so_and_is_welcome_back(make_nodes: MakeNode
 
     identity = grace.id
     grace.p2prc("down")
-    wait_until(lambda: state_of_grace() == "left", "it is known to have stopped", timeout_s=3)
+    wait_until(lambda: state_of_grace() == "left", "it is known to have stopped", timeout_s=20)
     grace.up()
     wait_until(lambda: state_of_grace() == "alive", "it is back")
     ada.p2prc("run", grace.name, "--", "true")

@@ -278,6 +278,24 @@ def test_who_says_that_it_leaves_has_left_and_is_not_missed() -> None:
     assert anna.state_of(CARL) is NodeState.ALIVE
 
 
+@pytest.mark.parametrize("way", ["has_left", "is_down"])
+def test_who_leaves_says_so_to_everybody_before_it_is_gone(way: str) -> None:
+    peers = IDS[1:7]
+    anna = knowing(*(record(node) for node in peers))
+    for node in peers[1:]:
+        anna.handle(PeerConnected(node), 1.0)
+    # What has just been said would keep the next record waiting.
+    anna.handle(OwnRecordChanged(record(ANNA, 2)), 5.0)
+    last = record(ANNA, 3, **{way: True})
+    farewells = sends(anna.handle(OwnRecordChanged(last), 5.0))
+    told_whole = {
+        effect.peer
+        for effect in farewells
+        if isinstance(effect.message, Delta) and last.envelope in effect.message.records
+    }
+    assert told_whole == set(peers)
+
+
 # -- bounds -----------------------------------------------------------------------------------
 
 

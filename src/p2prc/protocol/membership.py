@@ -427,3 +427,5 @@ class Membership:
         self._parts.table.put(signed, now)
         self._parts.changed(self._self)
         self._parts.spreading.record(self._parts.own, None, now)
+        if signed.record.is_away:
+            self._parts.spreading.farewell()

@@ -48,6 +48,7 @@ class Spreading:
         self._sent_at = -config.crowd_s
         self._newcomer_at: float | None = None
         """When the last newcomer came to us, while nobody else's record is to be passed on."""
+        self._is_farewell = False
 
     @property
     def deadline(self) -> float | None:
@@ -60,6 +61,8 @@ class Spreading:
 
     @property
     def _due_at(self) -> float:
+        if self._is_farewell:
+            return self._sent_at
         if self._newcomer_at is None or self._testimonies or self._doubts:
             return self._next_at
         # Each would cost everybody a message: those who come together are told of together.
@@ -71,6 +74,10 @@ class Spreading:
         is_newcomer = source == node and (not self._records or self._newcomer_at is not None)
         self._newcomer_at = now if is_newcomer else None
         self._records[node] = source
+
+    def farewell(self) -> None:
+        """Send what waits at once, and all of it to everybody: there will be no other time."""
+        self._is_farewell = True
 
     def testimony(self, envelope: Envelope, source: NodeId | None) -> None:
         """Pass on what somebody signed."""
@@ -102,6 +109,7 @@ class Spreading:
             return sends
         self._next_at, self._sent_at = now + self._config.gather_s, now
         self._newcomer_at = None
+        is_farewell, self._is_farewell = self._is_farewell, False
         if not peers:
             # Cut off: what we doubt may be our own fault, and is told to whom we meet next.
             del self._doubts[:-DOUBTS_LIMIT]
@@ -112,7 +120,7 @@ class Spreading:
         self._testimonies += [(self._testify(lives), None) for lives in in_batches(self._doubts)]
         self._doubts.clear()
         sends += self._send_testimonies(peers)
-        sends += self._send_records(peers)
+        sends += self._send_records(peers, to_all=is_farewell)
         return sends
 
     def _send_testimonies(self, peers: Sequence[NodeId]) -> list[Send]:
@@ -125,7 +133,7 @@ class Spreading:
             sends += [Send(peer, rumour) for peer in peers if peer != source]
         return sends
 
-    def _send_records(self, peers: Sequence[NodeId]) -> list[Send]:
+    def _send_records(self, peers: Sequence[NodeId], *, to_all: bool) -> list[Send]:
         pending, self._records = list(self._records.items()), {}
         sends: list[Send] = []
         for at in range(0, len(pending), RECORDS_AT_ONCE):
@@ -136,7 +144,7 @@ class Spreading:
             # Whoever brings a node in has more links than others while many come at once: told by
             # it, all know in one step, and nobody has to ask.
             is_first = all(source == node for node, source in batch)
-            fanout = len(audience) if is_first else self._config.rumour_fanout
+            fanout = len(audience) if is_first or to_all else self._config.rumour_fanout
             eager = self._rng.sample(audience, min(fanout, len(audience)))
             delta = Delta(tuple(one.signed.envelope for one in known))
             announce = Announce(tuple(one.life() for one in known))

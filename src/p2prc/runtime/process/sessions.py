@@ -23,7 +23,7 @@ _CALM_S = 0.02
 _LOOK_CLOSELY_S = 10.0
 _PATIENT_LOOKS = 5
 _KILLED = 137
-_TOLD_WITHIN_S = 0.5
+_TOLD_WITHIN_S = 5.0
 
 
 class SessionsSupervisor(Supervisor):
@@ -102,6 +102,7 @@ class SessionsSupervisor(Supervisor):
         if largest:
             with contextlib.suppress(OSError):
                 os.kill(largest, signal.SIGKILL)
+            watch.be_impolite([largest])
 
     def _recover(self) -> None:
         self._times_held_back = 0
