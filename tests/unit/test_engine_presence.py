@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from p2prc.protocol.diagnosis import MachineFacts, diagnose_machine
+from p2prc.runtime.docker.adapter import DockerRuntime
 from p2prc.runtime.docker.presence import strays
 
 
@@ -46,3 +47,28 @@ async def test_an_engine_that_makes_no_sense_has_none(tmp_path: Path) -> None:
         (tmp_path / "socket").unlink(missing_ok=True)
         async with await _engine(tmp_path / "socket", listed):
             assert await strays((tmp_path / "socket",)) == ()
+
+
+async def test_an_engine_that_holds_nobody_to_limits_is_of_no_use_and_says_so(
+    tmp_path: Path,
+) -> None:
+    """As a rootless one that systemd did not start."""
+    facts = json.dumps({"CgroupDriver": "none", "ApiVersion": "1.41"}).encode()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(facts)}"
+        writer.write(head.encode() + b"\r\nConnection: close\r\n\r\n" + facts)
+        writer.close()
+
+    async with await asyncio.start_unix_server(answer, tmp_path / "socket"):
+        runtime = DockerRuntime(tmp_path / "home", tmp_path / "socket")
+        try:
+            assert await runtime.probe() == ()
+            assert "control groups" in runtime.trouble
+        finally:
+            await runtime.close()
+    told = MachineFacts(engine=runtime.trouble, tiers=(("process", "none"),))
+    [finding] = [each for each in diagnose_machine(told) if each.check == "runtimes"]
+    assert not finding.is_ok
+    assert "control groups" in finding.finding

@@ -8,7 +8,7 @@ from random import Random
 from p2prc.model.identity import NodeId
 from p2prc.protocol.peer_choice import ChoiceConfig, PeerChoice
 
-US, PEER = NodeId(bytes([1]) * 32), NodeId(bytes([2]) * 32)
+US, PEER = NodeId("01" * 32), NodeId("02" * 32)
 HOUR_S = 3600.0
 
 

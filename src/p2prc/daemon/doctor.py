@@ -38,7 +38,9 @@ _LIBRARY_FOLDERS = ("/usr/lib", "/lib", "/usr/lib64", "/lib64", "/usr/local/lib"
 log = logging.getLogger(__name__)
 
 
-async def look(node: Node, home: Path, reach: ReachFacts, peer: NodeId | None) -> Facts:
+async def look(
+    node: Node, home: Path, reach: ReachFacts, peer: NodeId | None, *, engine: str = ""
+) -> Facts:
     """Gather everything; asks the peer when one is named, for at most `PEER_PATIENCE_S`.
 
     Linked peers are asked for their clocks meanwhile.
@@ -51,7 +53,7 @@ async def look(node: Node, home: Path, reach: ReachFacts, peer: NodeId | None) -
     )
     return Facts(
         reach=reach,
-        machine=replace(_machine_of(node, home), strays=left_over),
+        machine=replace(_machine_of(node, home, engine), strays=left_over),
         network=_network_of(node, skews),
         peer=told,
     )
@@ -100,7 +102,7 @@ def missing_packages() -> tuple[str, ...]:
     return tuple(package for tool, package in _TOOLS.items() if shutil.which(tool) is None)
 
 
-def _machine_of(node: Node, home: Path) -> MachineFacts:
+def _machine_of(node: Node, home: Path, engine: str) -> MachineFacts:
     found = machine_facts(home)
     return MachineFacts(
         free_bytes=found.free_bytes,
@@ -112,6 +114,7 @@ def _machine_of(node: Node, home: Path) -> MachineFacts:
         is_lending=node.provider.lends,
         is_paused=node.provider.is_paused,
         bridge=node.bridge_trouble,
+        engine=engine,
     )
 
 

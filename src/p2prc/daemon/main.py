@@ -250,7 +250,13 @@ async def _open(
     policies = PolicyDesk(settings, home, apply=partial(_apply, node, runtimes))
     policies.look_at_host_access()
     return DaemonService(
-        node, policies, home, relaying=relaying, shut_down=stop.set, notices=notices
+        node,
+        policies,
+        home,
+        relaying=relaying,
+        shut_down=stop.set,
+        notices=notices,
+        engine_trouble=runtimes.engine_trouble,
     )
 
 

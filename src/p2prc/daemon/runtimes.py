@@ -17,17 +17,29 @@ _MILLIS = 1000
 
 
 class NodeRuntimes:
-    """The runtimes of one node. `notice` says what the owner should know about them, or nothing."""
+    """The runtimes of one node."""
 
     def __init__(
         self, process: ProcessRuntime | None, docker: LateDocker | None, *, notice: str = ""
     ) -> None:
         self._process = process
         self._docker = docker
-        self.notice = notice
+        self._notice = notice
         self.images: ImageShelf | None = docker
         found: list[Runtime] = [each for each in (process, docker) if each is not None]
         self.all = SeveralRuntimes(found)
+
+    @property
+    def engine_trouble(self) -> str:
+        """Why the container engine of this machine is of no use; "" when it is, or none is."""
+        return "" if self._docker is None else self._docker.trouble
+
+    @property
+    def notice(self) -> str:
+        """What the owner should know about them, once they have been tried; or nothing."""
+        if self.engine_trouble:
+            return f"the container engine of this machine is of no use: {self.engine_trouble}"
+        return self._notice
 
     def follow(self, settings: Settings) -> None:
         """Put the rules of lending into force, once the node is there or they have changed."""

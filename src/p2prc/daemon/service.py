@@ -60,9 +60,11 @@ class DaemonService:
         relaying: Relaying,
         shut_down: Callable[[], None],
         notices: Sequence[str] = (),
+        engine_trouble: str = "",
     ) -> None:
         self._node = node
         self._notices = tuple(notices)
+        self._engine_trouble = engine_trouble
         self._policies = policies
         self._admission = AdmissionDesk(node, self._find)
         self._home = home
@@ -290,7 +292,13 @@ class DaemonService:
 
     async def doctor(self, node: str) -> list[schema.Check]:
         peer = self._find(node) if node else None
-        facts = await look(self._node, self._home.folder, self._reach_facts(), peer)
+        facts = await look(
+            self._node,
+            self._home.folder,
+            self._reach_facts(),
+            peer,
+            engine=self._engine_trouble,
+        )
         return [
             schema.Check(
                 check=found.check, ok=found.is_ok, finding=found.finding, advice=found.advice

@@ -92,6 +92,8 @@ class MachineFacts:
     """Why the network `bridge` cannot be lent although it is allowed."""
     strays: tuple[str, ...] = ()
     """Containers of nodes whose home folder is gone."""
+    engine: str = ""
+    """Why the container engine of this machine is of no use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +162,7 @@ def diagnose(facts: Facts) -> list[Finding]:
 def diagnose_machine(machine: MachineFacts) -> list[Finding]:
     """Return what can be said where no node runs."""
     found = [_disk(machine)]
-    if machine.missing_packages:
+    if machine.missing_packages or machine.engine:
         found.append(_runtimes(machine))
     if machine.strays:
         found.append(_strays(machine.strays))
@@ -470,6 +472,14 @@ def _runtimes(machine: MachineFacts) -> Finding:
     isolating = [f"{name} ({_promise(tier)})" for name, tier in machine.tiers if tier != "none"]
     if isolating:
         return Finding("runtimes", is_ok=True, finding=", ".join(isolating))
+    if machine.engine and not machine.missing_packages:
+        return Finding(
+            "runtimes",
+            is_ok=False,
+            finding=f"the container engine is of no use: {machine.engine}",
+            advice="lend by a sandbox instead: `p2prc down`, then `p2prc up --detach --runtime"
+            " process`; a rootless engine has control groups when systemd starts it",
+        )
     if machine.missing_packages:
         packages = " ".join(machine.missing_packages)
         return Finding(

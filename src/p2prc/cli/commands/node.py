@@ -151,7 +151,7 @@ def _lending_lines(lending: Lending | None) -> list[str]:
     if not lending.enabled:
         return ["lends nothing: to lend, `p2prc policy set lend.to members`"]
     if not lending.runtimes:
-        return ["lends nothing: no runtime works here (install bubblewrap)"]
+        return ["lends nothing: no runtime works here (`p2prc doctor` says why)"]
     isolating = [each for each in lending.runtimes if each.tier != "none"]
     if not isolating:
         return [

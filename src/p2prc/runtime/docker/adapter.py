@@ -89,6 +89,8 @@ class DockerRuntime:
         self._offers: tuple[RuntimeOffer, ...] | None = None
         self._preparing = asyncio.Lock()
         self._host_image: images.HostImage | None = None
+        self.trouble = ""
+        """Why no container can be started, once `probe` has been asked."""
         self._is_rootless = False
         self._is_podman = False
         self._calls = ""
@@ -404,10 +406,13 @@ class DockerRuntime:
             return ()
         try:
             facts = await self._engine.info()
-            works = await self._works()
+            works = _can_hold(facts) and await self._works()
         except (MachineCannot, OSError) as error:
-            log.info("containers do not work here", extra={"reason": str(error)})
+            self.trouble = str(error)
+            log.info("containers do not work here", extra={"reason": self.trouble})
             return ()
+        if not _can_hold(facts):
+            self.trouble = "it has no control groups, so it can hold no container to its limits"
         return (RuntimeOffer(NAME, CONTAINER, _limits(facts)),) if works else ()
 
     async def _works(self) -> bool:
@@ -423,6 +428,7 @@ class DockerRuntime:
                 finally:
                     await sandbox.end()
         except TimeoutError:
+            self.trouble = f"a container takes more than {_PROBE_S:g} s to start"
             log.info("containers do not work here: too slow")
             return False
 
@@ -439,6 +445,11 @@ def _ceiling(kind: int) -> int:
 
 def _real(path: Path) -> str:
     return os.path.realpath(path)
+
+
+def _can_hold(facts: Facts) -> bool:
+    """Whether a container can be held to any limit at all, and its use be told."""
+    return facts.get("CgroupDriver") != "none"
 
 
 def _limits(facts: Facts) -> str:

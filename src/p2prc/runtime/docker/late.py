@@ -28,6 +28,13 @@ _TRIAL_S = 60.0
 log = logging.getLogger(__name__)
 
 
+class Trial(msgspec.Struct, frozen=True):
+    """What a trial of the engine found: what works, or why nothing does."""
+
+    offers: tuple[RuntimeOffer, ...]
+    trouble: str = ""
+
+
 class LateDocker:
     """The runtime of `adapter`, made when it is first needed.
 
@@ -44,6 +51,8 @@ class LateDocker:
         self._offers: tuple[RuntimeOffer, ...] | None = None
         self._trying = asyncio.Lock()
         self._runtime: DockerRuntime | None = None
+        self.trouble = ""
+        """Why the engine is of no use, once `probe` has been asked; "" when it is."""
 
     @property
     def name(self) -> str:
@@ -126,12 +135,17 @@ class LateDocker:
         try:
             async with asyncio.timeout(_TRIAL_S):
                 said, _ = await trial.communicate()
-            return msgspec.json.decode(said, type=tuple[RuntimeOffer, ...])
-        except (TimeoutError, msgspec.MsgspecError):
-            log.info("the container engine is of no use")
-            return ()
+            found = msgspec.json.decode(said, type=Trial)
+        except TimeoutError:
+            found = Trial((), f"a container does not start within {_TRIAL_S:g} s")
+        except msgspec.MsgspecError:
+            found = Trial((), "the trial of a container failed")
         finally:
             if trial.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
                     trial.kill()
                 await trial.wait()
+        if not found.offers:
+            self.trouble = found.trouble or "no container can be started"
+            log.info("the container engine is of no use", extra={"reason": self.trouble})
+        return found.offers

@@ -1,6 +1,6 @@
 """Try what the container engine can do, in a process of its own, and end what is left of old.
 
-Run as `python -m p2prc.runtime.docker.trial HOME SOCKET [--spare]`; prints the offers as JSON.
+Run as `python -m p2prc.runtime.docker.trial HOME SOCKET [--spare]`; prints what came of it as JSON.
 What it loads to do so is gone with it: a node that lends no container stays as small as without
 an engine.
 """
@@ -14,23 +14,22 @@ from pathlib import Path
 import msgspec
 
 from p2prc.errors import P2prcError
-from p2prc.model.resources import RuntimeOffer
 from p2prc.runtime.docker.adapter import DockerRuntime
-from p2prc.runtime.docker.late import SPARE
+from p2prc.runtime.docker.late import SPARE, Trial
 
 
-async def try_out(home: Path, socket: Path, *, spares: bool = False) -> tuple[RuntimeOffer, ...]:
-    """Return what works, after every container of an earlier life of this home has ended,
-    unless they are spared.
+async def try_out(home: Path, socket: Path, *, spares: bool = False) -> Trial:
+    """Return what works, or why nothing does.
+
+    Before that every container of an earlier life of this home is ended, unless they are spared.
     """
     runtime = DockerRuntime(home, socket)
     try:
         if not spares:
             await runtime.adopt(())
-        return await runtime.probe()
+        return Trial(await runtime.probe(), runtime.trouble)
     except P2prcError as error:
-        print(error.message, file=sys.stderr)
-        return ()
+        return Trial((), error.message)
     finally:
         await runtime.close()
 
