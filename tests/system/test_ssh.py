@@ -360,3 +360,60 @@ def test_ansible(pair: tuple[NodeUnderTest, NodeUnderTest], tmp_path: Path) -> N
         )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "ok=5" in done.stdout
+
+
+PLUGIN = """
+- hosts: main
+  gather_facts: false
+  tasks:
+    - shell: echo {{index . 0}} {{ greeting }} >> told
+    - command: test ! -e broken
+"""
+INVENTORY = """
+all:
+  vars:
+    greeting: hello
+main:
+  hosts:
+    host1:
+      ansible_host: 0.0.0.0
+      ansible_port: 39269
+      ansible_user: master
+      ansible_ssh_pass: password
+      ansible_sudo_pass: password
+"""
+
+
+def test_a_plugin_on_a_group(pair: tuple[NodeUnderTest, NodeUnderTest], tmp_path: Path) -> None:
+    ada, _ = pair
+    if shutil.which("ansible-playbook") is None:
+        pytest.skip("there is no ansible here")
+    folder = tmp_path / "setup"
+    folder.mkdir()
+    for name, text in (
+        ("site.yml", PLUGIN), ("hosts", INVENTORY), ("ports.json", '{"NumOfPorts": 1}'),
+        ("description.txt", "sets up"),
+    ):  # fmt: skip
+        (folder / name).write_text(text)
+    ada.p2prc("plugin", "pull", str(folder))
+    [row] = ada.json("plugin", "list")
+    assert (row["name"], row["description"], row["ports"]) == ("setup", "sets up", 1)
+    refused = ada.p2prc("--json", "plugin", "run", "setup", "box", status=3).error
+    assert "needs 1 ports, and `box` has 0 free" in refused["message"]
+    assert "--recreate" in refused["hint"]
+    ada.p2prc("create", "grace", "--cpus", "0.2", "--count", "2", "--name", "w", "--group", "web",
+              "--ports", "1")  # fmt: skip
+    ada.p2prc("exec", "w-2", "--", "touch", "broken")
+    said = ada.p2prc("--json", "plugin", "run", "setup", "web", status=7)
+    assert said.error["code"] == "work-failed"
+    good, bad = sorted(said.data, key=lambda each: str(each["name"]))
+    assert (good["ok"], good["changed"], good["failed"]) == (True, 2, 0), said
+    assert (bad["ok"], bad["failed"], bad["reason"]) == (False, 1, "non-zero return code"), said
+    [port] = good["ports"]
+    assert ada.p2prc("exec", "w-1", "--", "cat", "told").out == f"{port} hello\n"
+    assert ada.json("plugin", "list")[0]["used_by"] == {
+        each["id"]: each["ports"] for each in said.data
+    }
+    ada.p2prc("rm", "web")
+    ada.p2prc("plugin", "rm", "setup")
+    assert ada.json("plugin", "list") == []

@@ -59,6 +59,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "cp": (f"{_COMMANDS}.cp", "Copy files into a container, or out of it."),
         "rm": (f"{_COMMANDS}.containers", "Give containers back."),
         "group": (f"{_COMMANDS}.containers", "Handle containers together."),
+        "plugin": (f"{_COMMANDS}.plugin", "Run Ansible playbooks on containers."),
         "specs": (f"{_COMMANDS}.network", "Show what machine a node is."),
         "images": (f"{_COMMANDS}.images", "Show what containers can be made of."),
         "forward": (f"{_COMMANDS}.tunnels", "Bring a remote port to this machine."),

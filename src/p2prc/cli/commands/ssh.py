@@ -70,7 +70,7 @@ def _ssh(invocation: Invocation, lease: str, argv: list[str], *, on_terminal: bo
         raise RuntimeMissing(
             "there is no ssh client here", hint="install OpenSSH's; or use `p2prc exec`"
         )
-    config = _prepare(invocation, _facts(invocation, lease)["own"])
+    config = prepare(invocation, _facts(invocation, lease)["own"])
     words = [program, "-F", str(config), *(["-t"] if on_terminal else []), lease + _DOMAIN]
     # The client joins words with spaces for a shell on the other side; one alone is for that shell.
     typed = argv if len(argv) == 1 else map(shlex.quote, argv)
@@ -89,7 +89,7 @@ def ssh_config_command(invocation: Invocation, /) -> None:
     """
     from p2prc.model.identity import NodeId  # noqa: PLC0415
 
-    config = _prepare(invocation, NodeId(invocation.client.status().id))
+    config = prepare(invocation, NodeId(invocation.client.status().id))
     click.echo(config.read_text(), nl=False)
 
 
@@ -138,7 +138,7 @@ def _facts(invocation: Invocation, typed: str) -> JsonObject:
     return facts
 
 
-def _prepare(invocation: Invocation, node: NodeId) -> Path:
+def prepare(invocation: Invocation, node: NodeId) -> Path:
     """Write the key and the settings for the client; return the file with the settings."""
     folder = _folder(invocation)
     try:
