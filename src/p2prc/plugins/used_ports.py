@@ -12,9 +12,6 @@ import msgspec
 
 from p2prc.errors import HomeUnusable
 
-if sys.platform != "win32":
-    import fcntl
-
 Used = dict[str, dict[int, str]]
 """By lease: the ports that are taken, and by which plugin."""
 
@@ -42,8 +39,7 @@ def held(folder: Path, leases: Collection[str] | None = None) -> Iterator[Used]:
     except OSError as error:
         raise HomeUnusable(f"cannot use `{folder}`: {error.strerror}") from error
     try:
-        if sys.platform != "win32":
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        _lock(lock)
         used = read(folder)
         if leases is not None:
             used = {lease: ports for lease, ports in used.items() if lease in leases}
@@ -53,6 +49,13 @@ def held(folder: Path, leases: Collection[str] | None = None) -> Iterator[Used]:
         temporary.replace(path)
     finally:
         os.close(lock)
+
+
+def _lock(descriptor: int) -> None:
+    if sys.platform != "win32":
+        import fcntl  # noqa: PLC0415 - not everywhere, and the command line is
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
 def read(folder: Path) -> Used:
