@@ -152,6 +152,17 @@ def test_specs_and_ping_reach_another_node(three_nodes: Nodes) -> None:
     assert pinged["path"] == "direct"
 
 
+def test_bandwidth_to_a_peer_is_measured_and_kept(three_nodes: Nodes) -> None:
+    ada = three_nodes[0]
+    measured = ada.json("ping", "linus", "--bandwidth", "--count", "1")["bandwidth"]
+    assert measured["down_bytes_s"] > 0
+    assert measured["up_bytes_s"] > 0
+    kept = {row["name"]: row["bandwidth"] for row in ada.json("nodes")}
+    assert kept == {"ada": None, "grace": None, "linus": measured}
+    assert "measured" in ada.p2prc("ping", "linus", "--count", "1").out
+    ada.p2prc("ping", "ada", "--bandwidth", status=3)
+
+
 def test_an_owner_sees_which_command_a_lease_runs(three_nodes: Nodes) -> None:
     ada, grace, _ = three_nodes
     running = ada.start("run", "grace", "--", "sh", "-c", "echo started; sleep 60")

@@ -228,6 +228,10 @@ class FakeNode:
         trips = schema.RoundTrips(min=0.5, median=1.0, max=2.0)
         return schema.PingResult(node=PEER, path="direct", rtt_ms=trips, lost=0, sent=count)
 
+    async def measure_bandwidth(self, node: str) -> schema.Bandwidth:
+        self._noted(("measure_bandwidth", node))
+        return schema.Bandwidth(down_bytes_s=12e6, up_bytes_s=3e6, measured_at=CREATED_AT)
+
     async def run(self, request: schema.RunRequest) -> AsyncIterator[schema.RunEvent]:
         self._noted(request)
         for event in self.run_events:

@@ -19,6 +19,7 @@ from p2prc.api.container_schema import (
 from p2prc.api.schema import (
     AskEvent,
     AskRequest,
+    Bandwidth,
     Check,
     Collected,
     Decision,
@@ -173,6 +174,16 @@ class ControlClient:
         path = f"/v1/ping?node={quoted(node)}&count={count}"
         waits_for = f"{node} to answer"
         return self._get(path, PingResult, timeout_s=PEER_CALL_TIMEOUT_S, waits_for=waits_for)
+
+    def measure_bandwidth(self, node: str) -> Bandwidth:
+        """Move bytes both ways for about a second each."""
+        return self._post(
+            "/v1/bandwidth",
+            PeerRequest(node=node),
+            Bandwidth,
+            timeout_s=PEER_CALL_TIMEOUT_S,
+            waits_for="bytes to go both ways",
+        )
 
     def interfaces(self) -> list[InterfaceRow]:
         return self._get("/v1/interfaces", list[InterfaceRow])

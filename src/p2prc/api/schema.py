@@ -252,6 +252,14 @@ class FreeCapacity(Answer, frozen=True):
     memory_bytes: int = 0
 
 
+class Bandwidth(Answer, frozen=True):
+    """Bytes a second from a peer and to it, and when that was measured."""
+
+    down_bytes_s: float
+    up_bytes_s: float
+    measured_at: str
+
+
 class NodeRow(Answer, frozen=True):
     """A node as seen from here. `state`: alive, suspect, left, dead; `path`: direct, relayed, self.
 
@@ -274,6 +282,7 @@ class NodeRow(Answer, frozen=True):
     free: FreeCapacity = FreeCapacity()
     metadata: dict[str, str] = {}
     is_lending: bool = field(name="lending", default=True)
+    bandwidth: Bandwidth | None = None
 
 
 class SpecsOfNode(Answer, frozen=True):
@@ -353,13 +362,17 @@ class RoundTrips(Answer, frozen=True):
 
 
 class PingResult(Answer, frozen=True):
-    """Round trips to a node; `rtt_ms` is null when every one was lost."""
+    """Round trips to a node; `rtt_ms` is null when every one was lost.
+
+    `bandwidth` is what was measured last, null when nobody asked since the node started.
+    """
 
     node: str
     path: str | None
     rtt_ms: RoundTrips | None
     lost: int
     sent: int = 0
+    bandwidth: Bandwidth | None = None
 
 
 class InterfaceRow(Answer, frozen=True):

@@ -157,6 +157,11 @@ class _Routes:
             """Round trips to a node."""
             return _json(await service.ping(node, max(1, min(count, PINGS_LIMIT))))
 
+        async def measure_bandwidth(request: Request) -> Response:
+            """Measure how fast bytes go to a node and come from it; kept in the table."""
+            body = await _body(request, schema.PeerRequest)
+            return _json(await service.measure_bandwidth(body.node))
+
         async def interfaces() -> Response:
             """Show the network interfaces of this machine."""
             return _json(await service.interfaces())
@@ -182,6 +187,13 @@ class _Routes:
             is_stream=True,
         )
         self._add("GET", "/v1/ping", ping, answer=schema.PingResult)
+        self._add(
+            "POST",
+            "/v1/bandwidth",
+            measure_bandwidth,
+            body=schema.PeerRequest,
+            answer=schema.Bandwidth,
+        )
         self._add("GET", "/v1/interfaces", interfaces, answer=list[schema.InterfaceRow])
         self._add("GET", "/v1/doctor", doctor, answer=list[schema.Check])
 

@@ -14,6 +14,7 @@ from p2prc.api.container_routes import ContainerService
 from p2prc.api.schema import (
     AskEvent,
     AskRequest,
+    Bandwidth,
     Check,
     Collected,
     Decision,
@@ -126,6 +127,8 @@ class NodeService(Protocol):
         ...
 
     async def ping(self, node: str, count: int) -> PingResult: ...
+
+    async def measure_bandwidth(self, node: str) -> Bandwidth: ...
 
     async def interfaces(self) -> list[InterfaceRow]: ...
 

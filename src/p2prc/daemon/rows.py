@@ -6,6 +6,7 @@ import shlex
 from datetime import UTC, datetime
 
 from p2prc.api import schema
+from p2prc.files.filler import Bandwidth
 from p2prc.model.identity import NodeId
 from p2prc.model.resources import Gpu, RuntimeOffer, finite
 from p2prc.node.provider import LeaseReading
@@ -63,6 +64,20 @@ def node_row(
         metadata=dict(record.metadata),
         is_lending=record.is_lending,
     )
+
+
+def bandwidth_of(measured: Bandwidth) -> schema.Bandwidth:
+    """Show what the way to a peer carries."""
+    return schema.Bandwidth(
+        down_bytes_s=round(measured.down_bytes_s),
+        up_bytes_s=round(measured.up_bytes_s),
+        measured_at=instant(measured.measured_at),
+    )
+
+
+def bandwidth_or_none(measured: Bandwidth | None) -> schema.Bandwidth | None:
+    """Show it where it was measured."""
+    return None if measured is None else bandwidth_of(measured)
 
 
 def relay_of(relaying: Relaying) -> schema.RelayServing:

@@ -22,6 +22,8 @@ from p2prc.daemon.names import as_typed, find_lease, find_node, is_node_id
 from p2prc.daemon.orders import absolute_folder
 from p2prc.daemon.policy import POLICY_KEYS, PolicyDesk, bridge_notices, networks_lent, used_of
 from p2prc.daemon.rows import (
+    bandwidth_of,
+    bandwidth_or_none,
     instant,
     lease_row,
     node_row,
@@ -206,7 +208,9 @@ class DaemonService:
             link = self._node.links.get(view.record.node)
             path = (await link.connection.path()).kind if link is not None else None
             latency_s = link.latency_s if link is not None else None
-            rows.append(node_row(view, own=self._node.id, path=path, latency_s=latency_s))
+            row = node_row(view, own=self._node.id, path=path, latency_s=latency_s)
+            measured = self._node.bulk.bandwidths.get(view.record.node)
+            rows.append(msgspec.structs.replace(row, bandwidth=bandwidth_or_none(measured)))
         return sorted(rows, key=lambda row: (not row.is_self, row.name, row.id))
 
     async def specs(self, node: str) -> schema.SpecsOfNode:
@@ -276,8 +280,22 @@ class DaemonService:
             )
         path = None if link.is_lost else (await link.connection.path()).kind
         return schema.PingResult(
-            node=peer, path=path, rtt_ms=rtt, lost=count - len(trips), sent=count
+            node=peer,
+            path=path,
+            rtt_ms=rtt,
+            lost=count - len(trips),
+            sent=count,
+            bandwidth=bandwidth_or_none(self._node.bulk.bandwidths.get(peer)),
         )
+
+    async def measure_bandwidth(self, node: str) -> schema.Bandwidth:
+        peer = await self._find_soon(node)
+        if peer == self._node.id:
+            raise InvalidInput("a node has no way to itself", hint="see `p2prc nodes`")
+        try:
+            return bandwidth_of(await self._node.bulk.measure(peer))
+        except PeerError as error:
+            raise as_typed(error, peer, node) from error
 
     async def interfaces(self) -> list[schema.InterfaceRow]:
         return [

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import Protocol
 
 from p2prc.errors import FileUnknown, InvalidInput, P2prcError, PeerLost, PeerTooOld, WireError
+from p2prc.files.filler import filler
 from p2prc.files.inflow import Inflow
 from p2prc.files.manifest import load_tree
 from p2prc.files.pace import Pace
@@ -26,9 +27,12 @@ from p2prc.protocol.messages import (
     FetchBlobs,
     FetchRecipe,
     FetchTree,
+    Filler,
     Have,
     Refused,
+    SendFiller,
     Sources,
+    TakeFiller,
     bulk_codec,
 )
 from p2prc.storage.blobs import BlobStore
@@ -66,10 +70,12 @@ async def serve_bulk_stream(
     silence_s: float = 30.0,
     pace: Pace | None = None,
     carry_on: CarryStream | None = None,
+    allow_filler: Callable[[int], None] | None = None,
 ) -> None:
     """Answer the requests of one stream, one after another, until the peer ends it.
 
-    A stream that is for another conversation goes to `carry_on`, for good.
+    A stream that is for another conversation goes to `carry_on`, for good. `allow_filler` raises
+    when the peer has measured the way too often; without it nothing is measured.
 
     Raises a `PeerError` when the peer is lost, misbehaves, or neither asks nor reads for
     `silence_s`; the stream is then aborted. Without `recipes` and `door` it takes part in no
@@ -84,6 +90,7 @@ async def serve_bulk_stream(
         door=door,
         pace=pace,
         carry_on=carry_on,
+        allow_filler=allow_filler,
     )
     try:
         await server.run()
@@ -106,7 +113,10 @@ class _Server:
         door: SwarmDoor | None,
         pace: Pace | None,
         carry_on: CarryStream | None,
+        allow_filler: Callable[[int], None] | None,
     ) -> None:
+        self._allow_filler = allow_filler
+        self._inflow = Inflow(stream, silence_s=silence_s)
         self._pace = pace or Pace()
         self._carry_on = carry_on
         self._recipes = recipes
@@ -122,7 +132,7 @@ class _Server:
         self._blobs: frozenset[BlobId] = frozenset()
 
     async def run(self) -> None:
-        inflow = Inflow(self._stream, silence_s=self._silence_s)
+        inflow = self._inflow
         while (request := await inflow.next_frame(limit_bytes=REQUEST_LIMIT_BYTES)) is not None:
             try:
                 message = bulk_codec.decode(request)
@@ -159,8 +169,24 @@ class _Server:
             case AskHave(tree=tree, reading_pass=reading_pass):
                 self._the_door().let_in(tree, reading_pass)
                 await self._tell_have(tree)
+            case SendFiller(size_bytes=size_bytes):
+                self._see_measurable(size_bytes)
+                await self._put(frame(encode(Filler(size_bytes))))
+                await self._flush()
+                for piece in filler(size_bytes):
+                    await self._write(piece)
+            case TakeFiller(size_bytes=size_bytes):
+                self._see_measurable(size_bytes)
+                async for _ in self._inflow.content(size_bytes):
+                    pass
+                await self._put(frame(encode(Filler(size_bytes))))
             case _:
                 raise WireError("not a request")
+
+    def _see_measurable(self, size_bytes: int) -> None:
+        if self._allow_filler is None:
+            raise PeerTooOld("nothing is measured here")
+        self._allow_filler(size_bytes)
 
     def _the_door(self) -> SwarmDoor:
         if self._door is None:

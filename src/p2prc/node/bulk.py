@@ -14,6 +14,13 @@ from collections.abc import Collection
 from weakref import WeakValueDictionary
 
 from p2prc.errors import FileUnknown, PeerLost, RightMissing
+from p2prc.files.filler import (
+    RELAYED_LIMIT_BYTES,
+    Bandwidth,
+    bring_filler,
+    measured,
+    send_filler,
+)
 from p2prc.files.manifest import load_tree
 from p2prc.files.pace import Pace
 from p2prc.files.serve import CarryStream, serve_bulk_stream
@@ -24,12 +31,14 @@ from p2prc.model.reading_pass import PASS_LIFETIME_S, author_of_pass, write_pass
 from p2prc.model.tree import Tree
 from p2prc.node.grants import Grants
 from p2prc.node.links import Links
-from p2prc.protocol.messages import Sources
-from p2prc.protocol.path_speeds import PathSpeeds
+from p2prc.protocol.filler_budget import FillerBudget
+from p2prc.protocol.messages import FILLER_LIMIT_BYTES, Sources
+from p2prc.protocol.path_speeds import PEERS_LIMIT, PathSpeeds
 from p2prc.storage.blobs import BlobStore
 from p2prc.storage.recipes import Recipes
 from p2prc.transport.port import Connection, Stream
 
+MEASURE_LIMIT_S = 100.0
 _SOURCES_LIMIT = 16
 _ORIGINS_LIMIT = 1000
 
@@ -43,6 +52,10 @@ class Bulk:
         self._secret = secret
         self.up, self.down = Pace(), Pace()
         self.speeds = PathSpeeds()
+        self.bandwidths: OrderedDict[NodeId, Bandwidth] = OrderedDict()
+        """What was measured when somebody asked; of very many peers the last ones."""
+        self._measuring = asyncio.Lock()
+        self._budget = FillerBudget()
         self._recipes = Recipes(blobs.folder / "recipes", blobs)
         self._running: dict[BlobId, Swarm] = {}
         self._passes: dict[str, asyncio.TimerHandle] = {}
@@ -133,7 +146,35 @@ class Bulk:
             door=_Door(self, peer),
             pace=self.up,
             carry_on=carry_on,
+            allow_filler=lambda size_bytes: self._budget.take(peer, size_bytes, time.monotonic()),
         )
+
+    async def measure(self, peer: NodeId) -> Bandwidth:
+        """Measure how fast bytes go to the peer and come from it. Raises PeerError.
+
+        One at a time: two would measure each other. Over a relay little is moved: it is lent.
+        """
+        try:
+            async with asyncio.timeout(MEASURE_LIMIT_S), self._measuring:
+                found = await self._measure(peer)
+        except TimeoutError as error:
+            raise PeerLost(f"not measured within {MEASURE_LIMIT_S:g} s") from error
+        self.bandwidths.pop(peer, None)
+        self.bandwidths[peer] = found
+        if len(self.bandwidths) > PEERS_LIMIT:
+            self.bandwidths.popitem(last=False)
+        self.speeds.took(peer, int(found.down_bytes_s), 1.0)
+        return found
+
+    async def _measure(self, peer: NodeId) -> Bandwidth:
+        connection = await self._links.bulk_connection(peer)
+        path = await connection.path()
+        limit = RELAYED_LIMIT_BYTES if path.kind == "relayed" else FILLER_LIMIT_BYTES
+        down = await measured(
+            lambda size: bring_filler(connection, size, self.down), limit_bytes=limit
+        )
+        up = await measured(lambda size: send_filler(connection, size, self.up), limit_bytes=limit)
+        return Bandwidth(down, up, time.time())
 
     def sources(self, tree: BlobId, reader: NodeId) -> Sources:
         """Return some of the others that may read a tree of ours, and a pass for the reader."""

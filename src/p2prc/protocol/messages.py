@@ -54,6 +54,8 @@ PORTS_LIMIT = 64
 CarriageToken = Annotated[bytes, Meta(max_length=16)]
 """Names a conversation that may move to a faster stream (`CarryOn`); empty: plain bytes."""
 PathInside = Annotated[str, Meta(max_length=4096)]
+FILLER_LIMIT_BYTES = 64 << 20
+FillerBytes = Annotated[int, Meta(ge=1, le=FILLER_LIMIT_BYTES)]
 Piece = Annotated[bytes, Meta(max_length=PIECE_LIMIT_BYTES)]
 
 
@@ -814,6 +816,24 @@ class Have(_Message, frozen=True, tag="have"):
     coming: Annotated[bytes, Meta(max_length=32 << 10)] = b""
 
 
+class SendFiller(_Message, frozen=True, tag="send-filler"):
+    """Send so many bytes that mean nothing, after `Filler`: I measure the way from you."""
+
+    size_bytes: FillerBytes
+
+
+class TakeFiller(_Message, frozen=True, tag="take-filler"):
+    """So many bytes that mean nothing follow; say `Filler` when all came."""
+
+    size_bytes: FillerBytes
+
+
+class Filler(_Message, frozen=True, tag="filler"):
+    """So many bytes follow, or came."""
+
+    size_bytes: FillerBytes
+
+
 class BlobHeader(_Message, frozen=True, tag="blob-header"):
     """So many raw bytes follow on the stream."""
 
@@ -914,6 +934,9 @@ Bulk = (
     | Sources
     | AskHave
     | Have
+    | SendFiller
+    | TakeFiller
+    | Filler
     | BlobHeader
     | Refused
 )
