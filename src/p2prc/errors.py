@@ -232,6 +232,12 @@ class PolicyRefuses(NotAllowed):
     code = "policy-refuses"
 
 
+class DomainTaken(NotAllowed):
+    """Somebody else has that domain."""
+
+    code = "domain-taken"
+
+
 class PeerError(P2prcError):
     """The peer could not be reached, was lost, is busy or refused."""
 

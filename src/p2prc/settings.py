@@ -20,6 +20,7 @@ from p2prc.errors import SettingInvalid
 from p2prc.model.identity import NodeId
 from p2prc.model.quantities import parse_cpus, parse_duration, parse_size
 from p2prc.model.quiet_hours import QuietSpan, parse_quiet_hours
+from p2prc.protocol.domains import DomainGrants, parse_domains
 from p2prc.protocol.forwarding import parse_forward_ports, parse_port_ranges
 from p2prc.protocol.gateways import OWNER_CONNECTIONS_LIMIT
 from p2prc.protocol.lending import END, WHEN_NEEDED
@@ -84,6 +85,10 @@ class GatewaySettings:
     rate_bytes_s: int | None
     idle_s: float
     total_s: float | None
+    http: tuple[int, ...]
+    https: tuple[int, ...]
+    """Ports where domains are routed."""
+    domains: DomainGrants
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,6 +396,10 @@ def _ports(text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(int(part) for part in found))
 
 
+def _ports_or_none(text: str) -> tuple[int, ...]:
+    return () if text.strip() in ("", "none") else _ports(text)
+
+
 def _streams(text: str) -> int:
     if (count := _count(text)) > OWNER_CONNECTIONS_LIMIT:
         raise SettingInvalid(
@@ -482,6 +491,9 @@ _KEYS: Mapping[str, Callable[[str], Any]] = {
     "gateway.rate": _speed,
     "gateway.idle": _seconds,
     "gateway.total": parse_duration,
+    "gateway.http": _ports_or_none,
+    "gateway.https": _ports_or_none,
+    "gateway.domains": parse_domains,
     "cache.bytes": parse_size,
     "transfer.up": _speed,
     "transfer.down": _speed,
@@ -542,6 +554,9 @@ def _settings(texts: Mapping[str, str], origins: Mapping[str, str]) -> Settings:
             rate_bytes_s=value["gateway.rate"],
             idle_s=value["gateway.idle"],
             total_s=value["gateway.total"],
+            http=value["gateway.http"],
+            https=value["gateway.https"],
+            domains=value["gateway.domains"],
         ),
         cache_bytes=value["cache.bytes"],
         transfer_up=value["transfer.up"],
@@ -598,6 +613,9 @@ def _defaults(machine: Machine) -> dict[str, str]:
         "gateway.rate": "none",
         "gateway.idle": "1h",
         "gateway.total": "none",
+        "gateway.http": "none",
+        "gateway.https": "none",
+        "gateway.domains": "none",
         "cache.bytes": str(min(tenth_of_disk, _CACHE_LIMIT_BYTES)),
         "transfer.up": "none",
         "transfer.down": "none",

@@ -36,6 +36,7 @@ from p2prc.model.tree import FileEntry, Tree, decode_tree
 from p2prc.model.workload import Command
 from p2prc.node.spare_network import SpareContent, spare_codec
 from p2prc.protocol import carriage, messages
+from p2prc.protocol.client_hello import read_hello
 from p2prc.protocol.jobs.check import job_codec
 from p2prc.protocol.jobs.facts import CoordinatorTook, KeepersNamed, TaskSucceeded
 from p2prc.protocol.jobs.pages import LogLength, Page, open_page, sign_page
@@ -61,6 +62,10 @@ CHAIN = admit(
     found_network(SECRET), network=NODE, secret=SECRET, joiner=PEER, rights=Rights(may_invite=True)
 )
 BLOB = BlobId("ab" * 32)
+_HELLO = (
+    "16030100500100004c0303" + "07" * 32 + "00" + "0004" + "13011302" + "0100"
+    "001f" + "0000000f000d00000a6170702e782e74657374" + "002b0003020304" + "ff010001" + "00"
+)
 _envelope: Codec[Envelope] = Codec(Envelope, limit_bytes=16 << 10)
 
 
@@ -243,6 +248,8 @@ DECODERS = (
             messages.ReadLedger(JobId("ab" * 10), b"\1" * 32, _LOGS),
             messages.OpenMapping("ab" * 5, "udp", 20001, 60.0),
             messages.MappingOpened(20001, ("192.0.2.1",)),
+            messages.OpenMapping("ab" * 5, domain="app.example.org", is_tls=True),
+            messages.MappingOpened(443, is_tls=True, certificate_ends_at=2e9, trouble="soon over"),
             messages.EndMapping("ab" * 5),
             messages.Refused("no", "because"),
         ),
@@ -307,6 +314,7 @@ DECODERS = (
         lambda content: read_location(content, "10.0.0.1"),
         (b"HTTP/1.1 200 OK\r\nLOCATION: http://10.0.0.1:5000/root.xml\r\n\r\n",),
     ),
+    Decoder("ClientHello", read_hello, (bytes.fromhex(_HELLO),)),
     Decoder("chain", _chain, (CHAIN, found_network(SECRET))),
     Decoder("ticket", _ticket, (_example_ticket(),)),
     Decoder(

@@ -83,6 +83,9 @@ def test_bad_input_and_other_rules_are_said(make_nodes: MakeNodes, tmp_path: Pat
             (("80", "--name", "../x"), 3),
             (("80", "--public", "21000"), 5),
             (("80", "--public", str(number)), 8),
+            (("80", "--domain", "no domain"), 3),
+            (("80", "--domain", "a.example", "--udp"), 3),
+            (("80", "--tls"), 3),
             (("80", "--via", "nobody"), 4),
             (("80", "--of", "nobody"), 4),
         ):
@@ -95,6 +98,32 @@ def test_bad_input_and_other_rules_are_said(make_nodes: MakeNodes, tmp_path: Pat
         silent = ada.json("expose", "9", "--name", "silent")
         assert talk(silent["remote"], b"hello") == b""
         assert "nothing answers" in str(_row(ada, "silent")["trouble"])
+
+        # A domain: granted to one node, had once, freed by its end.
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            http_port = free.getsockname()[1]
+        words = (str(port), "--domain", "App.Example.org")
+        assert ada.p2prc("--json", "expose", *words, status=6).error["code"] == "no-node-matches"
+        grace.p2prc("policy", "set", "gateway.domains", f"*.example.org={ada.id}")
+        grace.p2prc("policy", "set", "gateway.http", str(http_port))
+        wait_until(
+            lambda: ada.p2prc("expose", *words, "--name", "app", status=None).status == 0,
+            "the gateway listens for domains",
+        )
+        assert _row(ada, "app")["remote"] == f"http://app.example.org:{http_port}"
+        here = f"127.0.0.1:{http_port}"
+        request = b"GET / HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n"
+        # What the service says is no HTTP; for a host of nobody it is not even asked.
+        assert talk(here, request % b"app.example.org").startswith(b"HTTP/1.1 502 ")
+        assert talk(here, request % b"other.example.org").startswith(b"HTTP/1.1 404 ")
+        second = ada.p2prc("--json", "expose", *words, "--via", grace.name, status=5)
+        assert second.error["code"] == "domain-taken"
+        ada.p2prc("unexpose", "app")
+        wait_until(
+            lambda: talk(here, request % b"app.example.org").startswith(b"HTTP/1.1 404 "),
+            "it is freed",
+        )
+        grace.p2prc("policy", "set", "gateway.http", "none")
 
         # So much and no more.
         grace.p2prc("policy", "set", "gateway.per_peer.ports", "2")

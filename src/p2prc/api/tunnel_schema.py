@@ -27,7 +27,8 @@ class ExposeRequest(Request, frozen=True):
 
     `service` is a port, or with a node the name of a service there. `via` is the node to listen at,
     "" any that lends public ports; `public_port` 0 is any. It ends after `lifetime_s`; null never.
-    With `follow` it moves to another gateway when its own is gone.
+    With `follow` it moves to another gateway when its own is gone. With `domain` what is asked of
+    that name comes to it: requests of HTTP, or with `tls` TLS that the service speaks itself.
     """
 
     service: Annotated[str, Meta(min_length=1, max_length=63)]
@@ -38,6 +39,8 @@ class ExposeRequest(Request, frozen=True):
     name: Annotated[str, Meta(max_length=63)] = ""
     lifetime_s: Annotated[float, Meta(gt=0, le=1e10)] | None = None
     follow: bool = False
+    domain: Annotated[str, Meta(max_length=253)] = ""
+    tls: bool = False
 
 
 class EndTunnelRequest(Request, frozen=True):
@@ -51,7 +54,8 @@ class TunnelRow(Answer, frozen=True):
 
     `trouble` says why the last connection did not come about, or why nothing listens. An `expose`
     has its public address as `remote` and its gateway as `node`; `lent` is a public port of this
-    node's, and `node` who has it.
+    node's, and `node` who has it. One of a `domain` has a URL as `remote`, and where the gateway
+    ends its TLS `certificate_expires_at`.
     """
 
     id: str
@@ -72,3 +76,4 @@ class TunnelRow(Answer, frozen=True):
     of: str = ""
     expires_at: str | None = None
     follow: bool = False
+    certificate_expires_at: str | None = None

@@ -30,6 +30,7 @@ from p2prc.daemon.log import set_up_logging
 from p2prc.daemon.memory import allow_many_files, give_back, take_for_permanent, use_one_arena
 from p2prc.daemon.policy import (
     PolicyDesk,
+    door_rules_of,
     forward_rules_of,
     gateway_rules_of,
     images_from,
@@ -271,6 +272,7 @@ def _set_ports(node: Node, settings: Settings) -> None:
     """Say which ports others reach here: those of this side, and public ones for theirs."""
     node.host_ports.rules = forward_rules_of(settings)
     node.gateway.change_rules(gateway_rules_of(settings))
+    node.domain_door.change_rules(door_rules_of(settings))
     node.gateway.listen, node.gateway.host = settings.gateway.listen, settings.gateway.host
 
 

@@ -14,6 +14,7 @@ from p2prc.model.identity import NodeId
 from p2prc.model.quantities import format_cpus, format_size
 from p2prc.model.resources import Capacity
 from p2prc.node.collector import OwnerRules
+from p2prc.node.domain_door import DoorRules
 from p2prc.node.machine import card_count
 from p2prc.protocol.egress import BRIDGE, NONE, PROXY, EgressTerms
 from p2prc.protocol.forwarding import ForwardRules
@@ -95,7 +96,14 @@ def gateway_rules_of(settings: Settings) -> GatewayRules:
         rate_bytes_s=gateway.rate_bytes_s,
         idle_s=gateway.idle_s,
         total_s=gateway.total_s,
+        domains=gateway.domains,
     )
+
+
+def door_rules_of(settings: Settings) -> DoorRules:
+    """Return where this node takes what is asked of domains."""
+    gateway = settings.gateway
+    return DoorRules(gateway.http, gateway.https, gateway.listen)
 
 
 def owner_rules_of(settings: Settings) -> OwnerRules:

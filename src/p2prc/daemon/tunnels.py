@@ -16,6 +16,7 @@ from p2prc.node.exposures import Exposed, Exposure
 from p2prc.node.forwards import Running
 from p2prc.node.gateway import Lent
 from p2prc.node.node import Node
+from p2prc.protocol.domains import read_domain
 from p2prc.protocol.forwarding import THIS_MACHINE, UDP
 
 _LOCAL_HINT = "LOCAL is a port, HOST:PORT, or the path of a Unix socket"
@@ -51,6 +52,8 @@ class TunnelDesk:
             raise InvalidInput(
                 f"`{request.name}` is no name of a tunnel", hint="letters, digits, `.`, `_`, `-`"
             )
+        domain = read_domain(request.domain) if request.domain else ""
+        _check_domain(request)
         via = await self._find_node(request.via) if request.via else None
         now = time.time()
         exposure = Exposure(
@@ -65,6 +68,8 @@ class TunnelDesk:
             wanted_port=request.public_port,
             expires_at=None if request.lifetime_s is None else now + request.lifetime_s,
             follows=request.follow,
+            domain=domain,
+            is_tls=request.tls,
         )
         return self._exposed_row(await self._node.exposures.add(exposure, via))
 
@@ -123,8 +128,10 @@ class TunnelDesk:
             trouble=exposed.trouble,
             name=exposure.name,
             of=exposure.node or "",
-            expires_at=None if exposure.expires_at is None else instant(exposure.expires_at),
+            expires_at=_instant_or_none(exposure.expires_at),
             follow=exposure.follows,
+            domain=exposure.domain,
+            certificate_expires_at=_instant_or_none(exposure.certificate_ends_at),
         )
 
     def _lent_row(self, lent: Lent) -> schema.TunnelRow:
@@ -133,7 +140,7 @@ class TunnelDesk:
             id=granted.id,
             kind="lent",
             protocol=granted.protocol,
-            local=f":{granted.port}",
+            local=granted.domain or f":{granted.port}",
             remote="",
             node=granted.owner,
             node_name=self._node.name_of(granted.owner),
@@ -142,7 +149,8 @@ class TunnelDesk:
             connections=lent.connections,
             created_at=instant(granted.created_at),
             trouble=lent.trouble,
-            expires_at=None if granted.expires_at is None else instant(granted.expires_at),
+            expires_at=_instant_or_none(granted.expires_at),
+            domain=granted.domain,
         )
 
     def _row(self, running: Running) -> schema.TunnelRow:
@@ -167,8 +175,26 @@ class TunnelDesk:
 
 def _public(exposure: Exposure) -> str:
     """Return the public address: a host that others know is better than one of a LAN."""
+    if exposure.domain:
+        scheme, usual = ("https", 443) if exposure.is_secured else ("http", 80)
+        port = "" if exposure.port == usual else f":{exposure.port}"
+        return f"{scheme}://{exposure.domain}{port}"
     host = next(iter(exposure.hosts), "")
     return f"{host}:{exposure.port}"
+
+
+def _instant_or_none(at: float | None) -> str | None:
+    return None if at is None else instant(at)
+
+
+def _check_domain(request: schema.ExposeRequest) -> None:
+    if request.tls and not request.domain:
+        raise InvalidInput("TLS is told apart by a domain", hint="add `--domain DOMAIN`")
+    if request.domain and (request.protocol == UDP or request.public_port):
+        raise InvalidInput(
+            "a domain is asked for at the gateway's own ports, by HTTP or TLS",
+            hint="leave out `--udp` and `--public`",
+        )
 
 
 def _check_port(service: str, protocol: str, *, is_inside: bool) -> None:

@@ -82,6 +82,12 @@ class Exposure(msgspec.Struct, frozen=True):
     hosts: tuple[str, ...] = ()
     expires_at: float | None = None
     follows: bool = False
+    domain: str = ""
+    is_tls: bool = False
+    """Of a domain: the service speaks TLS itself."""
+    is_secured: bool = False
+    """Of a domain: it is reached by TLS."""
+    certificate_ends_at: float | None = None
 
 
 @dataclass(slots=True)
@@ -240,6 +246,11 @@ class Exposures:
                 continue
             if not isinstance(each, PolicyRefuses) or exposed.exposure.wanted_port:
                 raise each
+        if exposed.exposure.domain:
+            raise NoNodeMatches(
+                f"no other node gives you `{exposed.exposure.domain}`",
+                hint="on a reachable node: `p2prc policy set gateway.domains DOMAIN=YOUR-ID`",
+            )
         raise NoNodeMatches(
             "no other node lends you public ports",
             hint="on a reachable node: `p2prc policy set gateway.to members`",
@@ -252,8 +263,15 @@ class Exposures:
         if exposure.expires_at is not None:
             lifetime_s = max(1.0, exposure.expires_at - time.time())
         # One that has lost its memory is asked for the port that people know.
-        port = exposure.port if is_same else exposure.wanted_port
-        request = OpenMapping(exposure.id, exposure.protocol, port, lifetime_s)
+        port = exposure.port if is_same and not exposure.domain else exposure.wanted_port
+        request = OpenMapping(
+            exposure.id,
+            exposure.protocol,
+            port,
+            lifetime_s,
+            domain=exposure.domain,
+            is_tls=exposure.is_tls,
+        )
         try:
             opened = await self._post.ask(gateway, request, MappingOpened, timeout_s=_ASK_S)
         except (PortTaken, PolicyRefuses):
@@ -263,10 +281,15 @@ class Exposures:
             request = msgspec.structs.replace(request, port=0)
             opened = await self._post.ask(gateway, request, MappingOpened, timeout_s=_ASK_S)
         changed = msgspec.structs.replace(
-            exposure, gateway=gateway, port=opened.port, hosts=opened.hosts
+            exposure,
+            gateway=gateway,
+            port=opened.port,
+            hosts=opened.hosts,
+            is_secured=opened.is_tls,
+            certificate_ends_at=opened.certificate_ends_at,
         )
-        if exposed.trouble.startswith("its gateway"):
-            exposed.trouble = ""
+        if exposed.trouble.startswith("its gateway") or opened.trouble:
+            exposed.trouble = f"its gateway: {opened.trouble}" if opened.trouble else ""
         if changed != exposure:
             exposed.exposure = changed
             if exposure.id in self._exposed:

@@ -10,13 +10,21 @@ import errno
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import msgspec
 
-from p2prc.errors import MachineCannot, NotFound, P2prcError, PolicyRefuses, PortTaken
+from p2prc.errors import (
+    InvalidInput,
+    MachineCannot,
+    NotFound,
+    P2prcError,
+    PeerBusy,
+    PolicyRefuses,
+    PortTaken,
+)
 from p2prc.model.identity import NodeId
 from p2prc.node.counted import CountedLink, Traffic, until_idle
 from p2prc.node.inside import Inside
@@ -24,6 +32,7 @@ from p2prc.node.link import Answer
 from p2prc.node.pace import Pace, PacedLink
 from p2prc.node.public_datagrams import UDP_IDLE_S, PublicDatagrams
 from p2prc.node.splicing import SocketBytes, splice
+from p2prc.protocol.domains import read_domain
 from p2prc.protocol.forwarding import UDP
 from p2prc.protocol.gateways import GatewayBook, GatewayRules, Granted
 from p2prc.protocol.messages import Done, EndMapping, MappingOpened, OpenMapping, Refused
@@ -86,12 +95,19 @@ class Gateway:
         """The address where ports listen; None is all of this machine's."""
         self.host: str | None = None
         """The host that people are told; None is what this node knows of itself."""
+        self.address_of: Callable[[Granted], MappingOpened] = _no_domains
+        """Where a domain is reached. Raises PolicyRefuses, MachineCannot."""
 
     def change_rules(self, rules: GatewayRules) -> None:
         """Go by other rules; what they forbid ends at the next look."""
         self._book.rules = rules
         for lent in self._lent.values():
             lent.pace.bytes_s = rules.rate_bytes_s
+
+    @property
+    def rules(self) -> GatewayRules:
+        """What this node's owner allows."""
+        return self._book.rules
 
     def all(self) -> list[Lent]:
         """Return what is lent, the oldest first."""
@@ -141,6 +157,8 @@ class Gateway:
             # One at a time: what is asked again is not opened twice.
             async with self._asking:
                 match body:
+                    case OpenMapping() if body.domain:
+                        answer(await self._claimed(peer, body))
                     case OpenMapping():
                         lent = await self._opened(peer, body)
                         hosts = (self.host,) if self.host else self._hosts()[:8]
@@ -153,6 +171,48 @@ class Gateway:
         except P2prcError as error:
             answer(Refused(error.code, error.message[:500], (error.hint or "")[:500]))
 
+    async def _claimed(self, peer: NodeId, request: OpenMapping) -> MappingOpened:
+        """Give the peer a domain: for the first time, or again."""
+        now = time.time()
+        if (peer, request.mapping) in self._ended:
+            raise PolicyRefuses("this node's owner ended that tunnel")
+        if request.protocol == UDP or request.port:
+            raise InvalidInput("a domain has the gateway's own ports, and no datagrams")
+        domain = read_domain(request.domain)
+        self._book.check_domain(peer, request.mapping, domain)
+        expires_at = None if request.lifetime_s is None else now + request.lifetime_s
+        known = self._book.renew(peer, request.mapping, request.protocol, expires_at, now)
+        if known is not None and (known.domain, known.is_tls) == (domain, request.is_tls):
+            lent = self._lent[known.key]
+            lent.granted = known
+            if now >= lent.kept_at + KEPT_AGAIN_S:
+                self._keep(lent)
+            return self.address_of(known)
+        if known is not None:
+            await self._end(known, "it was asked for anew")
+        granted = Granted(
+            request.mapping,
+            peer,
+            request.protocol,
+            0,
+            now,
+            now,
+            expires_at,
+            domain=domain,
+            is_tls=request.is_tls,
+        )
+        opened = self.address_of(granted)
+        lent = self._lent[granted.key] = self._new(granted)
+        self._book.take_up(granted)
+        self._keep(lent)
+        log.info("a domain is lent", extra={"domain": domain, "peer": peer})
+        return opened
+
+    def find(self, host: str) -> Lent | None:
+        """Return the mapping that answers for a host."""
+        granted = self._book.find(host)
+        return None if granted is None else self._lent.get(granted.key)
+
     async def _opened(self, peer: NodeId, request: OpenMapping) -> Lent:
         now = time.time()
         if (peer, request.mapping) in self._ended:
@@ -160,7 +220,7 @@ class Gateway:
         expires_at = None if request.lifetime_s is None else now + request.lifetime_s
         self._book.check(peer, request.port)
         known = self._book.renew(peer, request.mapping, request.protocol, expires_at, now)
-        if known is not None and request.port in (0, known.port):
+        if known is not None and known.port and request.port in (0, known.port):
             lent = self._lent[known.key]
             lent.granted = known
             if lent.close is None:
@@ -222,6 +282,8 @@ class Gateway:
 
     async def _listen(self, lent: Lent) -> None:
         port = lent.granted.port
+        if lent.granted.domain:
+            return
         try:
             if lent.granted.protocol == UDP:
                 lent.close = await self._bind_udp(lent, port)
@@ -280,24 +342,51 @@ class Gateway:
         return task
 
     async def _carry(self, lent: Lent, client: Link, name: str) -> None:
-        owner = lent.granted.owner
         try:
-            lent.trouble = self._no_room(lent, owner)
-            if lent.trouble:
-                return
-            lent.connections += 1
-            self._open[owner] += 1
-            try:
-                await self._connected(lent, client, name)
-            finally:
-                lent.connections -= 1
-                self._open[owner] -= 1
-                if not self._open[owner]:
-                    del self._open[owner]
+            await self.carry(lent, client, name)
         except (P2prcError, TimeoutError) as error:
             lent.trouble = str(error) or "a connection took longer than this node allows"
         finally:
             await client.close()
+
+    async def carry(self, lent: Lent, client: Link, name: str) -> None:
+        """Take a connection to who has the mapping, to its end. Raises P2prcError, TimeoutError."""
+        rules, own = self._book.rules, Traffic()
+        idle_s = min(rules.idle_s, UDP_IDLE_S) if lent.granted.protocol == UDP else rules.idle_s
+        async with self.handed(lent, name, own) as far, asyncio.timeout(rules.total_s):
+            await until_idle(splice(client, far), own, idle_s=idle_s)
+
+    @asynccontextmanager
+    async def handed(self, lent: Lent, name: str, own: Traffic) -> AsyncIterator[Link]:
+        """Yield a link to what the owner serves, counted and bounded as its rules say.
+
+        The task that does this ends with the mapping. Raises PeerBusy, PortClosed, PeerError.
+        """
+        owner, task = lent.granted.owner, asyncio.current_task()
+        lent.trouble = self._no_room(lent, owner)
+        if lent.trouble:
+            raise PeerBusy(lent.trouble)
+        if task is not None:
+            lent.carrying.add(task)
+        lent.connections += 1
+        self._open[owner] += 1
+        try:
+            far = await self._inside.hand_over(owner, lent.granted.id, name)
+            try:
+                meter = _Meter(self._book, owner)
+                yield CountedLink(PacedLink(far, lent.pace), own, lent.traffic, meter)
+            finally:
+                await far.close()
+        except P2prcError as error:
+            lent.trouble = error.message
+            raise
+        finally:
+            lent.connections -= 1
+            self._open[owner] -= 1
+            if not self._open[owner]:
+                del self._open[owner]
+            if task is not None:
+                lent.carrying.discard(task)
 
     def _no_room(self, lent: Lent, owner: NodeId) -> str:
         """Return why there is no connection more; "" when there may be one."""
@@ -309,19 +398,6 @@ class Gateway:
         if not self._book.has_traffic_left(owner, time.time()):
             return "its owner moved as much through this node today as one may"
         return ""
-
-    async def _connected(self, lent: Lent, client: Link, name: str) -> None:
-        rules, owner = self._book.rules, lent.granted.owner
-        idle_s = min(rules.idle_s, UDP_IDLE_S) if lent.granted.protocol == UDP else rules.idle_s
-        far = await self._inside.hand_over(owner, lent.granted.id, name)
-        try:
-            own = Traffic()
-            meter = _Meter(self._book, owner)
-            counted = CountedLink(PacedLink(far, lent.pace), own, lent.traffic, meter)
-            async with asyncio.timeout(rules.total_s):
-                await until_idle(splice(client, counted), own, idle_s=idle_s)
-        finally:
-            await far.close()
 
     def _write_day(self) -> None:
         number, moved = self._book.day()
@@ -372,6 +448,10 @@ def _closing(server: asyncio.Server) -> Callable[[], Awaitable[None]]:
         server.close()
 
     return close
+
+
+def _no_domains(granted: Granted) -> MappingOpened:
+    raise PolicyRefuses("this node routes no domains")
 
 
 def _name(granted: Granted) -> str:

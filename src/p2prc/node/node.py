@@ -26,6 +26,7 @@ from p2prc.node.carriage import Carriages
 from p2prc.node.clocks import clock_skews_s, tell_clock
 from p2prc.node.collector import Collector, OwnerRules
 from p2prc.node.containers import Containers
+from p2prc.node.domain_door import DomainDoor
 from p2prc.node.door import Door
 from p2prc.node.egress import WaysOut
 from p2prc.node.exposures import Exposures
@@ -271,6 +272,7 @@ class Node:
             hosts=self._public_hosts,
             is_put_out=self.network.is_put_out,
         )
+        self.domain_door = DomainDoor(self.gateway)
         self.exposures = Exposures(
             self.inside,
             adapters.state,
@@ -324,6 +326,7 @@ class Node:
         self.containers.start()
         self._tasks.start(self.forwards.start(), "forwards")
         self._tasks.start(self.gateway.run(), "gateway")
+        self._tasks.start(self.domain_door.run(), "domains")
         self.exposures.start()
 
     async def stop(self) -> None:
@@ -334,6 +337,7 @@ class Node:
         try:
             self.jobs.stop()
             await self.forwards.stop()
+            await self.domain_door.stop()
             await self.gateway.stop()
             await self.provider.close()
             await self.bridges.close()

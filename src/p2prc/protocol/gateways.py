@@ -6,12 +6,13 @@ Times are UTC in seconds: what is granted outlives restarts.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
 from p2prc.errors import PeerBusy, PolicyRefuses, PortTaken
 from p2prc.model.identity import NodeId
+from p2prc.protocol.domains import DomainBook, DomainGrants
 from p2prc.protocol.forwarding import Protocol
 
 ABSENCE_S = 3600.0
@@ -42,6 +43,7 @@ class GatewayRules:
     rate_bytes_s: int | None = None
     idle_s: float = 3600.0
     total_s: float | None = None
+    domains: DomainGrants = field(default_factory=DomainGrants)
 
     def allows(self, peer: NodeId, own: NodeId) -> bool:
         """Say whether this node gives this peer ports at all; its own owner always may."""
@@ -50,6 +52,10 @@ class GatewayRules:
     def has_port(self, port: int) -> bool:
         """Say whether the port is among those that are lent."""
         return any(first <= port <= last for first, last in self.ports)
+
+    def allows_domain(self, domain: str, peer: NodeId) -> bool:
+        """Say whether a peer may have this name. A grant of it needs no grant of ports."""
+        return peer not in self.denied and self.domains.allows(domain, peer)
 
 
 class Granted(msgspec.Struct, frozen=True):
@@ -62,6 +68,9 @@ class Granted(msgspec.Struct, frozen=True):
     created_at: float
     seen_at: float
     expires_at: float | None = None
+    domain: str = ""
+    is_tls: bool = False
+    """With a domain there is no port, which is 0: the gateway's own ports lead to it."""
 
     @property
     def key(self) -> tuple[NodeId, str]:
@@ -74,10 +83,21 @@ class GatewayBook:
 
     def __init__(self, own: NodeId, rules: GatewayRules | None = None) -> None:
         self._own = own
-        self.rules = GatewayRules() if rules is None else rules
+        self._rules = GatewayRules() if rules is None else rules
+        self._domains = DomainBook()
         self._granted: dict[tuple[NodeId, str], Granted] = {}
         self._traffic: dict[NodeId, int] = {}
         self._day = 0
+
+    @property
+    def rules(self) -> GatewayRules:
+        """What the owner allows."""
+        return self._rules
+
+    @rules.setter
+    def rules(self, rules: GatewayRules) -> None:
+        self._rules = rules
+        self._domains.grants = rules.domains
 
     def all(self) -> list[Granted]:
         """Return what is lent, the oldest first."""
@@ -90,10 +110,27 @@ class GatewayBook:
     def take_up(self, granted: Granted) -> None:
         """Note that a port is lent: from now on, or in the life before."""
         self._granted[granted.key] = granted
+        if granted.domain:
+            self._domains.hold(granted.domain, granted.key)
 
     def forget(self, granted: Granted) -> None:
         """It is over."""
         self._granted.pop(granted.key, None)
+        if granted.domain:
+            self._domains.free(granted.domain, granted.key)
+
+    def find(self, host: str) -> Granted | None:
+        """Return what answers for a host."""
+        key = self._domains.find(host)
+        return None if key is None else self._granted.get(key)
+
+    def check_domain(self, peer: NodeId, identity: str, domain: str) -> None:
+        """Raise PolicyRefuses, DomainTaken, PeerBusy where the peer cannot have that name."""
+        if peer in self.rules.denied:
+            raise PolicyRefuses("this node lends you no domains")
+        self._domains.check(domain, (peer, identity))
+        if (peer, identity) not in self._granted:
+            self._check_count(peer)
 
     def check(self, peer: NodeId, wanted: int) -> None:
         """Raise PolicyRefuses where the peer gets no port, or not that one (0 is any)."""
@@ -127,9 +164,7 @@ class GatewayBook:
         Raises PolicyRefuses, PeerBusy, PortTaken.
         """
         self.check(peer, wanted)
-        held = sum(each.owner == peer for each in self._granted.values())
-        if held >= self.rules.per_peer_mappings:
-            raise PeerBusy(f"you have {held} public ports of this node, which is the most")
+        self._check_count(peer)
         taken = {each.port for each in self._granted.values() if each.protocol == protocol}
         if wanted:
             if wanted in taken:
@@ -139,6 +174,11 @@ class GatewayBook:
         start = int.from_bytes(f"{peer}{identity}".encode()[-8:], "big")
         return (port for port in _spread(self.rules.ports, start) if port not in taken)
 
+    def _check_count(self, peer: NodeId) -> None:
+        held = sum(each.owner == peer for each in self._granted.values())
+        if held >= self.rules.per_peer_mappings:
+            raise PeerBusy(f"you have {held} public ports of this node, which is the most")
+
     def overdue(self, now: float) -> list[Granted]:
         """Return what is over: its time, its owner's absence, or the rules are others now."""
         return [
@@ -146,9 +186,14 @@ class GatewayBook:
             for each in self._granted.values()
             if (each.expires_at is not None and now >= each.expires_at)
             or now >= each.seen_at + ABSENCE_S
-            or not self.rules.allows(each.owner, self._own)
-            or not self.rules.has_port(each.port)
+            or not self._is_allowed(each)
         ]
+
+    def _is_allowed(self, granted: Granted) -> bool:
+        rules = self.rules
+        if granted.domain:
+            return rules.allows_domain(granted.domain, granted.owner)
+        return rules.allows(granted.owner, self._own) and rules.has_port(granted.port)
 
     # -- traffic
 

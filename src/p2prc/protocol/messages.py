@@ -397,24 +397,34 @@ class EraseVolume(_Message, frozen=True, tag="erase-volume"):
 MappingId = Annotated[str, Meta(pattern=r"^[0-9a-f]{10}$(?!\n)")]
 
 
-class OpenMapping(_Message, frozen=True, tag="open-mapping"):
+class OpenMapping(_Message, frozen=True, tag="open-mapping", omit_defaults=True):
     """Listen at a public port for me; said again now and then it goes on, else it ends.
 
     `port` 0 is any. What connects there comes to me as `TakeConnection`. It ends after
-    `lifetime_s` from now.
+    `lifetime_s` from now. With `domain` what is asked of that name comes to me, at ports that are
+    yours: requests of HTTP, or with `is_tls` connections of TLS as they are.
     """
 
     mapping: MappingId
     protocol: Literal["tcp", "udp"] = "tcp"
     port: Annotated[int, Meta(ge=0, le=65535)] = 0
     lifetime_s: Annotated[float, Meta(gt=0, le=1e10)] | None = None
+    domain: Annotated[str, Meta(max_length=253)] = ""
+    is_tls: bool = False
 
 
-class MappingOpened(_Message, frozen=True, tag="mapping-opened"):
-    """The port, and the hosts by which this node believes to be reached from outside."""
+class MappingOpened(_Message, frozen=True, tag="mapping-opened", omit_defaults=True):
+    """The port, and the hosts by which this node believes to be reached from outside.
+
+    Of a domain: whether TLS is spoken at that port, until when its certificate is good (seconds
+    since 1970), and what is wrong with it.
+    """
 
     port: Annotated[int, Meta(ge=1, le=65535)]
     hosts: Annotated[tuple[ShortText, ...], Meta(max_length=8)] = ()
+    is_tls: bool = False
+    certificate_ends_at: Annotated[float, Meta(ge=0, le=1e12)] | None = None
+    trouble: ShortText = ""
 
 
 class EndMapping(_Message, frozen=True, tag="end-mapping"):

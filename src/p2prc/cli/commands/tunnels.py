@@ -61,6 +61,12 @@ def forward_command(invocation: Invocation, /, *, target: str, ports: str, udp: 
 @click.option(
     "--lifetime", type=DURATION, default=None, metavar="DURATION", help="End it after this."
 )
+@click.option(
+    "--domain", default="", metavar="DOMAIN", help="A domain instead: what is asked of it by HTTP."
+)
+@click.option(
+    "--tls", is_flag=True, help="With --domain: the service speaks TLS itself, handed over unread."
+)
 @click.option("--follow", is_flag=True, help="Move to another gateway when its own is gone.")
 @click.pass_obj
 def expose_command(
@@ -74,14 +80,16 @@ def expose_command(
     public_port: int | None,
     name: str,
     lifetime: float | None,
+    domain: str,
+    tls: bool,
     follow: bool,
 ) -> None:
     """Give a port of mine a public address on a reachable node.
 
     That node, the gateway, listens for everybody and hands over what connects. Its owner says who
-    may have public ports (`gateway.to`). PORT is one of this machine, or with --of of a container
-    that you hold or of a node. It stays until `p2prc unexpose` ends it, over restarts of either
-    side.
+    may have public ports (`gateway.to`) and domains (`gateway.domains`). PORT is one of this
+    machine, or with --of of a container that you hold or of a node. It stays until `p2prc unexpose`
+    ends it, over restarts of either side.
     """
     row = invocation.client.expose(
         ExposeRequest(
@@ -93,6 +101,8 @@ def expose_command(
             name=name,
             lifetime_s=lifetime,
             follow=follow,
+            domain=domain,
+            tls=tls,
         )
     )
     if invocation.as_json:
@@ -101,6 +111,8 @@ def expose_command(
     write(plain(row.remote))
     where = plain(row.node_name) or row.node[:10]
     note(f"{where} listens there for everybody; end it: `p2prc unexpose {row.id}`")
+    if row.trouble:
+        note(plain(row.trouble))
 
 
 @command("tunnels")

@@ -1,0 +1,247 @@
+"""The ports where this node takes what is asked of domains, and hands it to who has them.
+
+Requests of HTTP are judged one by one. Connections of TLS are told apart by the name that they ask
+for: ended here where there is a certificate for it, else handed over unread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass
+
+from p2prc.errors import MachineCannot, P2prcError, PolicyRefuses, WireError
+from p2prc.node.counted import CountedLink, Traffic, until_idle
+from p2prc.node.gateway import Gateway, Lent
+from p2prc.node.splicing import SocketBytes, splice
+from p2prc.protocol.client_hello import read_hello
+from p2prc.protocol.domains import read_host
+from p2prc.protocol.gateways import Granted
+from p2prc.protocol.messages import MappingOpened
+from p2prc.runtime.port import Link
+from p2prc.web.exchange import HttpClient, NoSuchHost
+from p2prc.web.heads import Judged, Origin, redirect
+from p2prc.web.links import Ahead
+
+HELLO_S = 15.0
+CLIENTS_LIMIT = 4096
+"""Connections at once, of everybody together."""
+PER_ADDRESS_LIMIT = 256
+_AGAIN_S = 10.0
+_HTTP, _HTTPS = "http", "https"
+_NO_SUCH_NAME = bytes((21, 3, 3, 0, 2, 2, 112))
+"""TLS's own word that a name is not known (RFC 8446, 6.2)."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class DoorRules:
+    """Where to listen: nowhere by default. `listen` None is every address of this machine."""
+
+    http_ports: tuple[int, ...] = ()
+    https_ports: tuple[int, ...] = ()
+    listen: str | None = None
+
+
+class DomainDoor:
+    """The ports of HTTP and TLS that this node has for domains."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        gateway.address_of = self.address_of
+        self._rules = DoorRules()
+        self._servers: dict[tuple[str, int], asyncio.Server] = {}
+        self._listening = DoorRules()
+        self._changed = asyncio.Event()
+        self._clients: set[asyncio.Task[None]] = set()
+        self._by_address: Counter[str] = Counter()
+        self.troubles: dict[int, str] = {}
+        """Why nothing listens at a port."""
+
+    def change_rules(self, rules: DoorRules) -> None:
+        """Listen elsewhere from now on."""
+        if rules != self._rules:
+            self._rules = rules
+            self._changed.set()
+
+    def address_of(self, granted: Granted) -> MappingOpened:
+        """Say where a domain is reached. Raises PolicyRefuses, MachineCannot."""
+        rules = self._rules
+        if not rules.http_ports and not rules.https_ports:
+            raise PolicyRefuses(
+                "this node routes no domains", hint="its owner: `p2prc policy set gateway.http 80`"
+            )
+        ports = rules.https_ports if granted.is_tls else rules.http_ports
+        if not ports:
+            raise PolicyRefuses(
+                "this node routes no TLS" if granted.is_tls else "this node routes TLS alone",
+                hint="its owner chooses: `gateway.https`, `gateway.http`",
+            )
+        scheme = _HTTPS if granted.is_tls else _HTTP
+        servers = [found for port in ports if (found := self._servers.get((scheme, port)))]
+        if not servers:
+            why = self.troubles.get(ports[0], f"does not listen on port {ports[0]} yet")
+            raise MachineCannot(f"that node {why}")
+        return MappingOpened(_port_of(servers[0]), is_tls=granted.is_tls)
+
+    # -- its life
+
+    async def run(self) -> None:
+        """Listen where the rules say, and try again where that failed."""
+        while True:
+            self._changed.clear()
+            await self._listen()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_AGAIN_S if self.troubles else None):
+                    await self._changed.wait()
+
+    async def stop(self) -> None:
+        """Hang up."""
+        for server in self._servers.values():
+            server.close()
+        self._servers.clear()
+        clients = list(self._clients)
+        for task in clients:
+            task.cancel()
+        await asyncio.gather(*clients, return_exceptions=True)
+
+    async def _listen(self) -> None:
+        rules = self._rules
+        wanted = {(_HTTP, port) for port in rules.http_ports}
+        wanted |= {(_HTTPS, port) for port in rules.https_ports}
+        is_elsewhere = rules.listen != self._listening.listen
+        self._listening = rules
+        for key in list(self._servers):
+            if is_elsewhere or key not in wanted:
+                self._servers.pop(key).close()
+        ports = {port for _, port in wanted}
+        self.troubles = {port: why for port, why in self.troubles.items() if port in ports}
+        for scheme, port in wanted - set(self._servers):
+            try:
+                server = await asyncio.start_server(
+                    self._on_client(scheme, port), rules.listen, port
+                )
+            except OSError as error:
+                self.troubles[port] = _why(error, port)
+                log.warning("a port for domains", extra={"port": port, "reason": str(error)})
+            else:
+                self.troubles.pop(port, None)
+                self._servers[scheme, port] = server
+
+    # -- clients
+
+    def _on_client(
+        self, scheme: str, port: int
+    ) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]:
+        def on_client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            peer = writer.get_extra_info("peername")
+            host = str(peer[0]).removeprefix("::ffff:") if peer else ""
+            is_full = len(self._clients) >= CLIENTS_LIMIT
+            if is_full or self._by_address[host] >= PER_ADDRESS_LIMIT:
+                writer.transport.abort()
+                return
+            name = f"[{host}]:{peer[1]}" if ":" in host else f"{host}:{peer[1] if peer else 0}"
+            self._by_address[host] += 1
+            task = asyncio.create_task(
+                self._client(SocketBytes(reader, writer), Origin(host, scheme, port), name),
+                name="a domain's client",
+            )
+            self._clients.add(task)
+            task.add_done_callback(lambda done: self._gone(done, host))
+
+        return on_client
+
+    def _gone(self, task: asyncio.Task[None], host: str) -> None:
+        self._clients.discard(task)
+        self._by_address[host] -= 1
+        if self._by_address[host] <= 0:
+            del self._by_address[host]
+
+    async def _client(self, client: Link, origin: Origin, name: str) -> None:
+        try:
+            if origin.scheme == _HTTPS:
+                await self._secured(client, name)
+            else:
+                await self._requests(client, origin, name)
+        except (P2prcError, OSError, TimeoutError):
+            # What a mapping met is told by its row; strangers' mistakes are nobody's trouble.
+            pass
+        finally:
+            await client.close()
+
+    async def _secured(self, client: Link, name: str) -> None:
+        early, asked = await _hello(client)
+        host = None if asked is None else read_host(asked)
+        lent = None if host is None else self._gateway.find(host)
+        if lent is None or not lent.granted.is_tls:
+            await client.write(_NO_SUCH_NAME)
+            await client.end_writing()
+            return
+        await self._gateway.carry(lent, Ahead(client, early), name)
+
+    async def _requests(self, client: Link, origin: Origin, name: str) -> None:
+        moved, rules = Traffic(), self._gateway.rules
+
+        def opened(host: str) -> AbstractAsyncContextManager[Link]:
+            return self._handed(host, name, moved)
+
+        async def join(one: Link, other: Link) -> None:
+            await splice(one, other)
+
+        http = HttpClient(
+            CountedLink(client, moved),
+            origin,
+            open_service=opened,
+            join=join,
+            answer_here=self._answer_here,
+        )
+        async with asyncio.timeout(rules.total_s):
+            await until_idle(http.serve(), moved, idle_s=rules.idle_s)
+
+    @asynccontextmanager
+    async def _handed(self, host: str, name: str, moved: Traffic) -> AsyncIterator[Link]:
+        lent = self._found(host)
+        if lent is None:
+            raise NoSuchHost
+        async with self._gateway.handed(lent, name, moved) as far:
+            yield far
+
+    def _found(self, host: str) -> Lent | None:
+        """Return who answers requests for a host; what speaks TLS itself does not."""
+        lent = self._gateway.find(host)
+        return None if lent is None or lent.granted.is_tls else lent
+
+    def _answer_here(self, judged: Judged) -> bytes | None:
+        lent = self._gateway.find(judged.host)
+        if lent is not None and lent.granted.is_tls and self._rules.https_ports:
+            return redirect(judged.host, judged.request.target, self._rules.https_ports[0])
+        return None
+
+
+async def _hello(client: Link) -> tuple[bytes, str | None]:
+    """Return what came, and the name that it asks for. Raises WireError, TimeoutError, OSError."""
+    early = b""
+    async with asyncio.timeout(HELLO_S):
+        while (hello := read_hello(early)) is None:
+            content = await client.read()
+            if not content:
+                raise WireError("the hello is cut short")
+            early += content
+    return early, hello.server_name
+
+
+def _port_of(server: asyncio.Server) -> int:
+    return int(server.sockets[0].getsockname()[1])
+
+
+def _why(error: OSError, port: int) -> str:
+    if isinstance(error, PermissionError):
+        return f"may not listen on port {port}"
+    if error.errno == errno.EADDRINUSE:
+        return f"cannot listen on port {port}: it is taken"
+    return f"cannot listen on port {port}: {error.strerror or error}"

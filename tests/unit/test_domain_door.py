@@ -1,0 +1,231 @@
+"""The ports for domains on real sockets; what is handed over goes to services of the test."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from p2prc.model.identity import NodeId
+from p2prc.node import domain_door
+from p2prc.node.domain_door import DomainDoor, DoorRules
+from p2prc.node.gateway import Gateway
+from p2prc.node.inside import Inside
+from p2prc.protocol.domains import parse_domains
+from p2prc.protocol.gateways import GatewayRules
+from p2prc.protocol.messages import Control, EndMapping, MappingOpened, OpenMapping, Refused
+from p2prc.storage.state import State, open_state
+from tests.unit.web_fake import Pipe, pair
+
+OWN, ADA, GRACE = NodeId("0" * 64), NodeId("a" * 64), NodeId("b" * 64)
+NAME, OTHER = "ab" * 5, "cd" * 5
+APP = "app.example.org"
+GET = b"GET / HTTP/1.1\r\nHost: app.example.org\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+class _Owners:
+    """Stands for the streams to other nodes."""
+
+    def __init__(self) -> None:
+        self.handed: asyncio.Queue[tuple[NodeId, str, Pipe]] = asyncio.Queue()
+
+    async def hand_over(self, owner: NodeId, mapping: str, client: str) -> Any:
+        assert client.startswith("127.0.0.1:")
+        here, there = pair()
+        self.handed.put_nowait((owner, mapping, there))
+        return here
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[State]:
+    with open_state(tmp_path / "state.db") as opened:
+        yield opened
+
+
+class _Standing:
+    def __init__(self, state: State) -> None:
+        self.owners = _Owners()
+        self.gateway = Gateway(
+            OWN,
+            cast(Inside, self.owners),
+            state,
+            hosts=lambda: (),
+            is_put_out=lambda _: False,
+        )
+        self.rules = GatewayRules(domains=parse_domains("*.example.org=members"))
+        self.gateway.change_rules(self.rules)
+        self.door = DomainDoor(self.gateway)
+
+    async def ask(self, peer: NodeId, body: OpenMapping | EndMapping) -> Control:
+        said: list[Control] = []
+        await self.gateway.answer(peer, body, said.append)
+        return said[0]
+
+    async def opened(self, peer: NodeId, mapping: str, domain: str, *, is_tls: bool = False) -> int:
+        """Let a peer have a domain; return the port that it is told."""
+        answer = await self.ask(peer, OpenMapping(mapping, domain=domain, is_tls=is_tls))
+        assert isinstance(answer, MappingOpened), answer
+        assert answer.is_tls == is_tls
+        return answer.port
+
+
+async def _connected(
+    port: int, content: bytes
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(content)
+    return reader, writer
+
+
+async def _said(port: int, content: bytes) -> bytes:
+    reader, writer = await _connected(port, content)
+    try:
+        return await reader.read()
+    finally:
+        writer.close()
+
+
+@pytest.fixture
+async def standing(state: State) -> AsyncIterator[_Standing]:
+    found = _Standing(state)
+    found.door.change_rules(DoorRules((0,), (0,), "127.0.0.1"))
+    running = asyncio.create_task(found.door.run())
+    async with asyncio.timeout(60):
+        while len(found.door._servers) < 2:
+            await asyncio.sleep(0.01)
+        yield found
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await found.door.stop()
+    await found.gateway.stop()
+
+
+async def test_requests_go_to_who_has_the_host_until_it_is_freed(standing: _Standing) -> None:
+    port = await standing.opened(ADA, NAME, APP)
+    assert await standing.opened(ADA, NAME, APP) == port
+    for peer, mapping in ((GRACE, NAME), (ADA, OTHER)):
+        answer = await standing.ask(peer, OpenMapping(mapping, domain="App.Example.org."))
+        assert isinstance(answer, Refused)
+        assert answer.code == "domain-taken"
+    reader, writer = await _connected(port, GET)
+    owner, mapping, service = await standing.owners.handed.get()
+    assert (owner, mapping) == (ADA, NAME)
+    assert b"X-Forwarded-For: 127.0.0.1" in await service.until(b"\r\n\r\n")
+    await service.write(OK)
+    assert await reader.readuntil(b"ok") == OK
+    [lent] = standing.gateway.all()
+    assert (lent.connections, lent.traffic.read_bytes) == (1, len(OK))
+
+    # It ends: so does what went through it, and another may have the name.
+    await standing.ask(ADA, EndMapping(NAME))
+    with contextlib.suppress(ConnectionResetError):
+        assert await reader.read() == b""
+    writer.close()
+    assert (await _said(port, GET)).startswith(b"HTTP/1.1 404 ")
+    await standing.opened(GRACE, OTHER, APP)
+    _, writer = await _connected(port, GET)
+    assert (await standing.owners.handed.get())[0] == GRACE
+    writer.close()
+
+
+async def test_a_domain_is_had_again_after_a_restart(state: State, standing: _Standing) -> None:
+    await standing.opened(ADA, NAME, APP)
+    second = _Standing(state)
+    running = asyncio.create_task(second.gateway.run())
+    while not second.gateway.all():
+        await asyncio.sleep(0.01)
+    lent = second.gateway.find(APP)
+    assert lent is not None
+    assert lent.granted.owner == ADA
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_connections_of_tls_go_unread_to_who_has_the_name(standing: _Standing) -> None:
+    port = await standing.opened(ADA, NAME, APP, is_tls=True)
+    plain_port = await standing.opened(ADA, OTHER, "plain.example.org")
+    hello = _hello(APP)
+    _, writer = await _connected(port, hello[:9])
+    writer.write(hello[9:])
+    owner, mapping, service = await standing.owners.handed.get()
+    assert (owner, mapping) == (ADA, NAME)
+    came = b""
+    while len(came) < len(hello):
+        came += await service.read()
+    assert came == hello
+    writer.close()
+    # By HTTP it is said where to go, and a name that speaks no TLS is not known there.
+    said = await _said(plain_port, GET)
+    assert said.startswith(b"HTTP/1.1 308 ")
+    assert b"\r\nLocation: https://app.example.org:" in said
+    for name in ("plain.example.org", "nobody.example.org", None):
+        assert await _said(port, _hello(name)) == bytes((21, 3, 3, 0, 2, 2, 112))
+    with contextlib.suppress(ConnectionResetError):
+        assert await _said(port, GET) == b""
+    assert standing.owners.handed.empty()
+
+
+async def test_one_address_has_so_many_connections(
+    standing: _Standing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(domain_door, "PER_ADDRESS_LIMIT", 2)
+    port = await standing.opened(ADA, NAME, APP)
+    held = [await _connected(port, b"GET") for _ in range(2)]
+    while len(standing.door._clients) < 2:
+        await asyncio.sleep(0.01)
+    with contextlib.suppress(ConnectionResetError):
+        assert await _said(port, GET) == b""
+    for _, writer in held:
+        writer.close()
+    while standing.door._clients:
+        await asyncio.sleep(0.01)
+    assert (await _said(port, GET.replace(b"app", b"no"))).startswith(b"HTTP/1.1 404 ")
+
+
+async def test_no_room_is_said_and_a_gone_service_too(standing: _Standing) -> None:
+    rules = GatewayRules(domains=standing.rules.domains, per_mapping_connections=1)
+    standing.gateway.change_rules(rules)
+    port = await standing.opened(ADA, NAME, APP)
+    _, writer = await _connected(port, GET)
+    _, _, service = await standing.owners.handed.get()
+    await service.until(b"\r\n\r\n")
+    assert (await _said(port, GET)).startswith(b"HTTP/1.1 503 ")
+    assert "more are refused" in standing.gateway.all()[0].trouble
+    await service.close()
+    writer.close()
+
+
+def _hello(name: str | None) -> bytes:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    said = ssl.MemoryBIO()
+    client = context.wrap_bio(ssl.MemoryBIO(), said, server_hostname=name)
+    with pytest.raises(ssl.SSLWantReadError):
+        client.do_handshake()
+    return said.read()
+
+
+async def test_where_nothing_listens_there_are_no_domains(state: State) -> None:
+    standing = _Standing(state)
+    answer = await standing.ask(ADA, OpenMapping(NAME, domain=APP))
+    assert isinstance(answer, Refused)
+    assert answer.message == "this node routes no domains"
+    standing.door.change_rules(DoorRules((), (443,)))
+    answer = await standing.ask(ADA, OpenMapping(NAME, domain=APP))
+    assert isinstance(answer, Refused)
+    assert answer.message == "this node routes TLS alone"
+    for body in (
+        OpenMapping(NAME, domain="no domain"),
+        OpenMapping(NAME, domain=APP, port=80),
+        OpenMapping(NAME, "udp", domain=APP),
+    ):
+        answer = await standing.ask(ADA, body)
+        assert isinstance(answer, Refused)
+        assert answer.code == "invalid-input"
+    assert standing.gateway.all() == []
