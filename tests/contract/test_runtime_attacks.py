@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import subprocess
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -254,9 +255,10 @@ attempt('trace', trace)
 
 
 async def test_no_network_is_reached(bench: Bench, tmp_path: Path) -> None:
-    abstract, path = f"\0p2prc-attack-{os.getpid()}", str(tmp_path / "socket")
-    tmp_path.chmod(0o755)
+    abstract = f"\0p2prc-attack-{os.getpid()}"
     with (
+        # A socket's path is short.
+        tempfile.TemporaryDirectory(dir="/tmp") as folder,
         socket.create_server(("0.0.0.0", 0)) as server,
         socket.socket(socket.AF_UNIX) as unnamed,
         socket.socket(socket.AF_UNIX) as named,
@@ -264,7 +266,9 @@ async def test_no_network_is_reached(bench: Bench, tmp_path: Path) -> None:
     ):
         unnamed.bind(abstract)
         unnamed.listen()
+        path = f"{folder}/socket"
         named.bind(path)
+        Path(folder).chmod(0o755)
         named.listen()
         Path(path).chmod(0o777)
         try:

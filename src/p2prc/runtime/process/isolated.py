@@ -58,12 +58,14 @@ class IsolatedPlace:
             # Of a sandbox that is gone an orphan may come to us later.
             reaped()
             return []
+        # Before we take leave: what it used comes with the farewell of its first process.
+        is_init_gone = self._sandbox.is_init_gone
         for pid, code, usage in reaped():
             self._used += usage.ru_utime + usage.ru_stime
             self._peak = max(self._peak, usage.ru_maxrss * 1024)
             if pid == self._sandbox.monitor:
                 self._code = os.waitstatus_to_exitcode(code)
-        if self._code is None or not self._sandbox.is_init_gone:
+        if self._code is None or not is_init_gone:
             return []
         has_started = self._sandbox.close()
         self._sandbox = None

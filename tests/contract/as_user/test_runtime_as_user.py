@@ -31,9 +31,9 @@ os.execv(words[0], words)
 def test_everything_holds_for_an_ordinary_user_too(tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("these tests run as an ordinary user already")
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     needed = [root, os.path.realpath(sys.base_prefix), os.path.realpath(sys.prefix)]
-    tests = [str(path) for path in Path(__file__).parent.glob("test_runtime*.py")]
+    tests = [str(path) for path in Path(__file__).parents[1].glob("test_runtime*.py")]
     tests += [str(path) for path in (root / "tests" / "unit").glob("test_environment*.py")]
     words = [
         sys.executable,
