@@ -7,8 +7,11 @@ import gzip
 import hashlib
 import io
 import json
+import shutil
+import socket
+import subprocess
 import tarfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -118,6 +121,60 @@ async def test_without_a_way_to_a_registry_the_reason_and_a_hint_are_told(
     with pytest.raises(PathInvalid):
         async for _ in docker(bench).shelf.pull("x y"):
             pass
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[str]:
+    """A registry of this machine's own; the engine takes one of the loopback without TLS."""
+    program = shutil.which("docker-registry")
+    if program is None or shutil.which("docker") is None:
+        pytest.skip("no docker-registry, or no docker")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+    settings = {
+        "version": 0.1,
+        "storage": {"filesystem": {"rootdirectory": str(tmp_path / "registry")}},
+        "http": {"addr": address},
+    }
+    (tmp_path / "registry.yml").write_text(json.dumps(settings))
+    with subprocess.Popen(
+        [program, "serve", str(tmp_path / "registry.yml")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        try:
+            yield address
+        finally:
+            process.kill()
+
+
+async def _of_docker(*words: str) -> int:
+    running = await asyncio.create_subprocess_exec(
+        "docker", *words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    return await running.wait()
+
+
+async def test_an_image_comes_from_a_registry_with_its_progress(
+    bench: Bench, engine: Engine, registry: str, tmp_path: Path
+) -> None:
+    name = f"{registry}/art/tool:1"
+    await build(bench, recipe(tmp_path / "folder"))
+    await _of_docker("tag", NAME, name)
+    async with asyncio.timeout(60):
+        while await _of_docker("push", name):
+            await asyncio.sleep(0.1)  # It does not listen yet.
+    await engine.remove_image(name)
+    await engine.remove_image(NAME)
+    try:
+        said = [line async for line in docker(bench).shelf.pull(name)]
+        assert any("Pull complete" in line for line in said)
+        docker(bench).offer_images((name,))
+        [offer] = await docker(bench).offered_images()
+        assert (offer.name, offer.origin) == (name, "registry")
+        await (await bench.runtime.create(bench.spec(image=name))).end()
+    finally:
+        await engine.remove_image(name)
 
 
 # -- images that peers send -------------------------------------------------------------------
