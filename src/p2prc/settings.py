@@ -89,6 +89,7 @@ class GatewaySettings:
     https: tuple[int, ...]
     """Ports where domains are routed."""
     domains: DomainGrants
+    certificates: Path | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -396,6 +397,15 @@ def _ports(text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(int(part) for part in found))
 
 
+def _folder_or_none(text: str) -> Path | None:
+    if text.strip() in ("", "none"):
+        return None
+    folder = Path(text.strip())
+    if not folder.is_absolute():
+        raise SettingInvalid(f"`{text[:80]}` is no absolute path", hint="a folder, or `none`")
+    return folder
+
+
 def _ports_or_none(text: str) -> tuple[int, ...]:
     return () if text.strip() in ("", "none") else _ports(text)
 
@@ -494,6 +504,7 @@ _KEYS: Mapping[str, Callable[[str], Any]] = {
     "gateway.http": _ports_or_none,
     "gateway.https": _ports_or_none,
     "gateway.domains": parse_domains,
+    "gateway.certificates": _folder_or_none,
     "cache.bytes": parse_size,
     "transfer.up": _speed,
     "transfer.down": _speed,
@@ -557,6 +568,7 @@ def _settings(texts: Mapping[str, str], origins: Mapping[str, str]) -> Settings:
             http=value["gateway.http"],
             https=value["gateway.https"],
             domains=value["gateway.domains"],
+            certificates=value["gateway.certificates"],
         ),
         cache_bytes=value["cache.bytes"],
         transfer_up=value["transfer.up"],
@@ -616,6 +628,7 @@ def _defaults(machine: Machine) -> dict[str, str]:
         "gateway.http": "none",
         "gateway.https": "none",
         "gateway.domains": "none",
+        "gateway.certificates": "none",
         "cache.bytes": str(min(tenth_of_disk, _CACHE_LIMIT_BYTES)),
         "transfer.up": "none",
         "transfer.down": "none",

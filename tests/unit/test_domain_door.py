@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -20,6 +21,8 @@ from p2prc.protocol.domains import parse_domains
 from p2prc.protocol.gateways import GatewayRules
 from p2prc.protocol.messages import Control, EndMapping, MappingOpened, OpenMapping, Refused
 from p2prc.storage.state import State, open_state
+from p2prc.web.certificates import Certificates
+from tests.unit.certificate_fake import written
 from tests.unit.web_fake import Pipe, pair
 
 OWN, ADA, GRACE = NodeId("0" * 64), NodeId("a" * 64), NodeId("b" * 64)
@@ -211,6 +214,93 @@ def _hello(name: str | None) -> bytes:
     return said.read()
 
 
+async def test_tls_is_ended_here_with_the_owners_files_which_may_change(
+    standing: _Standing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(domain_door, "_AGAIN_S", 0.01)
+    folder = tmp_path / "certificates"
+    folder.mkdir()
+    chain = written(folder, "*.example.org", days=3)
+    door = standing.door
+    door.change_rules(DoorRules((0,), (0,), "127.0.0.1", folder))
+    while not door.certificates.all():
+        await asyncio.sleep(0.01)
+    answer = await standing.ask(ADA, OpenMapping(NAME, domain=APP))
+    assert isinstance(answer, MappingOpened)
+    assert (answer.is_tls, answer.trouble) == (True, "its certificate ends in 2 days")
+    assert answer.certificate_ends_at == door.certificates.all()[0].ends_at
+    assert "ends in 2 days" in door.all_troubles()[0]
+
+    trusted = ssl.create_default_context(cafile=str(chain))
+    trusted.set_alpn_protocols(["h2", "http/1.1"])
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", answer.port, ssl=trusted, server_hostname=APP
+    )
+    assert writer.get_extra_info("ssl_object").selected_alpn_protocol() == "http/1.1"
+    writer.write(b"POST / HTTP/1.1\r\nHost: app.example.org\r\nContent-Length: 400000\r\n\r\n")
+    writer.write(b"x" * 400_000)
+    _, _, service = await standing.owners.handed.get()
+    head = await service.until(b"\r\n\r\n")
+    assert b"X-Forwarded-Proto: https\r\n" in head
+    read_bytes = len(head.partition(b"\r\n\r\n")[2])
+    while read_bytes < 400_000:
+        read_bytes += len(await service.read())
+    body = b"y" * 300_000
+    await service.write(b"HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\n" + body)
+    await reader.readuntil(b"\r\n\r\n")
+    assert await reader.readexactly(len(body)) == body
+    # Another host of that certificate is not spoken to under this name.
+    writer.write(GET.replace(b"app", b"other"))
+    assert (await reader.read()).startswith(b"HTTP/1.1 421 ")
+    writer.close()
+    for name in ("nobody.example.com", "nobody.example.org"):
+        assert await _said(answer.port, _hello(name)) == bytes((21, 3, 3, 0, 2, 2, 112))
+
+    # Half a renewal changes nothing; a whole one is taken without a restart.
+    before = door.certificates.find(APP)
+    chain.write_bytes(b"-----BEGIN CERTIFICATE-----")
+    while not door.certificates.troubles:
+        await asyncio.sleep(0.01)
+    assert door.certificates.find(APP) == before
+    written(folder, "*.example.org", days=60)
+    while door.certificates.troubles or door.certificates.find(APP) == before:
+        await asyncio.sleep(0.01)
+    again = await standing.ask(ADA, OpenMapping(NAME, domain=APP))
+    assert isinstance(again, MappingOpened)
+    assert (again.port, again.trouble, door.all_troubles()) == (answer.port, "", [])
+    chain.unlink()
+    while door.certificates.all():
+        await asyncio.sleep(0.01)
+    again = await standing.ask(ADA, OpenMapping(NAME, domain=APP))
+    assert isinstance(again, MappingOpened)
+    assert not again.is_tls
+
+
+def test_certificates_are_found_in_both_layouts_and_bad_ones_told(tmp_path: Path) -> None:
+    certbot = tmp_path / "app.example.org"
+    certbot.mkdir()
+    written(certbot, APP, file="x")
+    (certbot / "x.pem").rename(certbot / "fullchain.pem")
+    (certbot / "x.key").rename(certbot / "privkey.pem")
+    joined = written(tmp_path, "*.example.org", file="joined")
+    joined.write_bytes(joined.read_bytes() + (tmp_path / "joined.key").read_bytes())
+    (tmp_path / "joined.key").unlink()
+    written(tmp_path, "over.example.com", days=-1, file="over")
+    lone = written(tmp_path, "lone.example.com", file="lone")
+    lone.with_suffix(".key").unlink()
+    certificates = Certificates()
+    certificates.look((tmp_path, tmp_path / "nothing"))
+    app = certificates.find(APP)
+    assert app is not None
+    assert app.path.parent == certbot
+    assert certificates.find("b.example.org") is not None
+    assert certificates.find("b.c.example.org") is None
+    over = certificates.find("over.example.com")
+    assert over is not None
+    assert over.trouble(time.time()) == "its certificate is over"
+    assert list(certificates.troubles) == [lone]
+
+
 async def test_where_nothing_listens_there_are_no_domains(state: State) -> None:
     standing = _Standing(state)
     answer = await standing.ask(ADA, OpenMapping(NAME, domain=APP))
@@ -219,7 +309,7 @@ async def test_where_nothing_listens_there_are_no_domains(state: State) -> None:
     standing.door.change_rules(DoorRules((), (443,)))
     answer = await standing.ask(ADA, OpenMapping(NAME, domain=APP))
     assert isinstance(answer, Refused)
-    assert answer.message == "this node routes TLS alone"
+    assert answer.message == "this node has no certificate for `app.example.org`"
     for body in (
         OpenMapping(NAME, domain="no domain"),
         OpenMapping(NAME, domain=APP, port=80),

@@ -114,6 +114,7 @@ def _machine_of(node: Node, home: Path, engine: str) -> MachineFacts:
         is_lending=node.provider.lends,
         is_paused=node.provider.is_paused,
         bridge=node.bridge_trouble,
+        domains=tuple(node.domain_door.all_troubles()),
         engine=engine,
     )
 

@@ -103,7 +103,7 @@ def gateway_rules_of(settings: Settings) -> GatewayRules:
 def door_rules_of(settings: Settings) -> DoorRules:
     """Return where this node takes what is asked of domains."""
     gateway = settings.gateway
-    return DoorRules(gateway.http, gateway.https, gateway.listen)
+    return DoorRules(gateway.http, gateway.https, gateway.listen, gateway.certificates)
 
 
 def owner_rules_of(settings: Settings) -> OwnerRules:

@@ -126,6 +126,7 @@ class DaemonService:
                 *self._admission.notices(),
                 *self._policies.host_access_notices(node.name_of),
                 *bridge_notices(node.bridge_trouble),
+                *node.domain_door.all_troubles(),
                 *notices_of_bugs(node.unforeseen),
             ],
             host_access=list(self._policies.host_access),

@@ -18,6 +18,7 @@ from p2prc.node.gateway import Lent
 from p2prc.node.node import Node
 from p2prc.protocol.domains import read_domain
 from p2prc.protocol.forwarding import THIS_MACHINE, UDP
+from p2prc.protocol.gateways import Granted
 
 _LOCAL_HINT = "LOCAL is a port, HOST:PORT, or the path of a Unix socket"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
@@ -151,7 +152,14 @@ class TunnelDesk:
             trouble=lent.trouble,
             expires_at=_instant_or_none(granted.expires_at),
             domain=granted.domain,
+            certificate_expires_at=_instant_or_none(self._certificate_ends_at(granted)),
         )
+
+    def _certificate_ends_at(self, granted: Granted) -> float | None:
+        certificates = self._node.domain_door.certificates
+        is_here = bool(granted.domain) and not granted.is_tls
+        found = certificates.find(granted.domain) if is_here else None
+        return None if found is None else found.ends_at
 
     def _row(self, running: Running) -> schema.TunnelRow:
         forward = running.forward

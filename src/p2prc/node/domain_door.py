@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from p2prc.errors import MachineCannot, P2prcError, PolicyRefuses, WireError
 from p2prc.node.counted import CountedLink, Traffic, until_idle
@@ -23,9 +25,11 @@ from p2prc.protocol.domains import read_host
 from p2prc.protocol.gateways import Granted
 from p2prc.protocol.messages import MappingOpened
 from p2prc.runtime.port import Link
+from p2prc.web.certificates import Certificates
 from p2prc.web.exchange import HttpClient, NoSuchHost
 from p2prc.web.heads import Judged, Origin, redirect
 from p2prc.web.links import Ahead
+from p2prc.web.tls import TlsLink
 
 HELLO_S = 15.0
 CLIENTS_LIMIT = 4096
@@ -46,6 +50,8 @@ class DoorRules:
     http_ports: tuple[int, ...] = ()
     https_ports: tuple[int, ...] = ()
     listen: str | None = None
+    certificates: Path | None = None
+    """The owner's folder of them."""
 
 
 class DomainDoor:
@@ -60,6 +66,7 @@ class DomainDoor:
         self._changed = asyncio.Event()
         self._clients: set[asyncio.Task[None]] = set()
         self._by_address: Counter[str] = Counter()
+        self.certificates = Certificates()
         self.troubles: dict[int, str] = {}
         """Why nothing listens at a port."""
 
@@ -77,17 +84,41 @@ class DomainDoor:
                 "this node routes no domains", hint="its owner: `p2prc policy set gateway.http 80`"
             )
         ports = rules.https_ports if granted.is_tls else rules.http_ports
+        certificate = None if granted.is_tls else self.certificates.find(granted.domain)
+        if certificate is not None and rules.https_ports:
+            return MappingOpened(
+                self._listening_port(_HTTPS, rules.https_ports),
+                is_tls=True,
+                certificate_ends_at=certificate.ends_at,
+                trouble=certificate.trouble(time.time()),
+            )
         if not ports:
             raise PolicyRefuses(
-                "this node routes no TLS" if granted.is_tls else "this node routes TLS alone",
-                hint="its owner chooses: `gateway.https`, `gateway.http`",
+                "this node routes no TLS"
+                if granted.is_tls
+                else f"this node has no certificate for `{granted.domain}`",
+                hint="its owner chooses: `gateway.https`, `gateway.http`, `gateway.certificates`",
             )
-        scheme = _HTTPS if granted.is_tls else _HTTP
+        port = self._listening_port(_HTTPS if granted.is_tls else _HTTP, ports)
+        return MappingOpened(port, is_tls=granted.is_tls)
+
+    def _listening_port(self, scheme: str, ports: tuple[int, ...]) -> int:
+        """Return the first port that listens. Raises MachineCannot."""
         servers = [found for port in ports if (found := self._servers.get((scheme, port)))]
         if not servers:
             why = self.troubles.get(ports[0], f"does not listen on port {ports[0]} yet")
             raise MachineCannot(f"that node {why}")
-        return MappingOpened(_port_of(servers[0]), is_tls=granted.is_tls)
+        return _port_of(servers[0])
+
+    def all_troubles(self) -> list[str]:
+        """Say what its owner should know: ports that do not listen, certificates and their time."""
+        now = time.time()
+        found = [f"for domains this node {why}" for why in self.troubles.values()]
+        found += self.certificates.troubles.values()
+        for each in self.certificates.all():
+            if trouble := each.trouble(now):
+                found.append(f"`{each.path}`: {trouble}")
+        return found
 
     # -- its life
 
@@ -95,9 +126,12 @@ class DomainDoor:
         """Listen where the rules say, and try again where that failed."""
         while True:
             self._changed.clear()
+            rules = self._rules
+            folders = () if rules.certificates is None else (rules.certificates,)
+            await asyncio.to_thread(self.certificates.look, folders)
             await self._listen()
             with suppress(TimeoutError):
-                async with asyncio.timeout(_AGAIN_S if self.troubles else None):
+                async with asyncio.timeout(_AGAIN_S if self.troubles or folders else None):
                     await self._changed.wait()
 
     async def stop(self) -> None:
@@ -165,7 +199,7 @@ class DomainDoor:
     async def _client(self, client: Link, origin: Origin, name: str) -> None:
         try:
             if origin.scheme == _HTTPS:
-                await self._secured(client, name)
+                await self._secured(client, origin, name)
             else:
                 await self._requests(client, origin, name)
         except (P2prcError, OSError, TimeoutError):
@@ -174,15 +208,22 @@ class DomainDoor:
         finally:
             await client.close()
 
-    async def _secured(self, client: Link, name: str) -> None:
+    async def _secured(self, client: Link, origin: Origin, name: str) -> None:
         early, asked = await _hello(client)
         host = None if asked is None else read_host(asked)
         lent = None if host is None else self._gateway.find(host)
-        if lent is None or not lent.granted.is_tls:
+        if lent is not None and lent.granted.is_tls:
+            await self._gateway.carry(lent, Ahead(client, early), name)
+            return
+        certificate = None if host is None else self.certificates.find(host)
+        if lent is None or certificate is None:
             await client.write(_NO_SUCH_NAME)
             await client.end_writing()
             return
-        await self._gateway.carry(lent, Ahead(client, early), name)
+        secured = TlsLink(client, certificate.context, early=early)
+        async with asyncio.timeout(HELLO_S):
+            await secured.shake_hands()
+        await self._requests(secured, replace(origin, server_name=host), name)
 
     async def _requests(self, client: Link, origin: Origin, name: str) -> None:
         moved, rules = Traffic(), self._gateway.rules

@@ -73,6 +73,7 @@ class ReachFacts:
     """How many nodes of our network were heard on the local network, or why none is looked for."""
 
 
+_TROUBLES_SHOWN = 5
 _STRAYS_SHOWN = 20
 
 
@@ -94,6 +95,8 @@ class MachineFacts:
     """Containers of nodes whose home folder is gone."""
     engine: str = ""
     """Why the container engine of this machine is of no use."""
+    domains: tuple[str, ...] = ()
+    """What keeps this node from routing domains as its owner wants."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +153,8 @@ def diagnose(facts: Facts) -> list[Finding]:
         found.append(_rendering(facts.machine.missing_for_blender))
     if facts.machine.bridge:
         found.append(_bridge(facts.machine.bridge))
+    if facts.machine.domains:
+        found.append(_domains(facts.machine.domains))
     if facts.machine.strays:
         found.append(_strays(facts.machine.strays))
     if facts.network.unforeseen:
@@ -513,6 +518,15 @@ def _strays(containers: tuple[str, ...]) -> Finding:
         is_ok=False,
         finding=f"{len(containers)} of nodes whose home folder is gone: nobody ends them",
         advice=f"`docker rm -f {' '.join(containers[:_STRAYS_SHOWN])}`",
+    )
+
+
+def _domains(troubles: tuple[str, ...]) -> Finding:
+    return Finding(
+        "domains",
+        is_ok=False,
+        finding="; ".join(troubles[:_TROUBLES_SHOWN]),
+        advice="renew what is over; see `gateway.https`, `gateway.certificates`, `p2prc tunnels`",
     )
 
 
