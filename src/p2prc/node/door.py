@@ -30,6 +30,7 @@ from p2prc.node.link import Answer
 from p2prc.node.links import Links
 from p2prc.node.standing import Standing
 from p2prc.node.tasks import Tasks, Work
+from p2prc.plugins.hooks import HookSet, Joiner
 from p2prc.protocol.asking import AskConfig, Asked, RequestBook
 from p2prc.protocol.messages import (
     NOTICES_SINCE_VERSION,
@@ -67,8 +68,10 @@ class Door:
         make_chain: Callable[[NodeId, Rights], bytes],
         needs_person: Callable[[NodeId], bool],
         admins: Callable[[], list[NodeId]],
+        hooks: HookSet,
         config: AskConfig | None = None,
     ) -> None:
+        self._hooks = hooks
         self._links = links
         self._tasks = tasks
         self._standing = standing
@@ -128,6 +131,8 @@ class Door:
         joiner = knock.connection.peer
         if (chain := self._at_once(joiner)) is not None:
             return chain
+        if (chain := self._by_plugin(joiner, knock.request.name, address)) is not None:
+            return chain
         asked = self._list(joiner, knock.request.name, address, door=None)
         decided = self._decisions[asked]
         others = self._hand_on(asked, decided)
@@ -154,6 +159,18 @@ class Door:
         member = self._standing().member
         if not (member.is_open and member.rights.may_invite) or self._needs_person(joiner):
             return None
+        return self._make_chain(joiner, Rights())
+
+    def _by_plugin(self, joiner: NodeId, name: str, address: str) -> bytes | None:
+        """Return a chain when a plugin lets it in. Raises RequestDenied when one refuses."""
+        if not self._standing().member.rights.may_invite or self._needs_person(joiner):
+            return None
+        decision = self._hooks.admit(Joiner(str(joiner), name, address))
+        if decision is None:
+            return None
+        if not decision:
+            raise RequestDenied("a plugin of the member's owner refused")
+        log.info("a plugin lets in", extra={"peer": joiner})
         return self._make_chain(joiner, Rights())
 
     def _list(self, joiner: NodeId, name: str, address: str, *, door: NodeId | None) -> Asked:

@@ -43,6 +43,7 @@ from p2prc.node.pictures import Pictures
 from p2prc.node.post import Post
 from p2prc.node.runs import LEASE_TIMEOUT_S
 from p2prc.node.tasks import Tasks, Work
+from p2prc.plugins.hooks import HookSet, JobEvent
 from p2prc.protocol import messages
 from p2prc.protocol.jobs import events as coordination
 from p2prc.protocol.jobs import holding
@@ -86,7 +87,10 @@ class JobRunner:
         secret: bytes,
         is_reachable: Callable[[NodeId], bool],
         pictures: Pictures,
+        hooks: HookSet,
     ) -> None:
+        self._hooks = hooks
+        self._told: JobEvent | None = None
         self.stored = stored
         self.job = job_codec.decode(stored.description)
         self._pages = JobPages(state, stored.id, own=own, secret=secret)
@@ -643,7 +647,8 @@ class JobRunner:
 
     def _allowed(self, offers: Sequence[NodeOffer]) -> list[NodeOffer]:
         wanted = self.job.nodes
-        return [self._with_path(each) for each in offers if not wanted or each.node in wanted]
+        named = [each for each in offers if not wanted or each.node in wanted]
+        return [self._with_path(each) for each in self._hooks.place(named, self.job.name)]
 
     def _with_path(self, offer: NodeOffer) -> NodeOffer:
         """Say how long our inputs take to come there, as far as transfers showed."""
@@ -660,6 +665,23 @@ class JobRunner:
                     tree = self._blobs.tree(name)
                     self._claims.claim(tree, f"{task.step}/{task.task}", to=folder)
 
+    def _tell_plugins(self) -> None:
+        counts = self.ledger.counts
+        event = JobEvent(
+            job=str(self.id),
+            name=self.job.name,
+            state=self.ledger.state,
+            total=counts.total,
+            running=counts.running,
+            succeeded=counts.succeeded,
+            failed=counts.failed,
+        )
+        if event != self._told:
+            self._told = event
+            self._hooks.job_event(event)
+
     def _wake(self) -> None:
+        if self._hooks and self.is_own:
+            self._tell_plugins()
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()

@@ -23,6 +23,7 @@ from p2prc.node.link import Answer
 from p2prc.node.pictures import Pictures
 from p2prc.node.post import Post
 from p2prc.node.tasks import Tasks
+from p2prc.plugins.hooks import HookSet
 from p2prc.protocol import messages
 from p2prc.protocol.jobs.sharing import slot_limits
 from p2prc.protocol.placement import NodeOffer
@@ -59,8 +60,10 @@ class Jobs:
         keeps_for: Callable[[NodeId], bool],
         could_keep: Callable[[], list[NodeId]],
         pictures: Pictures,
+        hooks: HookSet,
     ) -> None:
         self._pictures = pictures
+        self._hooks = hooks
         self._own = own
         self._secret = secret
         self._could_keep = could_keep
@@ -303,4 +306,5 @@ class Jobs:
             secret=self._secret,
             is_reachable=self._is_reachable,
             pictures=self._pictures,
+            hooks=self._hooks,
         )

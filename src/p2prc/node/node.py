@@ -62,6 +62,7 @@ from p2prc.node.ssh import SshDoor
 from p2prc.node.standing import Standing
 from p2prc.node.tasks import Tasks
 from p2prc.node.volumes import VolumeStore, answer_about
+from p2prc.plugins.hooks import HookSet
 from p2prc.protocol.egress import BRIDGE
 from p2prc.protocol.egress import NONE as NO_NETWORK
 from p2prc.protocol.leases import LeaseBook
@@ -149,6 +150,8 @@ class Adapters:
     """What the proxies of leases connect to; None: what this machine can reach."""
     open_lan: OpenLan | None = None
     """Finds nodes on the local network; None: nobody is looked for there."""
+    hooks: HookSet = field(default_factory=HookSet)
+    """Plugins of the owner's."""
 
 
 class Node:
@@ -226,6 +229,7 @@ class Node:
             make_chain=self.inviting.make_chain,
             needs_person=self.network.was_put_out,
             admins=self.inviting.admins,
+            hooks=adapters.hooks,
         )
         self.volumes = VolumeStore(
             adapters.leases_folder.parent / "volumes", lambda: self._terms[0].disk_bytes
@@ -290,6 +294,7 @@ class Node:
             grants=self.grants,
             offers=self.offers,
             rng=adapters.rng,
+            hooks=adapters.hooks,
         )
         self.containers = Containers(state=adapters.state, post=self.post, runs=self.runs)
         self.jobs = Jobs(
@@ -306,6 +311,7 @@ class Node:
             keeps_for=self._keeps_for,
             could_keep=self._could_keep,
             pictures=Pictures(self.id, self.runs, adapters.blobs),
+            hooks=adapters.hooks,
         )
 
     async def take_up(self) -> None:

@@ -27,6 +27,7 @@ from p2prc.node.links import Links
 from p2prc.node.post import Post
 from p2prc.node.provider import Provider
 from p2prc.node.session import Print, run_remotely
+from p2prc.plugins.hooks import HookSet
 from p2prc.protocol.egress import BRIDGE
 from p2prc.protocol.messages import EndLease, LeaseGranted, RequestLease, RunCommand
 from p2prc.protocol.placement import NodeOffer, choose, explain, why_not
@@ -68,7 +69,9 @@ class Runs:
         grants: Grants,
         offers: Callable[[], Sequence[NodeOffer]],
         rng: Random,
+        hooks: HookSet,
     ) -> None:
+        self._hooks = hooks
         self._own = own
         self._post = post
         self._links = links
@@ -196,12 +199,12 @@ class Runs:
         offers, workload = self._offers(), request.workload
         if target is None:
             has_ports = request.ports > 0
-            chosen = [
-                offer.node for offer in choose(offers, workload, self._rng, has_ports=has_ports)
-            ]
+            chosen = choose(offers, workload, self._rng, has_ports=has_ports)
             if not chosen:
                 raise NoNodeMatches(explain(offers, workload))
-            return chosen
+            if not (chosen := self._hooks.place(chosen)):
+                raise NoNodeMatches("a plugin of this node allows none of the nodes that fit")
+            return [offer.node for offer in chosen]
         for offer in offers:
             # Whether it is paused it says best itself: the pause may just be over.
             lends = offer.is_lending or offer.lent.cpu_millis > 0
