@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import pytest
 from p2prc.authority import read_ticket, shown_half
 from p2prc.errors import (
     AlreadyInNetwork,
+    NoNodeMatches,
     NotMember,
     RequestDenied,
     Revoked,
@@ -24,7 +25,9 @@ from p2prc.node.handshake import introduce
 from p2prc.node.lookup import Doorplate
 from p2prc.node.node import Node
 from p2prc.node.tasks import Tasks, Work
+from p2prc.plugins.hooks import Hooks, Joiner
 from p2prc.protocol.messages import Join
+from p2prc.protocol.placement import NodeOffer
 from p2prc.relay.admission import member_bearer
 from p2prc.transport.memory import MemoryConnection, MemoryNetwork
 from p2prc.transport.port import Channel, Connection
@@ -81,6 +84,38 @@ async def test_who_asks_waits_until_a_member_approves(tmp_path: Path) -> None:
         assert not linus.network.standing.member.rights.may_invite
         assert ada.door.requests() == []
         assert (await run(linus, ada.id, "echo", "in"))[0] == 0
+
+
+class _Porter(Hooks):
+    """Lets in one name, refuses another, and lends nothing of its own node's to anybody."""
+
+    def admit(self, joiner: Joiner) -> bool | None:
+        return {"linus": True, "grace": False}.get(joiner.name)
+
+    def place(self, offers: Sequence[NodeOffer], job: str) -> Sequence[NodeOffer]:
+        return [offer for offer in offers if offer.name != "ada"]
+
+
+async def test_a_plugin_lets_in_refuses_and_places(tmp_path: Path) -> None:
+    network = MemoryNetwork()
+    async with (
+        asyncio.TaskGroup() as group,
+        node_of(network, tmp_path, "ada", plugins=[_Porter()]) as ada,
+        node_of(network, tmp_path, "grace") as grace,
+        node_of(network, tmp_path, "linus") as linus,
+    ):
+        tasks = Tasks(group)
+        with pytest.raises(NoNodeMatches, match="plugin"):
+            await run(ada, None, "echo", "here")
+        await asks(linus, ada, tasks)
+        assert linus.network.standing.network == ada.id
+        with pytest.raises(RequestDenied, match="plugin"):
+            await asks(grace, ada, tasks)
+        asking = asks(grace, linus, tasks)
+        await until(lambda: waiting_at(ada) == [grace.id])
+        asking.stop()
+        await until(lambda: len(ada.network.nodes()) == 2)
+        assert (await run(ada, None, "echo", "there"))[0] == 0
 
 
 async def test_a_request_is_decided_by_a_member_elsewhere_that_may(tmp_path: Path) -> None:

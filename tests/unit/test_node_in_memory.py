@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from random import Random
@@ -20,6 +20,7 @@ from p2prc.node.handshake import introduce
 from p2prc.node.node import Adapters, Node, open_node
 from p2prc.node.own_record import SelfDescription
 from p2prc.node.standing import Standing
+from p2prc.plugins.hooks import Hooks, HookSet
 from p2prc.protocol.jobs.parameters import parse_over
 from p2prc.protocol.lending import LendingPolicy
 from p2prc.runtime.environments import EnvironmentStore
@@ -42,6 +43,7 @@ async def node_of(
     policy: LendingPolicy | None = None,
     *,
     founds_open: bool = False,
+    plugins: Sequence[Hooks] = (),
 ) -> AsyncIterator[Node]:
     """A node that lends two cores."""
     secret = name.encode().ljust(32, b"\0")
@@ -58,6 +60,7 @@ async def node_of(
             state=stack.enter_context(open_state(folder / "state.db")),
             leases_folder=folder / "leases",
             rng=Random(name),
+            hooks=HookSet(plugins),
         )
         description = SelfDescription(
             name=name,

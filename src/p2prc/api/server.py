@@ -7,6 +7,7 @@ knows more of a node than `NodeService`. Why not FastAPI: docs/adr/0007-api.md.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -18,6 +19,7 @@ from starlette.responses import Response
 from p2prc.api import schema
 from p2prc.api.container_routes import add_container_routes
 from p2prc.api.openapi import Operation, describe
+from p2prc.api.own_routes import Route, add_own_routes
 from p2prc.api.parameters import Endpoint, handler_of, parameters_of
 from p2prc.api.service import NodeService
 from p2prc.api.streaming import HTTP_STATUS, EventStream, error_body
@@ -30,12 +32,12 @@ PINGS_LIMIT = 100
 _Body = TypeVar("_Body", bound=schema.Request)
 
 
-def build_app(service: NodeService) -> Starlette:
-    """Return the API of this node."""
+def build_app(service: NodeService, routes: Sequence[Route] = ()) -> Starlette:
+    """Return the API of this node, with `routes` of a program that embeds it."""
     app = Starlette()
     app.add_exception_handler(P2prcError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_no_route)
-    _Routes(app, service).add_all()
+    _Routes(app, service).add_all(routes)
     return app
 
 
@@ -47,7 +49,7 @@ class _Routes:
         self._service = service
         self._operations: list[Operation] = []
 
-    def add_all(self) -> None:
+    def add_all(self, own: Sequence[Route]) -> None:
         self._add_node()
         self._add_network()
         self._add_admission()
@@ -55,6 +57,7 @@ class _Routes:
         self._add_owner()
         add_container_routes(self._add, _body, _json, self._service)
         add_tunnel_routes(self._add, _body, _json, self._service)
+        add_own_routes(self._add, _body, _json, own)
         self._app.add_route("/openapi.json", self._describe)
 
     async def _describe(self, _: Request) -> Response:

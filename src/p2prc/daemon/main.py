@@ -14,8 +14,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from random import SystemRandom
 from p2prc import __version__
 from p2prc.api.address import socket_path, ssh_socket_path
 from p2prc.api.listening import open_server
+from p2prc.api.own_routes import Route
 from p2prc.api.server import build_app
 from p2prc.daemon.doctor import machine_facts_alone
 from p2prc.daemon.log import set_up_logging
@@ -52,6 +53,7 @@ from p2prc.node.own_record import SelfDescription
 from p2prc.node.reachability import ReachConfig
 from p2prc.node.relaying import Relaying, open_relaying
 from p2prc.node.relays import MAKERS
+from p2prc.plugins.hooks import Hooks, HookSet, installed_hooks
 from p2prc.protocol.diagnosis import diagnose_machine
 from p2prc.reachability.lan import open_lan
 from p2prc.runtime.docker.late import NAME as DOCKER
@@ -85,6 +87,14 @@ class Options:
     on_terminal: bool
     founds_open: bool = False
     is_check: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """What a program that embeds a node brings along."""
+
+    plugins: tuple[Hooks, ...] = ()
+    routes: tuple[Route, ...] = ()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -145,24 +155,49 @@ async def _run(options: Options) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    log_to = partial(set_up_logging, is_verbose=options.is_verbose, on_terminal=options.on_terminal)
+    async with open_daemon(
+        options.home, options.overrides, stop, founds_open=options.founds_open, log_to=log_to
+    ) as service:
+        _tell(options.ready_fd, {"ok": True})
+        await _until(stop, service)
+        log.info("node stops")
+
+
+@asynccontextmanager
+async def open_daemon(
+    folder: Path,
+    overrides: Mapping[str, str],
+    stop: asyncio.Event,
+    *,
+    founds_open: bool = False,
+    log_to: Callable[[Path], None] | None = None,
+    extras: Extras | None = None,
+) -> AsyncIterator[DaemonService]:
+    """Open everything that a node is, its API among it; leaving the block closes it in reverse.
+
+    `stop` is set when somebody asks the node to end. Without `log_to` logging stays as it is.
+    """
+    extras = extras or Extras()
     async with AsyncExitStack() as stack:
-        home = stack.enter_context(open_home(options.home, keeps_leases=True))
-        set_up_logging(home.log, is_verbose=options.is_verbose, on_terminal=options.on_terminal)
+        home = stack.enter_context(open_home(folder, keeps_leases=True))
+        if log_to is not None:
+            log_to(home.log)
         settings = read_settings(
             home.folder,
             environment=os.environ,
-            overrides=options.overrides,
+            overrides=overrides,
             machine=this_machine(home.folder),
         )
-        service = await _open(stack, home, settings, stop, founds_open=options.founds_open)
-        await stack.enter_async_context(open_server(build_app(service), socket_path(home.folder)))
+        hooks = HookSet([*installed_hooks(), *extras.plugins])
+        service = await _open(stack, home, settings, stop, founds_open=founds_open, hooks=hooks)
+        app = build_app(service, extras.routes)
+        await stack.enter_async_context(open_server(app, socket_path(home.folder)))
         await stack.enter_async_context(
             open_ssh_door(service.containers.open_ssh, ssh_socket_path(home.folder))
         )
         log.info("node ready", extra={"version": __version__, "pid": os.getpid()})
-        _tell(options.ready_fd, {"ok": True})
-        await _until(stop, service)
-        log.info("node stops")
+        yield service
 
 
 async def _until(stop: asyncio.Event, service: DaemonService) -> None:
@@ -183,6 +218,7 @@ async def _open(
     stop: asyncio.Event,
     *,
     founds_open: bool,
+    hooks: HookSet,
 ) -> DaemonService:
     state = stack.enter_context(open_state(home.state))
     secret = node_secret(home)
@@ -233,6 +269,7 @@ async def _open(
             mapping_nonce=mapping_nonce(secret) if settings.port_mapping == "auto" else b"",
         ),
         open_lan=open_lan if settings.discovery_lan == "on" else None,
+        hooks=hooks,
     )
     node = await stack.enter_async_context(
         open_node(secret, description, policy, adapters, founds_open=founds_open)

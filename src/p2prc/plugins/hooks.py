@@ -89,10 +89,12 @@ class HookSet:
         """Return what every plugin left of the offers. None of them can add one."""
         left = list(offers)
         for plugin in self._plugins:
-            said = _ask(plugin, lambda it, given: it.place(list(given), job), left)
+            said = _ask(
+                plugin, lambda it, given: [each.node for each in it.place(list(given), job)], left
+            )
             if said is not _RAISED:
                 there = {offer.node: offer for offer in left}
-                left = [there[offer.node] for offer in said or () if offer.node in there]
+                left = [there[node] for node in said if node in there]
         return left
 
     def admit(self, joiner: Joiner) -> bool | None:
