@@ -41,6 +41,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _HOST = re.compile(r"[A-Za-z0-9_.:-]{0,253}")
 _RELAY = re.compile(r"https?://[^\s/]+(?:/\S*)?")
 WARM_LIMIT = 16
+_LETS_ENCRYPT = "https://acme-v02.api.letsencrypt.org/directory"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,9 @@ class GatewaySettings:
     """Ports where domains are routed."""
     domains: DomainGrants
     certificates: Path | None
+    acme: str
+    """The address of an authority's directory; "" for none."""
+    acme_email: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -397,6 +401,26 @@ def _ports(text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(int(part) for part in found))
 
 
+def _acme(text: str) -> str:
+    if text in ("", "none"):
+        return ""
+    if text == "letsencrypt":
+        return _LETS_ENCRYPT
+    if re.fullmatch(r"https://[^\s/]+/\S*", text) is None:
+        raise SettingInvalid(
+            f"`{text[:80]}` is no authority", hint="`letsencrypt`, the https address of one, `none`"
+        )
+    return text
+
+
+def _email(text: str) -> str:
+    if text in ("", "none"):
+        return ""
+    if re.fullmatch(r"[^\s@<>]{1,64}@[^\s@<>]{1,190}", text) is None:
+        raise SettingInvalid(f"`{text[:80]}` is no address for letters", hint="or `none`")
+    return text
+
+
 def _folder_or_none(text: str) -> Path | None:
     if text.strip() in ("", "none"):
         return None
@@ -505,6 +529,8 @@ _KEYS: Mapping[str, Callable[[str], Any]] = {
     "gateway.https": _ports_or_none,
     "gateway.domains": parse_domains,
     "gateway.certificates": _folder_or_none,
+    "gateway.acme": _acme,
+    "gateway.acme_email": _email,
     "cache.bytes": parse_size,
     "transfer.up": _speed,
     "transfer.down": _speed,
@@ -569,6 +595,8 @@ def _settings(texts: Mapping[str, str], origins: Mapping[str, str]) -> Settings:
             https=value["gateway.https"],
             domains=value["gateway.domains"],
             certificates=value["gateway.certificates"],
+            acme=value["gateway.acme"],
+            acme_email=value["gateway.acme_email"],
         ),
         cache_bytes=value["cache.bytes"],
         transfer_up=value["transfer.up"],
@@ -629,6 +657,8 @@ def _defaults(machine: Machine) -> dict[str, str]:
         "gateway.https": "none",
         "gateway.domains": "none",
         "gateway.certificates": "none",
+        "gateway.acme": "none",
+        "gateway.acme_email": "none",
         "cache.bytes": str(min(tenth_of_disk, _CACHE_LIMIT_BYTES)),
         "transfer.up": "none",
         "transfer.down": "none",

@@ -257,6 +257,7 @@ async def _open(
         blobs=blobs,
         state=state,
         leases_folder=home.leases,
+        certificates=home.certificates,
         keeps_leases=keeps_leases,
         rng=SystemRandom(),
         reach=ReachConfig(

@@ -15,6 +15,7 @@ from p2prc.model.quantities import format_cpus, format_size
 from p2prc.model.resources import Capacity
 from p2prc.node.collector import OwnerRules
 from p2prc.node.domain_door import DoorRules
+from p2prc.node.domain_renewal import AcmeRules
 from p2prc.node.machine import card_count
 from p2prc.protocol.egress import BRIDGE, NONE, PROXY, EgressTerms
 from p2prc.protocol.forwarding import ForwardRules
@@ -103,7 +104,8 @@ def gateway_rules_of(settings: Settings) -> GatewayRules:
 def door_rules_of(settings: Settings) -> DoorRules:
     """Return where this node takes what is asked of domains."""
     gateway = settings.gateway
-    return DoorRules(gateway.http, gateway.https, gateway.listen, gateway.certificates)
+    acme = AcmeRules(gateway.acme, gateway.acme_email) if gateway.acme else None
+    return DoorRules(gateway.http, gateway.https, gateway.listen, gateway.certificates, acme)
 
 
 def owner_rules_of(settings: Settings) -> OwnerRules:

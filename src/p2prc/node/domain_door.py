@@ -18,6 +18,7 @@ from pathlib import Path
 
 from p2prc.errors import MachineCannot, P2prcError, PolicyRefuses, WireError
 from p2prc.node.counted import CountedLink, Traffic, until_idle
+from p2prc.node.domain_renewal import AcmeRules, DomainRenewal
 from p2prc.node.gateway import Gateway, Lent
 from p2prc.node.splicing import SocketBytes, splice
 from p2prc.protocol.client_hello import read_hello
@@ -27,8 +28,9 @@ from p2prc.protocol.messages import MappingOpened
 from p2prc.runtime.port import Link
 from p2prc.web.certificates import Certificates
 from p2prc.web.exchange import HttpClient, NoSuchHost
-from p2prc.web.heads import Judged, Origin, redirect
+from p2prc.web.heads import Judged, Origin, redirect, text_answer
 from p2prc.web.links import Ahead
+from p2prc.web.orders import Obtain
 from p2prc.web.tls import TlsLink
 
 HELLO_S = 15.0
@@ -36,6 +38,7 @@ CLIENTS_LIMIT = 4096
 """Connections at once, of everybody together."""
 PER_ADDRESS_LIMIT = 256
 _AGAIN_S = 10.0
+_SHORT = 200
 _HTTP, _HTTPS = "http", "https"
 _NO_SUCH_NAME = bytes((21, 3, 3, 0, 2, 2, 112))
 """TLS's own word that a name is not known (RFC 8446, 6.2)."""
@@ -52,12 +55,15 @@ class DoorRules:
     listen: str | None = None
     certificates: Path | None = None
     """The owner's folder of them."""
+    acme: AcmeRules | None = None
 
 
 class DomainDoor:
     """The ports of HTTP and TLS that this node has for domains."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(
+        self, gateway: Gateway, *, folder: Path | None = None, obtain: Obtain | None = None
+    ) -> None:
         self._gateway = gateway
         gateway.address_of = self.address_of
         self._rules = DoorRules()
@@ -67,6 +73,9 @@ class DomainDoor:
         self._clients: set[asyncio.Task[None]] = set()
         self._by_address: Counter[str] = Counter()
         self.certificates = Certificates()
+        self._renewal = (
+            None if folder is None else DomainRenewal(self.certificates, folder, obtain=obtain)
+        )
         self.troubles: dict[int, str] = {}
         """Why nothing listens at a port."""
 
@@ -74,6 +83,8 @@ class DomainDoor:
         """Listen elsewhere from now on."""
         if rules != self._rules:
             self._rules = rules
+            if self._renewal is not None:
+                self._renewal.rules = rules.acme
             self._changed.set()
 
     def address_of(self, granted: Granted) -> MappingOpened:
@@ -90,7 +101,7 @@ class DomainDoor:
                 self._listening_port(_HTTPS, rules.https_ports),
                 is_tls=True,
                 certificate_ends_at=certificate.ends_at,
-                trouble=certificate.trouble(time.time()),
+                trouble=certificate.trouble(time.time()) or self._order_trouble(granted.domain),
             )
         if not ports:
             raise PolicyRefuses(
@@ -100,7 +111,12 @@ class DomainDoor:
                 hint="its owner chooses: `gateway.https`, `gateway.http`, `gateway.certificates`",
             )
         port = self._listening_port(_HTTPS if granted.is_tls else _HTTP, ports)
-        return MappingOpened(port, is_tls=granted.is_tls)
+        # Who speaks TLS has a certificate of its own.
+        missing = "" if granted.is_tls else self._order_trouble(granted.domain)
+        return MappingOpened(port, is_tls=granted.is_tls, trouble=missing)
+
+    def _order_trouble(self, domain: str) -> str:
+        return "" if self._renewal is None else self._renewal.trouble(domain)[:_SHORT]
 
     def _listening_port(self, scheme: str, ports: tuple[int, ...]) -> int:
         """Return the first port that listens. Raises MachineCannot."""
@@ -115,6 +131,7 @@ class DomainDoor:
         now = time.time()
         found = [f"for domains this node {why}" for why in self.troubles.values()]
         found += self.certificates.troubles.values()
+        found += [] if self._renewal is None else self._renewal.troubles()
         for each in self.certificates.all():
             if trouble := each.trouble(now):
                 found.append(f"`{each.path}`: {trouble}")
@@ -123,16 +140,38 @@ class DomainDoor:
     # -- its life
 
     async def run(self) -> None:
-        """Listen where the rules say, and try again where that failed."""
+        """Listen where the rules say, and keep certificates."""
+        await asyncio.gather(self._keep_listening(), self._keep_renewing())
+
+    async def _keep_listening(self) -> None:
         while True:
             self._changed.clear()
             rules = self._rules
             folders = () if rules.certificates is None else (rules.certificates,)
+            if self._renewal is not None and rules.acme is not None:
+                folders = (*folders, self._renewal.folder)
             await asyncio.to_thread(self.certificates.look, folders)
             await self._listen()
             with suppress(TimeoutError):
                 async with asyncio.timeout(_AGAIN_S if self.troubles or folders else None):
                     await self._changed.wait()
+
+    async def _keep_renewing(self) -> None:
+        # An order takes its time: meanwhile ports are opened and files read.
+        while True:
+            if await self._has_renewed():
+                self._changed.set()
+            await asyncio.sleep(_AGAIN_S)
+
+    async def _has_renewed(self) -> bool:
+        """Order a certificate that is due, of those whose TLS is to be ended here."""
+        rules = self._rules
+        if self._renewal is None or not rules.http_ports or not rules.https_ports:
+            return False
+        lent = [each.granted for each in self._gateway.all()]
+        return await self._renewal.look(
+            each.domain for each in lent if each.domain and not each.is_tls
+        )
 
     async def stop(self) -> None:
         """Hang up."""
@@ -258,6 +297,10 @@ class DomainDoor:
         return None if lent is None or lent.granted.is_tls else lent
 
     def _answer_here(self, judged: Judged) -> bytes | None:
+        if self._renewal is not None:
+            found = self._renewal.answer(judged.request.target.decode("latin-1"))
+            if found is not None:
+                return text_answer(found)
         lent = self._gateway.find(judged.host)
         if lent is not None and lent.granted.is_tls and self._rules.https_ports:
             return redirect(judged.host, judged.request.target, self._rules.https_ports[0])

@@ -148,6 +148,8 @@ class Adapters:
     """Images for containers; None where there is no engine."""
     internet: Internet | None = None
     """What the proxies of leases connect to; None: what this machine can reach."""
+    certificates: Path | None = None
+    """The folder of those that are ordered for domains; None: none are."""
     open_lan: OpenLan | None = None
     """Finds nodes on the local network; None: nobody is looked for there."""
     hooks: HookSet = field(default_factory=HookSet)
@@ -276,7 +278,7 @@ class Node:
             hosts=self._public_hosts,
             is_put_out=self.network.is_put_out,
         )
-        self.domain_door = DomainDoor(self.gateway)
+        self.domain_door = DomainDoor(self.gateway, folder=adapters.certificates)
         self.exposures = Exposures(
             self.inside,
             adapters.state,

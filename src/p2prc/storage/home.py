@@ -71,6 +71,11 @@ class Home:
         return self.folder / "leases"
 
     @property
+    def certificates(self) -> Path:
+        """Those that were ordered for domains, with their keys and the account's."""
+        return self.folder / "certificates"
+
+    @property
     def environments(self) -> Path:
         """Finished virtual environments by the hash of their lock."""
         return self.folder / "environments"

@@ -27,10 +27,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """One that can be used. `ends_at` in seconds since 1970."""
+    """One that can be used, its times in seconds since 1970."""
 
     path: Path
     names: frozenset[str]
+    begins_at: float
     ends_at: float
     context: ssl.SSLContext
 
@@ -141,6 +142,7 @@ def _read(chain: Path, key: Path) -> Certificate:
     return Certificate(
         chain,
         frozenset(read_domain(name) for name in names),
+        found.not_valid_before_utc.timestamp(),
         found.not_valid_after_utc.timestamp(),
         context,
     )

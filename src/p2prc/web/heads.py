@@ -139,6 +139,14 @@ def plain_answer(status: int, *, is_head: bool = False) -> bytes:
     ).encode()
 
 
+def text_answer(content: bytes) -> bytes:
+    """Return an answer of the gateway's own: what an authority for certificates asks for."""
+    return (
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nConnection: close\r\n"
+        b"Content-Length: %d\r\n\r\n" % len(content)
+    ) + content
+
+
 def redirect(host: str, target: bytes, port: int) -> bytes:
     """Return the answer that a host is spoken to by TLS alone."""
     where = f"https://{host}" + ("" if port == 443 else f":{port}")
