@@ -2,7 +2,7 @@
 
 PYTHON := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fuzz bench figures build clean
+.PHONY: help setup demo test check fuzz bench figures clients build clean
 
 help: ## show this
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -28,6 +28,9 @@ fuzz: setup ## mutate bytes of peers under coverage, 20 s for each decoder
 
 bench: setup ## speed beside rivals, as ratios
 	$(PYTHON) -m benchmarks
+
+clients: setup ## generate clients for TypeScript and Go, run them against a node
+	P2PRC_TEST_CLIENTS=1 $(PYTHON) -m pytest -q -rs tests/system/test_api_on_tcp.py
 
 figures: setup ## long runs, recorded with date and command in figures/
 	$(PYTHON) -m benchmarks.figures

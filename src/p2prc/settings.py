@@ -158,6 +158,8 @@ class Settings:
     forward_ports: tuple[tuple[tuple[int, int], ...], dict[str, tuple[str, int]]]
     gateway: GatewaySettings
     """Ranges of ports on this machine, and named addresses, that other nodes may reach."""
+    api_listen: Address | None
+    """Where the control API is on TCP too; None is nowhere."""
     cache_bytes: int
     transfer_up: int | None
     transfer_down: int | None
@@ -260,6 +262,12 @@ def _public(text: str) -> Address | None:
     if not address.host or not address.port:
         raise SettingInvalid(f"`{text[:80]}` names no address", hint="HOST or HOST:PORT")
     return address
+
+
+def _api_listen(text: str) -> Address | None:
+    if text == "off":
+        return None
+    return _address(text if ":" in text else f"127.0.0.1:{text}")
 
 
 def _relay(text: str) -> str:
@@ -531,6 +539,7 @@ _KEYS: Mapping[str, Callable[[str], Any]] = {
     "gateway.certificates": _folder_or_none,
     "gateway.acme": _acme,
     "gateway.acme_email": _email,
+    "api.listen": _api_listen,
     "cache.bytes": parse_size,
     "transfer.up": _speed,
     "transfer.down": _speed,
@@ -598,6 +607,7 @@ def _settings(texts: Mapping[str, str], origins: Mapping[str, str]) -> Settings:
             acme=value["gateway.acme"],
             acme_email=value["gateway.acme_email"],
         ),
+        api_listen=value["api.listen"],
         cache_bytes=value["cache.bytes"],
         transfer_up=value["transfer.up"],
         transfer_down=value["transfer.down"],
@@ -659,6 +669,7 @@ def _defaults(machine: Machine) -> dict[str, str]:
         "gateway.certificates": "none",
         "gateway.acme": "none",
         "gateway.acme_email": "none",
+        "api.listen": "off",
         "cache.bytes": str(min(tenth_of_disk, _CACHE_LIMIT_BYTES)),
         "transfer.up": "none",
         "transfer.down": "none",

@@ -140,13 +140,21 @@ def add_container_routes(
         answer=list[schema.ContainerRow],
     )
     here = "/v1/containers/{lease}"
-    add("POST", f"{here}/exec", execute, body=schema.ExecLine, answer=RunEvent, is_stream=True)
+    add(
+        "POST",
+        f"{here}/exec",
+        execute,
+        body=schema.ExecLine,
+        answer=RunEvent,
+        is_stream=True,
+        is_raw=True,
+    )
     add("GET", f"{here}/log", container_log, answer=RunEvent, is_stream=True)
-    add("POST", f"{here}/dial", dial)
-    add("POST", f"{here}/ssh", ssh)
+    add("POST", f"{here}/dial", dial, is_raw=True)
+    add("POST", f"{here}/ssh", ssh, is_raw=True)
     add("GET", f"{here}/ssh", ssh_facts, answer=schema.SshFacts)
-    add("GET", f"{here}/files", get_files)
-    add("POST", f"{here}/files", put_files)
+    add("GET", f"{here}/files", get_files, is_raw=True)
+    add("POST", f"{here}/files", put_files, is_raw=True)
     add("GET", "/v1/groups", groups, answer=list[schema.GroupRow])
     add("POST", "/v1/groups", change_group, body=schema.GroupRequest, answer=list[schema.GroupRow])
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from p2prc.api.address import short_address
@@ -21,6 +22,7 @@ from p2prc.errors import HomeBusy, HomeUnusable, P2prcError
 
 _CLOSE_GRACE_S = 1
 _START_TIMEOUT_S = 10.0
+_ONE_WAY = getattr(select, "POLLRDHUP", 0)
 
 
 @asynccontextmanager
@@ -31,20 +33,27 @@ async def open_server(app: Starlette, path: str) -> AsyncIterator[None]:
     made. A socket that nobody listens on any more is replaced.
     """
     listener = listen_on(path)
-    server = _QuietServer(app)
     try:
-        async with asyncio.TaskGroup() as group:
-            serving = group.create_task(server.serve_on(listener), name="control API")
-            try:
-                async with asyncio.timeout(_START_TIMEOUT_S):
-                    await server.ready.wait()
-                yield
-            finally:
-                server.stop.set()
-                await asyncio.wait({serving}, timeout=_CLOSE_GRACE_S + 2)
-                serving.cancel()
+        async with serving(app, listener):
+            yield
     finally:
         close_listener(listener, path)
+
+
+@asynccontextmanager
+async def serving(app: ASGIApp, listener: socket.socket) -> AsyncIterator[None]:
+    """Answer what comes to the socket inside the block."""
+    server = _QuietServer(app)
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(server.serve_on(listener), name="control API")
+        try:
+            async with asyncio.timeout(_START_TIMEOUT_S):
+                await server.ready.wait()
+            yield
+        finally:
+            server.stop.set()
+            await asyncio.wait({task}, timeout=_CLOSE_GRACE_S + 2)
+            task.cancel()
 
 
 async def serve(app: Starlette, path: str) -> None:
@@ -67,8 +76,10 @@ def _has_hung_up(connection: socket.socket) -> bool:
     if connection.fileno() < 0:
         return True
     poll = select.poll()
-    poll.register(connection.fileno(), 0)
-    return any(found & (select.POLLHUP | select.POLLERR) for _, found in poll.poll(0))
+    # A Unix socket tells it unasked; of TCP one asks, and no client ends one way alone.
+    is_local = connection.family == socket.AF_UNIX
+    poll.register(connection.fileno(), 0 if is_local else _ONE_WAY)
+    return any(found & (select.POLLHUP | select.POLLERR | _ONE_WAY) for _, found in poll.poll(0))
 
 
 class _QuietServer(uvicorn.Server):
@@ -78,7 +89,7 @@ class _QuietServer(uvicorn.Server):
     misses the first. Signals belong to the daemon.
     """
 
-    def __init__(self, app: Starlette) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         super().__init__(
             uvicorn.Config(
                 app,

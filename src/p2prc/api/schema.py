@@ -102,6 +102,8 @@ class Status(Answer, frozen=True):
     host_access: list[str] = []
     is_open: bool = field(name="open", default=False)
     requests: int = 0
+    api: str = ""
+    """The URL of this API on TCP, where the owner wants it there."""
 
 
 class InviteRequest(Request, frozen=True):

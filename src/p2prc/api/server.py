@@ -29,6 +29,8 @@ from p2prc.errors import InvalidInput, P2prcError, PeerTooOld
 BODY_LIMIT_BYTES = 4 << 20
 LOG_LINES_LIMIT = 10_000
 PINGS_LIMIT = 100
+DAY_S = 86400.0
+LONGEST_AGO_S = 1e9
 _Body = TypeVar("_Body", bound=schema.Request)
 
 
@@ -73,6 +75,7 @@ class _Routes:
         answer: Any = None,
         body: Any = None,
         is_stream: bool = False,
+        is_raw: bool = False,
     ) -> None:
         parameters = parameters_of(endpoint, path)
         self._operations.append(
@@ -85,6 +88,7 @@ class _Routes:
                 answer=answer,
                 body=body,
                 is_stream=is_stream,
+                is_raw=is_raw,
             )
         )
         self._app.add_route(path, handler_of(endpoint, parameters), methods=[method])
@@ -324,9 +328,11 @@ class _Routes:
             """Who runs what here."""
             return _json(await service.leases())
 
-        async def usage(request: Request) -> Response:
+        async def usage(since_s: float = DAY_S) -> Response:
             """What each peer used."""
-            return _json(await service.usage(_seconds(request.query_params.get("since_s", ""))))
+            if not 0 <= since_s <= LONGEST_AGO_S:
+                raise InvalidInput("`since_s` is no time ago")
+            return _json(await service.usage(since_s))
 
         async def kill(request: Request) -> Response:
             """End leases now."""
@@ -371,17 +377,6 @@ class _Routes:
         self._add("POST", "/v1/kill", kill, body=schema.KillRequest, answer=schema.Killed)
         self._add("POST", "/v1/pause", pause)
         self._add("POST", "/v1/resume", resume)
-
-
-def _seconds(text: str) -> float:
-    """Return how long ago; a day where nothing is said. Raises InvalidInput."""
-    try:
-        found = float(text or 86400)
-    except ValueError as error:
-        raise InvalidInput("`since_s` is no number of seconds") from error
-    if not 0 <= found <= 1e9:
-        raise InvalidInput("`since_s` is no time ago")
-    return found
 
 
 async def _body(request: Request, kind: type[_Body]) -> _Body:

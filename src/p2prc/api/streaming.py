@@ -19,6 +19,8 @@ from p2prc.errors import P2prcError
 
 KEEP_ALIVE_S = 15.0
 MEDIA_TYPE = "application/x-ndjson"
+SSE_TYPE = "text/event-stream"
+"""The same events for who asks so: `data: {...}` and an empty line."""
 HTTP_STATUS = {3: 400, 4: 404, 5: 403, 6: 502, 7: 409, 8: 503, 9: 503}
 """The HTTP status of an error, by the exit status of its branch; any other is 500."""
 
@@ -56,8 +58,11 @@ class EventStream(Response):
         self._events = events
         self._keep_alive_s = keep_alive_s
         self._has_begun = False
+        self._is_for_browsers = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        wanted = dict(scope["headers"]).get(b"accept", b"")
+        self._is_for_browsers = SSE_TYPE.encode() in wanted.lower()
         async with asyncio.TaskGroup() as both:
             pump = both.create_task(self._pump(send), name="event stream")
             caller = both.create_task(self._watch(receive, send), name="caller of a stream")
@@ -95,11 +100,15 @@ class EventStream(Response):
         if self._has_begun:
             return
         self._has_begun = True
-        headers = [(b"content-type", MEDIA_TYPE.encode()), (b"cache-control", b"no-store")]
+        kind = SSE_TYPE if self._is_for_browsers else MEDIA_TYPE
+        headers = [(b"content-type", kind.encode()), (b"cache-control", b"no-store")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
 
     async def _send_line(self, send: Send, line: bytes) -> None:
         await self._begin(send)
+        if self._is_for_browsers:
+            # A line that begins with a colon is a comment there: it keeps the stream alive.
+            line = b"data: " + line + b"\n" if line else b":\n"
         await send({"type": "http.response.body", "body": line + b"\n", "more_body": True})
 
     async def _send_error(self, send: Send, error: P2prcError) -> None:

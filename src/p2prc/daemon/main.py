@@ -26,6 +26,7 @@ from p2prc.api.address import socket_path, ssh_socket_path
 from p2prc.api.listening import open_server
 from p2prc.api.own_routes import Route
 from p2prc.api.server import build_app
+from p2prc.api.tcp_door import is_for_this_machine, open_tcp_door, token_of
 from p2prc.daemon.doctor import machine_facts_alone
 from p2prc.daemon.log import set_up_logging
 from p2prc.daemon.memory import allow_many_files, give_back, take_for_permanent, use_one_arena
@@ -193,6 +194,12 @@ async def open_daemon(
         service = await _open(stack, home, settings, stop, founds_open=founds_open, hooks=hooks)
         app = build_app(service, extras.routes)
         await stack.enter_async_context(open_server(app, socket_path(home.folder)))
+        if (place := settings.api_listen) is not None:
+            service.api_url = await stack.enter_async_context(
+                open_tcp_door(app, place.host, place.port, token_of(home.folder))
+            )
+            service.is_api_open = not is_for_this_machine(place.host)
+            log.info("control API on TCP", extra={"url": service.api_url})
         await stack.enter_async_context(
             open_ssh_door(service.containers.open_ssh, ssh_socket_path(home.folder))
         )

@@ -50,6 +50,12 @@ OWNERS_READ = "owners_read"
 """The network of which it was said that owners can read what runs on their nodes."""
 
 
+_OPEN_API = (
+    "the control API is on other addresses than this machine's own, as plain HTTP: who reads its "
+    "token on the way owns this node (`api.listen`)"
+)
+
+
 class DaemonService:
     """Answers for this process's node."""
 
@@ -76,6 +82,9 @@ class DaemonService:
         self.tunnels = TunnelDesk(node, self._find_soon, self.containers.find)
         self._desk = JobDesk(node, self._find)
         self._is_stopping = False
+        self.api_url = ""
+        self.is_api_open = False
+        """Whether the API's TCP port is on more than this machine."""
 
     # -- this node --
 
@@ -128,10 +137,12 @@ class DaemonService:
                 *bridge_notices(node.bridge_trouble),
                 *node.domain_door.all_troubles(),
                 *notices_of_bugs(node.unforeseen),
+                *([_OPEN_API] if self.is_api_open else []),
             ],
             host_access=list(self._policies.host_access),
             is_open=node.network.standing.member.is_open,
             requests=len(node.door.requests()),
+            api=self.api_url,
         )
 
     def look_at_host_access(self) -> None:

@@ -221,6 +221,7 @@ def _described(status: Status) -> str:
             ("version", status.version),
             ("home", status.home),
             ("process", str(status.pid)),
+            *([("API", status.api)] if status.api else []),
             *(("note", plain(notice)) for notice in status.notices),
         ]
     )

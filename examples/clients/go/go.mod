@@ -1,0 +1,3 @@
+module example.org/p2prc-example
+
+go 1.22
