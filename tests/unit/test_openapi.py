@@ -19,6 +19,7 @@ from starlette.applications import Starlette
 
 from p2prc.api import schema
 from p2prc.api.openapi import JSON, LINES, Operation, describe
+from p2prc.api.own_routes import Route
 from p2prc.api.server import _Routes, build_app
 from p2prc.api.tcp_door import is_for_this_machine, open_tcp_door, token_of
 from p2prc.errors import BY_CODE, HomeUnusable, P2prcError, PortTaken, SettingInvalid
@@ -32,9 +33,14 @@ class _AnyNode:
     containers = tunnels = None
 
 
+async def _greet(count: int = 1) -> dict[str, int]:
+    """Greet."""
+    return {"count": count}
+
+
 def operations() -> list[Operation]:
     routes = _Routes(Starlette(), _AnyNode())  # type: ignore[arg-type]
-    routes.add_all()
+    routes.add_all([Route("GET", "/greeting", _greet, answer=dict[str, int])])
     return routes._operations
 
 

@@ -119,7 +119,9 @@ def _say_double(part: Any) -> None:
 
 
 def _tag(operation: Operation) -> str:
-    return operation.path.split("/")[2]
+    """Return the noun of its path; routes of a program that embeds the node are `own`."""
+    _, first, *rest = operation.path.split("/")
+    return rest[0] if first == "v1" and rest else "own"
 
 
 def _name(status: int) -> str:
