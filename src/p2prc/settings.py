@@ -687,6 +687,14 @@ def _from_file(path: Path) -> dict[str, str]:
     return _flat(content)
 
 
+def settings_in(text: str) -> dict[str, str]:
+    """Return what a `config.toml` says, unchecked. Raises SettingInvalid."""
+    try:
+        return _flat(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise SettingInvalid(f"`{CONFIG_FILE}` cannot be read: {error}") from error
+
+
 def _flat(table: Mapping[str, object], prefix: str = "") -> dict[str, str]:
     found: dict[str, str] = {}
     for key, value in table.items():

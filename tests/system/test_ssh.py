@@ -417,3 +417,41 @@ def test_a_plugin_on_a_group(pair: tuple[NodeUnderTest, NodeUnderTest], tmp_path
     ada.p2prc("rm", "web")
     ada.p2prc("plugin", "rm", "setup")
     assert ada.json("plugin", "list") == []
+
+
+NETWORK = """
+nodes:
+  - {{name: ada, ssh: local, home: {ada}, roles: [admin]}}
+  - {{name: grace, ssh: local, home: {grace}, settings: {{lend: {{per_peer.leases: 200}}}}}}
+  - {{name: linus, ssh: local, home: {linus}, settings: {{listen: "127.0.0.1:0"}}, roles: [ask]}}
+  - {{name: gone, ssh: "127.0.0.1:{closed}"}}
+install: {{program: {program}}}
+"""
+
+
+def test_a_network_in_a_file(pair: tuple[NodeUnderTest, NodeUnderTest], tmp_path: Path) -> None:
+    ada, grace = pair
+    linus = NodeUnderTest(tmp_path / "linus", "linus")
+    file = tmp_path / "network.yaml"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        closed = taken.getsockname()[1]
+    program = Path(sys.executable).with_name("p2prc")
+    file.write_text(
+        NETWORK.format(
+            ada=ada.home, grace=grace.home, linus=linus.home, closed=closed, program=program
+        )
+    )
+    try:
+        first = ada.p2prc("--json", "deploy", str(file), status=6)
+        assert first.error["code"] == "peer-unreachable"
+        found = {row["name"]: row for row in first.data}
+        assert [row["ok"] for row in found.values()] == [True, True, True, False], first
+        assert found["ada"]["did"] == []
+        assert found["grace"]["did"] == ["set lend.per_peer.leases"]
+        assert found["linus"]["did"][1:] == ["started", "joined"]
+        assert ada.states()["linus"] == "alive"
+        again = ada.p2prc("--json", "deploy", str(file), status=6)
+        assert [row["did"] for row in again.data] == [[], [], [], []]
+    finally:
+        linus.p2prc("down", status=None)
+        linus.stop()

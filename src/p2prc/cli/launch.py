@@ -57,6 +57,23 @@ def start(
     return process
 
 
+def wait_for_answer(home: str, tell: Callable[[str], None]) -> None:
+    """Wait until a node that somebody else starts answers. Raises MachineCannot."""
+    ends_at = time.monotonic() + START_TIMEOUT_S
+    while True:
+        try:
+            ControlClient(home, tell).status()
+        except NodeNotRunning as error:
+            if time.monotonic() > ends_at:
+                raise MachineCannot(
+                    f"the node was not ready within {START_TIMEOUT_S:.0f} s{_end_of_log(home)}",
+                    hint=f"read its log: {Path(home) / LOG_NAME}",
+                ) from error
+            time.sleep(_POLL_S)
+        else:
+            return
+
+
 def check(home: str) -> object:
     """Return what can be found out about the machine without a node, as `doctor` shows it."""
     argv = [sys.executable, *DAEMON, "--home", home, "--check"]

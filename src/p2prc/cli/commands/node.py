@@ -21,6 +21,9 @@ from p2prc.model.quantities import parse_duration
 
 @command("up")
 @click.option("--detach", is_flag=True, help="Return once the node is ready.")
+@click.option(
+    "--install", is_flag=True, help="Write a systemd unit: it starts with the machine, and now."
+)
 @click.option("--name", metavar="NAME", help="What people call this node.")
 @click.option("--listen", metavar="HOST:PORT", help="Else port 8088 if it is free.")
 @click.option("--public", metavar="HOST[:PORT]", help="The address others reach.")
@@ -51,6 +54,7 @@ def up_command(
     ticket: str,
     is_open: bool,
     qr: bool,
+    install: bool,
     **options: Any,
 ) -> None:
     """Start this machine's node.
@@ -58,6 +62,9 @@ def up_command(
     The first start makes the node's key and founds a network of its own. Says what is lent and
     to whom, and how to invite others. Without --detach the node's log follows until Ctrl-C.
     """
+    if install:
+        _install(invocation, ticket, options, is_open=is_open)
+        return
     process = launch.start(
         invocation.home,
         _settings(options),
@@ -93,6 +100,35 @@ def up_command(
         ended = process.wait()
     if ended:
         raise click.exceptions.Exit(ended if ended > 0 else 128 - ended)
+
+
+def _install(
+    invocation: Invocation, ticket: str, options: dict[str, Any], *, is_open: bool
+) -> None:
+    """Have systemd run the node, and wait until it answers."""
+    import os  # noqa: PLC0415 - seldom needed
+
+    from p2prc.cli import service_unit  # noqa: PLC0415 - the same
+
+    words = ["--open"] if is_open else []
+    for key, value in options.items():
+        if value is True:
+            words.append(f"--{key.replace('_', '-')}")
+        elif value is not None and value is not False:
+            words += [f"--{key}", str(value)]
+    path = service_unit.install(invocation.home, words, os.environ)
+    launch.wait_for_answer(invocation.home, note)
+    if ticket:
+        if is_ticket(ticket):
+            invocation.client.join(ticket)
+        else:
+            ask(invocation, ticket, parse_duration(ASK_TIMEOUT) or 0.0)
+    status = invocation.client.status()
+    if invocation.as_json:
+        write_json(status)
+    else:
+        write(_banner(status))
+        note(f"its unit: {path}; stop it for good: `systemctl --user disable --now {path.name}`")
 
 
 @command("down")
