@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -15,6 +16,13 @@ from p2prc.cli.invocation import Invocation
 from p2prc.cli.main import run_command_line
 from tests.system.echo import Threaded, echoing, talk
 from tests.system.nodes import NodeUnderTest, stop_all, wait_until
+
+PLUGIN = """
+- hosts: all
+  gather_facts: false
+  tasks:
+    - shell: echo {{index . 0}} > told
+"""
 
 
 class OldHand:
@@ -33,6 +41,10 @@ class OldHand:
         assert ended == status, (words, said)
         self.was_told = said.err
         return said.out if status == 0 else said.err
+
+    def tries(self, *words: str) -> int:
+        """Return the exit status, whatever it is."""
+        return run_command_line(words, Invocation(self._home))
 
     def reads(self, *words: str, variables: Mapping[str, str] = MappingProxyType({})) -> Any:
         return json.loads(self.types(*words, variables=variables))
@@ -59,7 +71,7 @@ def test_every_flag_of_p2prc_on_real_nodes(
     server = started.start("-s")
     try:
         wait_until((home / "control.sock").exists, "-s starts the node")
-        _all_the_rest(ada, grace)
+        _all_the_rest(ada, grace, tmp_path)
         assert ada.types("-s", status=8)
     finally:
         server.send_signal(signal.SIGTERM)
@@ -67,7 +79,7 @@ def test_every_flag_of_p2prc_on_real_nodes(
         stop_all([started])
 
 
-def _all_the_rest(ada: OldHand, grace: NodeUnderTest) -> None:
+def _all_the_rest(ada: OldHand, grace: NodeUnderTest, folder: Path) -> None:
     place = next(each for each in grace.addresses if each.startswith("127.0.0.1:"))
     port = place.rpartition(":")[2]
     assert "ada" in {each["value"] for each in ada.reads("--vc") if each["key"] == "name"}
@@ -109,6 +121,7 @@ def _all_the_rest(ada: OldHand, grace: NodeUnderTest) -> None:
     ada.types("--rmgroup", name)
     assert ada.reads("--groups") == []
 
+    _plugins_and_projects(ada, folder, lease=made["id"])
     wrong = ada.types("--rm", "127.0.0.1:1", "--id", made["id"], status=4)
     assert "no node of this network listens" in wrong
     for lease in (made["id"], other["id"]):
@@ -124,10 +137,43 @@ def _all_the_rest(ada: OldHand, grace: NodeUnderTest) -> None:
             mapped = ada.reads("--mp", str(served), *more)
             assert talk(mapped["remote"], b"hello") == b"hellobye"
         assert ada.reads("--mp", str(served), "--udp")["protocol"] == "udp"
+        _domain(ada, grace, served)
 
     # One root, all others forgotten: with one network it is the same one again.
     ada.types("--arn", "--ip", "127.0.0.1", "-p", port)
     wait_until(lambda: len(ada.reads("--ls")) == 2, "both are one network again")
+
+
+def _plugins_and_projects(ada: OldHand, folder: Path, *, lease: str) -> None:
+    """The flags about plugins, on one as P2PRC has them; and its generator of projects."""
+    plugin = folder / "setup"
+    plugin.mkdir()
+    (plugin / "site.yml").write_text(PLUGIN)
+    (plugin / "ports.json").write_text('{"NumOfPorts": 1}')
+    ada.types("--pp", str(plugin))
+    [row] = ada.reads("--vp")
+    assert (row["name"], row["ports"]) == ("setup", 1)
+    # Ansible itself takes seconds, and runs in a test of its own: here it is not reached.
+    ada.types("--plugin", "setup", "--id", "nothing", status=4)
+    assert ada.types("--plugin", "other", "--id", lease, status=4)
+    ada.types("--rp", "setup")
+    assert ada.reads("--vp") == []
+    ada.types("--gen", str(folder / "farm"), "--mod", "my_farm")
+    assert (folder / "farm").is_dir()
+
+
+def _domain(ada: OldHand, grace: NodeUnderTest, served: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    grace.p2prc("policy", "set", "gateway.domains", "*.example.org=members")
+    grace.p2prc("policy", "set", "gateway.http", str(port))
+    words = ("--mp", str(served), "--dn", "app.example.org")
+    # It says no until the gateway listens there.
+    wait_until(lambda: ada.tries(*words) == 0, "the domain is mapped")
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: app.example.org\r\nConnection: close\r\n\r\n")
+        # The service is reached, and speaks no HTTP.
+        assert client.recv(100).startswith(b"HTTP/1.1 502 ")
 
 
 def _row(ada: OldHand) -> dict[str, Any]:

@@ -25,6 +25,13 @@ class Invocation:
     home: str
     as_json: bool = False
     is_home_typed: bool = False
+    is_json_implied: bool = False
+    """Nobody typed `--json`: data is JSON all the same, errors are for a person."""
+
+    @property
+    def errors_as_json(self) -> bool:
+        """Whether errors are told as an object too."""
+        return self.as_json and not self.is_json_implied
 
     @property
     def typed_home(self) -> str:

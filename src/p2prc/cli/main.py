@@ -154,7 +154,7 @@ root = LazyGroup(
     params=[
         *shared_options(),
         click.Option(
-            ["--version"],
+            ["-v", "--version"],
             is_flag=True,
             expose_value=False,
             is_eager=True,
@@ -184,9 +184,9 @@ def run_command_line(
         click.echo(error.format_message())
         return 0
     except click.ClickException as error:
-        return tell_usage(error, as_json=invocation.as_json or _asks_json(arguments))
+        return tell_usage(error, as_json=invocation.errors_as_json or _asks_json(arguments))
     except P2prcError as error:
-        return tell(error, as_json=invocation.as_json, home=invocation.typed_home)
+        return tell(error, as_json=invocation.errors_as_json, home=invocation.typed_home)
     except (click.Abort, KeyboardInterrupt):
         note("interrupted")
         return INTERRUPTED_STATUS

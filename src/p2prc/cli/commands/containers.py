@@ -127,7 +127,7 @@ def _tell_failed(invocation: Invocation, event: CreateFailed) -> int:
     said = event.error
     message = f"{event.name}: {said.message}" if event.name else said.message
     error = from_fields(said.code, message, hint=said.hint)
-    return tell(error, as_json=invocation.as_json, home=invocation.typed_home)
+    return tell(error, as_json=invocation.errors_as_json, home=invocation.typed_home)
 
 
 def _typed(invocation: Invocation, text: str) -> str:

@@ -41,6 +41,7 @@ def commands_for(
         words = [_resolved(word, invocation) for word in command]
         if tell := slow_note(f"this is `p2prc {' '.join(words)}` now"):
             tell()
+        invocation.is_json_implied = found.is_json and not typed.is_json
         yield ["--json", *words] if found.is_json else words
 
 
