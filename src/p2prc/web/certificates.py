@@ -41,7 +41,8 @@ class Certificate:
         if left_s <= 0:
             return "its certificate is over"
         if left_s <= SOON_S:
-            return f"its certificate ends in {max(1, int(left_s / _DAY_S))} days"
+            days = int(left_s / _DAY_S)
+            return f"its certificate ends in {f'{days} days' if days > 1 else 'a day or two'}"
         return ""
 
 

@@ -27,6 +27,7 @@ HEAD_S = 15.0
 KEEP_ALIVE_S = 30.0
 HEAD_LIMIT_BYTES = 64 << 10
 _LINGER_S = 2.0
+_PARTING_S = 1.0
 _LINGER_BYTES = 1 << 20
 _SWITCHING = 101
 _SAFE = frozenset({b"GET", b"HEAD", b"OPTIONS"})
@@ -84,8 +85,16 @@ class _Service:
         return True
 
     async def close(self) -> None:
-        await self.link.close()
-        await self._stack.aclose()
+        """Hang up; one that rests is told so in peace, for its service's log."""
+        try:
+            if self.http.our_state is h11.IDLE and not self.link.is_over:
+                with suppress(OSError, TimeoutError):
+                    async with asyncio.timeout(_PARTING_S):
+                        await self.link.end_writing()
+                        await self.link.read()
+        finally:
+            await self.link.close()
+            await self._stack.aclose()
 
 
 class HttpClient:
