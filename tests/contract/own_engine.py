@@ -24,6 +24,9 @@ class OwnEngine:
     def start(self) -> bool:
         """Start it; say whether it answers."""
         words: list[str | Path] = [
+            # In a network of its own: without a bridge it would remove the machine's `docker0`.
+            "unshare",
+            "--net",
             "dockerd",
             "--host",
             f"unix://{self.socket}",
