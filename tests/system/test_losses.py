@@ -210,12 +210,16 @@ def test_an_owner_who_ends_everything_costs_a_job_a_detour_and_no_retry(
 
 def test_two_submitters_share_one_provider_and_both_finish(make_nodes: MakeNodes) -> None:
     ada, grace, linus = make_nodes(3, "--cpus", "2")
-    words = ("map", "--over", "i=1-12", "--on", linus.name, "--", "sleep", "0.3")
-    jobs = [(node, node.json(*words)["id"]) for node in (ada, grace)]
-    at_once([lambda node=node, job=job: node.p2prc("watch", job) for node, job in jobs])  # type: ignore[misc]
-    for node, job in jobs:
-        assert node.json("job", "show", job)["tasks"]["succeeded"] == 12
-    assert linus.json("leases") == []
+    words = ("--on", linus.name, "--", "sleep", "0.3")
+    endless = ada.json("map", "--over", "i=1-1000", *words)["id"]
+    wait_until(lambda: len(linus.json("leases")) == 2, "one holds all of it")
+    job = grace.json("map", "--over", "i=1-12", *words)["id"]
+    grace.p2prc("watch", job)
+    assert grace.json("job", "show", job)["tasks"]["succeeded"] == 12
+    tasks = ada.json("job", "show", endless)["tasks"]
+    assert (tasks["failed"], tasks["queued"] > 0) == (0, True), tasks
+    ada.p2prc("cancel", endless)
+    wait_until(lambda: linus.json("leases") == [], "nothing is held")
 
 
 def test_isolated_tasks_share_nothing_and_others_a_sandbox_without_what_was_left(

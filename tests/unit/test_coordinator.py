@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import replace
 from random import Random
 from typing import TypeVar
@@ -519,6 +520,46 @@ def test_many_slots_that_are_refused_together_are_one_misfortune() -> None:
     for slot in only(OpenSlot, story.offer(offer(ALICE, 8))):
         story.feed(SlotRefused(ALICE, slot.lease, "peer-busy", "busy", is_retryable=True))
     assert len(only(OpenSlot, story.wait(1.1))) == 1
+
+
+def full(node: NodeId, cores: int = 4) -> NodeOffer:
+    """A node all of which others hold."""
+    return dataclasses.replace(offer(node, cores), free=Capacity())
+
+
+def test_a_node_that_others_fill_is_asked_now_and_then_so_that_it_shares_itself_out() -> None:
+    story = Story(job(9))
+    asked = only(OpenSlot, story.offer(full(ALICE)))
+    assert len(asked) == 1
+    for _ in range(20):
+        [slot] = asked
+        refused = SlotRefused(ALICE, slot.lease, "peer-busy", "busy", is_retryable=True)
+        assert only(OpenSlot, story.feed(refused)) == []
+        assert only(OpenSlot, story.wait(4.5)) == []
+        asked = only(OpenSlot, story.wait(0.5))
+    story.feed(SlotOpened(ALICE, asked[0].lease, "userns"))
+    assert len(story.running[ALICE]) == 1
+
+
+def test_a_full_node_is_not_asked_by_who_holds_most_of_it() -> None:
+    story = Story(job(9))
+    story.begin(offer(ALICE, 4))
+    assert len(story.running[ALICE]) == 4
+    story.offer(full(ALICE))
+    assert only(OpenSlot, story.wait(60)) == []
+
+
+def test_a_slot_taken_back_for_others_is_no_failure_and_is_asked_for_again_later() -> None:
+    story = Story(job(9, retries=0))
+    story.begin(offer(ALICE, 2))
+    story.offer(full(ALICE, 2))
+    started = story.running[ALICE][0]
+    ended = SlotEnded(ALICE, started.lease, "share", "others wait")
+    assert only(OpenSlot, story.feed(ended)) == []
+    assert story.coordinator.ledger.counts.failed == 0
+    story.offer(offer(ALICE, 2))
+    assert only(OpenSlot, story.wait(4.9)) == []
+    assert len(only(OpenSlot, story.wait(0.2))) == 1
 
 
 def test_a_slot_is_renewed_before_its_time_cuts_a_task_short() -> None:

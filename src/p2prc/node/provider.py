@@ -436,6 +436,7 @@ class Provider:
             if not is_kept:
                 self._let_go(_reason(*key))
         self._post.tell(place.peer, AttemptEnded(body.attempt, outcome))
+        self._driver.feed(lending.TaskOver(place.lease))
 
     async def _attempted(self, place: Place, body: StartAttempt) -> Outcome | None:
         """Run it and keep its outcome; None when it was cancelled meanwhile."""

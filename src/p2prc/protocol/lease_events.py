@@ -95,6 +95,13 @@ class OwnerNeedsMachine:
 
 
 @dataclass(frozen=True, slots=True)
+class TaskOver:
+    """A task that ran in the lease has ended, and nothing else runs there."""
+
+    lease: LeaseId
+
+
+@dataclass(frozen=True, slots=True)
 class TermsChanged:
     """The owner changed what is lent, and to whom; leases that exist stay as they are."""
 
@@ -133,6 +140,7 @@ Event = (
     | Paused
     | Resumed
     | OwnerNeedsMachine
+    | TaskOver
     | TermsChanged
     | PeerGone
     | PeerReturned

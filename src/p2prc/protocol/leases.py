@@ -22,6 +22,7 @@ from typing import assert_never
 from p2prc.model.identity import JobId, LeaseId, NodeId
 from p2prc.model.resources import Capacity, Limits, RuntimeOffer
 from p2prc.model.workload import Workload
+from p2prc.protocol.fair_share import HELD_AT_LEAST_S, FairShare, part_of
 from p2prc.protocol.lease_events import (
     ConfirmEnd,
     CreateSandbox,
@@ -44,6 +45,7 @@ from p2prc.protocol.lease_events import (
     SandboxFailed,
     SandboxReady,
     SuspendSandbox,
+    TaskOver,
     TellEnded,
     TermsChanged,
     Tick,
@@ -115,6 +117,7 @@ class LeaseBook:
         self._is_paused = False
         self._owner_needs = ""
         self._rates = RequestRates()
+        self._fair = FairShare()
         self._loans: dict[LeaseId, _Loan] = {}
         self._gone_at: dict[NodeId, float] = {}
         self._ended: OrderedDict[tuple[NodeId, LeaseId], tuple[str, str]] = OrderedDict()
@@ -181,6 +184,8 @@ class LeaseBook:
                 self._is_paused = False
             case OwnerNeedsMachine():
                 effects += self._make_way(event.reason)
+            case TaskOver():
+                effects += self._share_out(event.lease, now)
             case TermsChanged():
                 self._capacity, self._policy = event.capacity, event.policy
                 self._runtimes = event.runtimes
@@ -246,10 +251,42 @@ class LeaseBook:
         if isinstance(runtime, Refusal):
             return runtime
         if len(self._loans) >= self._policy.leases_limit or not self._will_fit(request):
+            self._turned_away(peer, request, now)
             return Refusal("peer-busy", _BUSY)
         if not self._has_share_left(peer, request.workload.limits):
             return Refusal("peer-busy", "you hold all that one peer may have here")
+        holds = self._holds()
+        part = self._part_of(peer, request.workload.limits)
+        if self._fair.lets_pass(peer, part, holds=holds, now=now):
+            self._turned_away(peer, request, now)
+            return Refusal("peer-busy", "it is the turn of others here that wait")
+        self._fair.served(peer)
         return runtime
+
+    def _turned_away(self, peer: NodeId, request: RequestLease, now: float) -> None:
+        self._fair.turned_away(peer, part_of(self._capacity, [request.workload.limits]), now)
+
+    def _holds(self) -> dict[NodeId, float]:
+        """Return what part of the machine each peer holds."""
+        held: dict[NodeId, list[Limits]] = {}
+        for loan in self._held():
+            held.setdefault(loan.peer, []).append(loan.limits)
+        return {peer: part_of(self._capacity, limits) for peer, limits in held.items()}
+
+    def _part_of(self, peer: NodeId, *more: Limits) -> float:
+        held = [loan.limits for loan in self._held() if loan.peer == peer]
+        return part_of(self._capacity, [*held, *more])
+
+    def _share_out(self, lease: LeaseId, now: float) -> list[Effect]:
+        """End a lease between two tasks where its peer has more than its due and others wait."""
+        loan = self._loans.get(lease)
+        if loan is None or loan.state is not LeaseState.ACTIVE:
+            return []
+        if now - loan.created_at < HELD_AT_LEAST_S:
+            return []
+        if not self._fair.makes_way(loan.peer, holds=self._holds(), now=now):
+            return []
+        return self._end(lease, "share", "others wait for their part of this machine")
 
     def _has_share_left(self, peer: NodeId, limits: Limits) -> bool:
         # What is ending counts: the ceilings bind what runs, for one peer as for all.

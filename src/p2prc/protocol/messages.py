@@ -479,7 +479,7 @@ class EndLease(_Message, frozen=True, tag="end-lease"):
 
 
 class LeaseEnded(_Message, frozen=True, tag="lease-ended"):
-    """Told by the provider: `ended_by` is owner, requester, time, limit or lost."""
+    """Told by the provider: `ended_by` is owner, requester, time, limit, share or lost."""
 
     lease: LeaseIdField
     ended_by: ShortText

@@ -144,7 +144,7 @@ class PeerUsage:
 
 @dataclass(frozen=True, slots=True)
 class EndedLease:
-    """How a lease ended: `ended_by` is owner, requester, time, limit or lost."""
+    """How a lease ended: `ended_by` is owner, requester, time, limit, share or lost."""
 
     lease: LeaseId
     peer: NodeId

@@ -267,8 +267,9 @@ class Coordinator:
             return
         standing = self._slots.standing(event.node)
         self._last_refusal = f"{standing.name} said: {event.message}"
-        pause_s = 0.0 if event.is_retryable else self._settings.owner_rest_s
-        self._slots.rest(standing, now, at_least_s=pause_s)
+        if not (slot.is_hopeful and event.code == "peer-busy"):
+            pause_s = 0.0 if event.is_retryable else self._settings.owner_rest_s
+            self._slots.rest(standing, now, at_least_s=pause_s)
         self._slots.remove(slot)
 
     def _slot_ended(self, event: SlotEnded, now: float) -> None:
@@ -279,6 +280,8 @@ class Coordinator:
         standing = self._slots.standing(event.node)
         if event.ended_by == "owner":
             self._slots.rest(standing, now, at_least_s=self._settings.owner_rest_s)
+        elif event.ended_by == "share":
+            self._slots.give_way(standing, now + self._settings.ask_full_s)
         elif event.ended_by != "time":
             self._slots.rest(standing, now)
         flight = self._results.flights.get(slot.attempt) if slot.attempt is not None else None
@@ -463,6 +466,16 @@ class Coordinator:
         ):
             if self._allowed_more(self._slots.standing(node)) > 0:
                 self._ask_slot(node)
+        self._hope(now)
+
+    def _hope(self, now: float) -> None:
+        """Ask full nodes too, now and then, so that they share themselves out."""
+        for standing in list(self._slots.full(self._step.workload, now)):
+            if self._queue.count <= self._slots.pending:
+                return
+            if standing.hope_at <= now and self._allowed_more(standing) > 0:
+                standing.hope_at = now + self._settings.ask_full_s
+                self._ask_slot(standing.node, is_hopeful=True)
 
     def _allowed_more(self, standing: Standing) -> int:
         """Return how many more slots the job may hold there beside others; below 0, too many."""
@@ -470,9 +483,9 @@ class Coordinator:
             return 1
         return self._slot_limits.get(standing.node, 0) - len(standing.slots)
 
-    def _ask_slot(self, node: NodeId) -> None:
+    def _ask_slot(self, node: NodeId, *, is_hopeful: bool = False) -> None:
         lease = LeaseId(random_id(self._rng))
-        self._slots.begin(node, lease)
+        self._slots.begin(node, lease, is_hopeful=is_hopeful)
         self._outbox.say(
             OpenSlot(
                 node,
@@ -611,6 +624,8 @@ class Coordinator:
             if standing.is_resting:
                 yield standing.rest_until
             yield standing.avoid_until
+            if self._queue.count:
+                yield standing.hope_at
         if self._idle_since is not None:
             yield self._idle_since + self._settings.blocked_after_s
         if (choosy_until := self._queue.next_wake(now)) is not None:

@@ -17,5 +17,6 @@ class CoordinatorSettings:
     store_tries: int = 20
     failures_in_row_limit: int = 3
     owner_rest_s: float = 30.0
+    ask_full_s: float = 5.0
     alone_s: float = 5.0
     check_patience_s: float = 600.0

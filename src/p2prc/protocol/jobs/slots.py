@@ -29,6 +29,8 @@ class Slot:
     lease: LeaseId
     opened_at: float | None = None
     attempt: AttemptId | None = None
+    is_hopeful: bool = False
+    """Asked for although the node said that it is full."""
 
 
 @dataclass(slots=True)
@@ -37,7 +39,7 @@ class Standing:
 
     `rest_until` forbids new slots, `avoid_until` new attempts too. `asked_at` is set while we do
     not know what the node holds; from `grace_until` on, what it held counts as lost. `left_out`
-    says why the job gives it nothing more.
+    says why the job gives it nothing more. From `hope_at` on it may be asked although it is full.
     """
 
     node: NodeId
@@ -54,6 +56,7 @@ class Standing:
     asked_at: float | None = None
     grace_until: float | None = None
     left_out: str = ""
+    hope_at: float = 0.0
 
     def is_usable(self, now: float) -> bool:
         """Whether it may be given attempts."""
@@ -128,6 +131,28 @@ class Slots:
         standing.is_resting = False
         standing.room = min(1, _room(standing, workload))
 
+    def give_way(self, standing: Standing, until: float) -> None:
+        """Ask the node for no slot until then: others have their turn."""
+        standing.rest_until = max(standing.rest_until, until)
+        standing.is_resting = True
+        standing.room = 0
+
+    def full(self, workload: Workload, now: float) -> Iterator[Standing]:
+        """Yield the nodes that others fill, and of which the job holds half at most.
+
+        They may be asked all the same: only so they learn who waits for a part of them.
+        """
+        for standing in self._standings.values():
+            offer = standing.offer
+            if offer is None or standing.room > 0 or standing.is_resting:
+                continue
+            if not standing.is_usable(now) or standing.rest_until > now:
+                continue
+            if why_not(offer, workload) is not None or fitting_now(offer, workload):
+                continue
+            if 2 * len(standing.slots) <= offer.lent.times_it_fits(workload.limits):
+                yield standing
+
     # -- slots
 
     @property
@@ -185,9 +210,9 @@ class Slots:
             return []
         return [slot for slot in self._slots.values() if slot.opened_at is None]
 
-    def begin(self, node: NodeId, lease: LeaseId) -> None:
+    def begin(self, node: NodeId, lease: LeaseId, *, is_hopeful: bool = False) -> None:
         """Count a slot that was asked for."""
-        slot = self._slots[lease] = Slot(node, lease)
+        slot = self._slots[lease] = Slot(node, lease, is_hopeful=is_hopeful)
         standing = self.standing(node)
         standing.slots[lease] = slot
         standing.room -= 1
