@@ -15,6 +15,7 @@ import pytest
 from p2prc.model.identity import NodeId
 from p2prc.node import domain_door
 from p2prc.node.domain_door import DomainDoor, DoorRules
+from p2prc.node.domain_proof import DomainProofs
 from p2prc.node.gateway import Gateway
 from p2prc.node.inside import Inside
 from p2prc.protocol.domains import parse_domains
@@ -22,6 +23,7 @@ from p2prc.protocol.gateways import GatewayRules
 from p2prc.protocol.messages import Control, EndMapping, MappingOpened, OpenMapping, Refused
 from p2prc.storage.state import State, open_state
 from p2prc.web.certificates import Certificates
+from p2prc.web.names import NamesSilent
 from tests.unit.certificate_fake import written
 from tests.unit.web_fake import Pipe, pair
 
@@ -134,6 +136,28 @@ async def test_requests_go_to_who_has_the_host_until_it_is_freed(standing: _Stan
     await standing.opened(GRACE, OTHER, APP)
     _, writer = await _connected(port, GET)
     assert (await standing.owners.handed.get())[0] == GRACE
+    writer.close()
+
+
+async def test_a_name_may_be_for_who_proves_it(standing: _Standing) -> None:
+    standing.gateway.change_rules(GatewayRules(domains=parse_domains("*=proved")))
+    records: dict[str, list[str]] = {}
+
+    async def texts(name: str) -> list[str]:
+        if name not in records:
+            raise NamesSilent
+        return records[name]
+
+    standing.gateway.proofs = DomainProofs(texts)
+    for said in (None, [ADA]):
+        if said is not None:
+            records[f"_p2prc.{APP}"] = list(said)
+        answer = await standing.ask(GRACE, OpenMapping(OTHER, domain=APP))
+        assert isinstance(answer, Refused)
+        assert answer.code == "policy-refuses"
+    port = await standing.opened(ADA, NAME, APP)
+    _, writer = await _connected(port, GET)
+    assert (await standing.owners.handed.get())[0] == ADA
     writer.close()
 
 

@@ -168,3 +168,28 @@ def test_a_domain_ends_with_its_grant_and_counts_among_its_owners_ports() -> Non
             book.check_domain(ADA, NAME, "app.example.org")
     book.forget(granted)
     assert book.find("app.example.org") is None
+
+
+def test_a_name_that_must_be_proved_is_had_for_as_long_as_it_is() -> None:
+    rules = GatewayRules(domains=parse_domains(f"*=proved,*.example.org={ADA}"))
+    book = GatewayBook(OWN)
+    book.rules = rules
+    assert book.needs_proof("app.example.com")
+    assert not book.needs_proof("app.example.org")
+    with pytest.raises(PolicyRefuses) as refused:
+        book.check_domain(GRACE, NAME, "*.example.com")
+    assert "`_p2prc.example.com`" in refused.value.hint
+    book.note_proof("app.example.com", GRACE, is_there=True)
+    book.check_domain(GRACE, NAME, "app.example.com")
+    with pytest.raises(PolicyRefuses):
+        book.check_domain(ADA, NAME, "app.example.com")
+    granted = Granted(NAME, GRACE, "tcp", 0, 0.0, 0.0, domain="app.example.com")
+    book.take_up(granted)
+    assert book.overdue(1.0) == []
+    book.note_proof("app.example.com", GRACE, is_there=False)
+    assert book.overdue(1.0) == [granted]
+    # What was had before a restart stays until it is looked at again.
+    later = GatewayBook(OWN)
+    later.rules = rules
+    later.take_up(granted)
+    assert later.overdue(1.0) == []

@@ -27,6 +27,7 @@ from p2prc.errors import (
 )
 from p2prc.model.identity import NodeId
 from p2prc.node.counted import CountedLink, Traffic, until_idle
+from p2prc.node.domain_proof import DomainProofs
 from p2prc.node.inside import Inside
 from p2prc.node.link import Answer
 from p2prc.node.pace import Pace, PacedLink
@@ -95,6 +96,7 @@ class Gateway:
         """The address where ports listen; None is all of this machine's."""
         self.host: str | None = None
         """The host that people are told; None is what this node knows of itself."""
+        self.proofs = DomainProofs()
         self.address_of: Callable[[Granted], MappingOpened] = _no_domains
         """Where a domain is reached. Raises PolicyRefuses, MachineCannot."""
 
@@ -154,6 +156,8 @@ class Gateway:
     async def answer(self, peer: NodeId, body: OpenMapping | EndMapping, answer: Answer) -> None:
         """Answer a peer about its own ports: it cannot name another's."""
         try:
+            if isinstance(body, OpenMapping) and body.domain:
+                await self._look_for_proof(peer, read_domain(body.domain))
             # One at a time: what is asked again is not opened twice.
             async with self._asking:
                 match body:
@@ -170,6 +174,13 @@ class Gateway:
                         answer(Done())
         except P2prcError as error:
             answer(Refused(error.code, error.message[:500], (error.hint or "")[:500]))
+
+    async def _look_for_proof(self, peer: NodeId, domain: str) -> None:
+        """Ask DNS whose a name is, where that counts; its silence changes nothing."""
+        if self._book.needs_proof(domain) and peer not in self._book.rules.denied:
+            is_there = await self.proofs.has_proved(domain, peer)
+            if is_there is not None:
+                self._book.note_proof(domain, peer, is_there=is_there)
 
     async def _claimed(self, peer: NodeId, request: OpenMapping) -> MappingOpened:
         """Give the peer a domain: for the first time, or again."""

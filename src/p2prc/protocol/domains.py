@@ -13,8 +13,10 @@ from p2prc.model.identity import NodeId
 
 NAME_LIMIT = 253
 ENTRIES_LIMIT = 1000
-MEMBERS = "members"
+MEMBERS, PROVED = "members", "proved"
+PROOF_LABEL = "_p2prc"
 _WILD = "*."
+_EVERY = "*"
 _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _NAME = re.compile(rf"(?:{_LABEL}\.)+(?!\d+$){_LABEL}", re.ASCII)
 _HOST = re.compile(r"([A-Za-z0-9.-]{1,254})(?::([0-9]{0,5}))?", re.ASCII)
@@ -61,43 +63,52 @@ def read_host(value: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class DomainGrants:
-    """The owner's word: which name may be had by whom; None is every member.
+    """The owner's word: which name may be had by a node, by `members`, or by who has `proved` it.
 
-    `*.example.org` is every name below `example.org`, and not that one. The longest that fits
-    decides alone: a name can be taken out of what is granted above it.
+    `*.example.org` is every name below `example.org`, and not that one, `*` is every name. The
+    longest that fits decides alone: a name can be taken out of what is granted above it.
     """
 
-    granted: Mapping[str, NodeId | None] = field(default_factory=dict)
+    granted: Mapping[str, str] = field(default_factory=dict)
 
-    def allows(self, domain: str, peer: NodeId) -> bool:
+    def to(self, domain: str) -> str:
+        """Return who may have a name: a node, `members`, `proved`; "" for nobody."""
+        return next((self.granted[each] for each in _above(domain) if each in self.granted), "")
+
+    def allows(self, domain: str, peer: NodeId, *, has_proved: bool = False) -> bool:
         """Say whether the peer may have this name."""
-        for each in _above(domain):
-            if each in self.granted:
-                to = self.granted[each]
-                return to is None or to == peer
-        return False
+        to = self.to(domain)
+        return to in (MEMBERS, peer) or (to == PROVED and has_proved)
+
+
+def proof_name(domain: str) -> str:
+    """Return the name whose TXT record is the id of the node that may have the domain."""
+    return f"{PROOF_LABEL}.{domain.removeprefix(_WILD)}"
 
 
 def parse_domains(text: str) -> DomainGrants:
-    """Read `app.example.org=NODE,*.example.org=members`, or `none`. Raises SettingInvalid."""
-    granted: dict[str, NodeId | None] = {}
+    """Read `app.example.org=NODE,*.example.org=members,*=proved`, or `none`.
+
+    Raises SettingInvalid.
+    """
+    granted: dict[str, str] = {}
     entries = [part.strip() for part in text.split(",") if part.strip() not in ("", "none")]
     if len(entries) > ENTRIES_LIMIT:
         raise SettingInvalid(f"more than {ENTRIES_LIMIT} domains")
     for entry in entries:
         name, _, node = entry.partition("=")
         try:
-            domain = read_domain(name)
+            domain = _EVERY if name == _EVERY else read_domain(name)
         except InvalidInput as error:
             raise SettingInvalid(error.message, hint=error.hint) from error
-        if node != MEMBERS and _NODE.fullmatch(node) is None:
+        if node not in (MEMBERS, PROVED) and _NODE.fullmatch(node) is None:
             raise SettingInvalid(
                 f"`{entry[:120]}` does not say whose the domain is",
-                hint="`app.example.org=ID` with a whole id, or `app.example.org=members`",
+                hint="`app.example.org=ID` with a whole id, `...=members`, or `...=proved`",
             )
         if domain in granted:
             raise SettingInvalid(f"`{domain}` is granted twice")
-        granted[domain] = None if node == MEMBERS else NodeId(node)
+        granted[domain] = node
     return DomainGrants(granted)
 
 
@@ -110,11 +121,22 @@ class DomainBook:
 
     def __init__(self) -> None:
         self.grants = DomainGrants()
+        self.proofs: set[tuple[str, NodeId]] = set()
+        """Who has proved what, as it was last seen."""
         self._held: dict[str, Key] = {}
+
+    def allows(self, domain: str, peer: NodeId) -> bool:
+        """Say whether the peer may have a name."""
+        return self.grants.allows(domain, peer, has_proved=(domain, peer) in self.proofs)
 
     def check(self, domain: str, key: Key) -> None:
         """Raise PolicyRefuses where its owner may not have the name, DomainTaken for a second."""
-        if not self.grants.allows(domain, key[0]):
+        if not self.allows(domain, key[0]):
+            if self.grants.to(domain) == PROVED:
+                raise PolicyRefuses(
+                    f"nothing proves that `{domain}` is yours",
+                    hint=f"a TXT record of `{proof_name(domain)}` with your node's id does",
+                )
             raise PolicyRefuses(
                 f"this node does not give you `{domain}`",
                 hint="its owner grants it: `p2prc policy set gateway.domains DOMAIN=YOUR-ID`",
@@ -145,4 +167,4 @@ def _above(domain: str) -> list[str]:
         if _WILD + rest not in found:
             found.append(_WILD + rest)
         rest = rest.partition(".")[2]
-    return found
+    return [*found, _EVERY]

@@ -12,7 +12,7 @@ import msgspec
 
 from p2prc.errors import PeerBusy, PolicyRefuses, PortTaken
 from p2prc.model.identity import NodeId
-from p2prc.protocol.domains import DomainBook, DomainGrants
+from p2prc.protocol.domains import PROVED, DomainBook, DomainGrants
 from p2prc.protocol.forwarding import Protocol
 
 ABSENCE_S = 3600.0
@@ -52,10 +52,6 @@ class GatewayRules:
     def has_port(self, port: int) -> bool:
         """Say whether the port is among those that are lent."""
         return any(first <= port <= last for first, last in self.ports)
-
-    def allows_domain(self, domain: str, peer: NodeId) -> bool:
-        """Say whether a peer may have this name. A grant of it needs no grant of ports."""
-        return peer not in self.denied and self.domains.allows(domain, peer)
 
 
 class Granted(msgspec.Struct, frozen=True):
@@ -111,18 +107,32 @@ class GatewayBook:
         """Note that a port is lent: from now on, or in the life before."""
         self._granted[granted.key] = granted
         if granted.domain:
+            # What was proved in the life before is asked about again with its owner's next word.
+            self._domains.proofs.add((granted.domain, granted.owner))
             self._domains.hold(granted.domain, granted.key)
 
     def forget(self, granted: Granted) -> None:
         """It is over."""
         self._granted.pop(granted.key, None)
         if granted.domain:
+            self._domains.proofs.discard((granted.domain, granted.owner))
             self._domains.free(granted.domain, granted.key)
 
     def find(self, host: str) -> Granted | None:
         """Return what answers for a host."""
         key = self._domains.find(host)
         return None if key is None else self._granted.get(key)
+
+    def needs_proof(self, domain: str) -> bool:
+        """Say whether a name is for who proves it."""
+        return self.rules.domains.to(domain) == PROVED
+
+    def note_proof(self, domain: str, peer: NodeId, *, is_there: bool) -> None:
+        """Note what DNS says about whose a name is."""
+        if is_there:
+            self._domains.proofs.add((domain, peer))
+        else:
+            self._domains.proofs.discard((domain, peer))
 
     def check_domain(self, peer: NodeId, identity: str, domain: str) -> None:
         """Raise PolicyRefuses, DomainTaken, PeerBusy where the peer cannot have that name."""
@@ -192,7 +202,9 @@ class GatewayBook:
     def _is_allowed(self, granted: Granted) -> bool:
         rules = self.rules
         if granted.domain:
-            return rules.allows_domain(granted.domain, granted.owner)
+            # A grant of a name needs no grant of ports.
+            is_denied = granted.owner in rules.denied
+            return not is_denied and self._domains.allows(granted.domain, granted.owner)
         return rules.allows(granted.owner, self._own) and rules.has_port(granted.port)
 
     # -- traffic
