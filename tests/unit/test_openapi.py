@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import stat
 import threading
 import urllib.error
@@ -73,6 +74,16 @@ def test_every_error_code_is_named_at_its_status() -> None:
     assert {code for code in BY_CODE if f"`{code}`" not in told} <= {"error"}
     for response in responses:
         msgspec.convert(response["content"][JSON]["example"], schema.ErrorBody)
+
+
+def test_the_page_has_every_status_and_its_codes_are_of_it() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
+    rows = re.findall(r"^\| (\d{3}) \| .* \| (.*) \|$", page, re.MULTILINE)
+    responses = DOCUMENT["components"]["responses"]
+    assert {f"Error{status}" for status, _ in rows} == set(responses)
+    for status, codes in rows:
+        for code in re.findall(r"`([\w-]+)`", codes):
+            assert f"`{code}`" in responses[f"Error{status}"]["description"]
 
 
 def test_every_reference_leads_somewhere() -> None:

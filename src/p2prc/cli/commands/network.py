@@ -11,6 +11,7 @@ import click
 from p2prc.api.client import ControlClient
 from p2prc.api.connection import SILENCE_S
 from p2prc.api.schema import (
+    Bandwidth,
     InterfaceRow,
     InviteRequest,
     NodeRow,
@@ -202,8 +203,24 @@ def _ask_everybody(invocation: Invocation) -> None:
 
 
 def _nodes_table(nodes: list[NodeRow]) -> str:
-    headings = ("NAME", "ID", "STATE", "PATH", "LATENCY", "FREE", "MEMORY", "RUNS", "VERSION")
-    return table(headings, [_node_cells(node) for node in nodes])
+    headings: tuple[str, ...] = tuple(
+        ["NAME", "ID", "STATE", "PATH", "LATENCY", "FREE", "MEMORY", "RUNS", "VERSION"]
+    )
+    rows = [_node_cells(node) for node in nodes]
+    if any(node.bandwidth is not None for node in nodes):
+        headings = (*headings, "DOWN/UP")
+        rows = [
+            (*cells, _bandwidth(node.bandwidth)) for cells, node in zip(rows, nodes, strict=True)
+        ]
+    return table(headings, rows)
+
+
+def _bandwidth(measured: Bandwidth | None) -> str:
+    """Return bytes a second both ways and their age; nothing where nobody measured."""
+    if measured is None:
+        return ""
+    down, up = size(round(measured.down_bytes_s)), size(round(measured.up_bytes_s))
+    return f"{down}/s, {up}/s, {since(measured.measured_at)} ago"
 
 
 def _node_cells(node: NodeRow) -> tuple[str, ...]:
@@ -269,7 +286,6 @@ def _ping_text(typed: str, result: PingResult) -> str:
         f"{plain(typed)} ({result.path or 'unknown path'}): median {trips.median:.2f} ms, "
         f"{trips.min:.2f} to {trips.max:.2f} ms{lost}"
     )
-    if (measured := result.bandwidth) is not None:
-        down, up = size(round(measured.down_bytes_s)), size(round(measured.up_bytes_s))
-        text += f"\ndown {down}/s, up {up}/s, measured {since(measured.measured_at)} ago"
+    if result.bandwidth is not None:
+        text += f"\ndown, up: {_bandwidth(result.bandwidth)}"
     return text
