@@ -203,9 +203,9 @@ def _ask_everybody(invocation: Invocation) -> None:
 
 
 def _nodes_table(nodes: list[NodeRow]) -> str:
-    headings: tuple[str, ...] = tuple(
-        ["NAME", "ID", "STATE", "PATH", "LATENCY", "FREE", "MEMORY", "RUNS", "VERSION"]
-    )
+    headings: tuple[str, ...] = (
+        "NAME", "ID", "STATE", "PATH", "LATENCY", "FREE", "MEMORY", "RUNS", "VERSION",
+    )  # fmt: skip
     rows = [_node_cells(node) for node in nodes]
     if any(node.bandwidth is not None for node in nodes):
         headings = (*headings, "DOWN/UP")
