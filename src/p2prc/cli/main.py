@@ -89,7 +89,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Around it": {
         "simulate": (f"{_COMMANDS}.simulate", "Simulate a network of many nodes."),
-        "deploy": (f"{_COMMANDS}.deploy", "Bring up a private network from a file, over SSH."),
+        "deploy": (f"{_COMMANDS}.deploy", "Bring up a private network that a file describes."),
         "new": (f"{_COMMANDS}.new", "Make a project that embeds a node."),
         "openapi": (f"{_COMMANDS}.about", "Print the control API's description."),
         "completion": (f"{_COMMANDS}.about", "Print a script that completes commands."),
