@@ -17,7 +17,7 @@ from p2prc.settings import SETTING_KEYS, Machine, read_settings
 
 MACHINE = Machine(cpus=4, memory_bytes=8 << 30, free_disk_bytes=100 << 30)
 OF_P2PRC = {
-    "machinename": "ada", "serverport": "8090", "ipv6address": "2001:db8::7",
+    "machinename": "ada's box", "serverport": "8090", "ipv6address": "2001:db8::7",
     "iptable": "/p2prc/p2p/iptable/ip_table.json", "behindnat": "True", "baremetal": "False",
     "unsafemode": False, "proxyport": "", "test": "", "somethingnew": "1",
 }  # fmt: skip
@@ -49,7 +49,7 @@ def test_a_config_of_p2prc_is_read_and_what_does_not_map_is_said(
     assert call(tmp_path, "--dc") == 0
     told = capfd.readouterr().err
     settings = read_settings(tmp_path, environment={}, overrides={}, machine=MACHINE)
-    assert (settings.name, str(settings.listen)) == ("ada", ":8090")
+    assert (settings.name, str(settings.listen)) == ("ada-s-box", ":8090")
     assert str(settings.public) == "[2001:db8::7]:8090"
     assert "IPTable: nodes are found by a ticket" in told
     assert "somethingnew: no setting of P2PRC's" in told

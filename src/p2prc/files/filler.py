@@ -10,6 +10,7 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 from p2prc.errors import PeerLost, PeerMisbehaved, PeerTooOld, WireError, from_fields
 from p2prc.files.inflow import Inflow
@@ -27,8 +28,12 @@ ANSWER_S = 100.0
 """The peer says nothing before the last byte came."""
 RELAYED_LIMIT_BYTES = 4 << 20
 _ANSWER_LIMIT_BYTES = 16 << 10
-# Not zeros: some path may compress.
-_BLOCK = os.urandom(READ_SIZE_BYTES)
+
+
+@cache
+def _block() -> memoryview:
+    # Not zeros: some path may compress. Made when first asked for: most nodes are never measured.
+    return memoryview(os.urandom(READ_SIZE_BYTES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +47,7 @@ class Bandwidth:
 
 def filler(size_bytes: int) -> Iterator[memoryview]:
     """Yield so many bytes in pieces."""
-    whole = memoryview(_BLOCK)
+    whole = _block()
     for start in range(0, size_bytes, READ_SIZE_BYTES):
         yield whole[: size_bytes - start]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,6 +71,11 @@ def _take(taken: Taken, key: str, found: Mapping[str, str]) -> None:
             taken.settings[name] = value
 
 
+def _name(value: str) -> str:
+    """Return it without what a name of ours cannot have."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", value).strip("._-")[:63]
+
+
 def _public(value: str, values: Mapping[str, str]) -> dict[str, str]:
     return {"public": f"[{value.strip('[]')}]:{values.get('ServerPort') or '8088'}"}
 
@@ -82,7 +88,7 @@ def _text(value: object) -> str:
 
 _Meaning = str | Callable[[str, Mapping[str, str]], dict[str, str]]
 MEANINGS: Mapping[str, _Meaning] = {
-    "MachineName": lambda value, _: {"name": value},
+    "MachineName": lambda value, _: {"name": _name(value)},
     "ServerPort": lambda value, _: {"listen": f":{value}"},
     "IPV6Address": _public,
     "IPTable": "nodes are found by a ticket or an address: `p2prc join`",
