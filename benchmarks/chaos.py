@@ -33,7 +33,11 @@ TAKEN_OVER_WITHIN_S = 15.0
 _EVERY_S = (2.0, 5.0)
 _AWAY_S = (1.0, 6.0)
 _CUT_S = (2.0, 12.0)
-_TASK = "sleep 0.$(( {i} * 37 % 10 ))5; if [ $(( {i} % 17 )) = 0 ]; then sleep 3; fi; echo {i} > {i}.out"
+_TASK = """
+sleep 0.$(( {i} * 37 % 10 ))5
+if [ $(( {i} % 17 )) = 0 ]; then sleep 3; fi
+echo {i} > {i}.out
+"""
 
 
 @dataclass(slots=True)
