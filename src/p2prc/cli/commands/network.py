@@ -273,7 +273,9 @@ def _specs_text(specs: SpecsOfNode) -> str:
     for card in specs.gpus:
         use = "" if card.utilization_percent is None else f", {card.utilization_percent:.0f} % used"
         heat = "" if card.temperature_c is None else f", {card.temperature_c:.0f} °C"
-        entries.append(("gpu", f"{card.name}, {size(card.memory_bytes)}{use}{heat}"))
+        driver = f", driver {plain(card.driver)}" if card.driver else ""
+        text = f"{plain(card.name)}, {size(card.memory_bytes)}{driver}{use}{heat}"
+        entries.append(("gpu", text))
     return pairs(entries)
 
 
