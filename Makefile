@@ -2,10 +2,10 @@
 
 PYTHON := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fuzz bench figures clients build clean
+.PHONY: help setup demo test check fuzz bench figures clients build executable site clean
 
 help: ## show this
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: ## set up uv, the environment and the sandbox
 	@scripts/bootstrap.sh --sandbox
@@ -35,8 +35,16 @@ clients: setup ## generate clients for TypeScript and Go, run them against a nod
 figures: setup ## long runs, recorded with date and command in figures/
 	$(PYTHON) -m benchmarks.figures
 
-build: setup ## a wheel in dist/
-	@PATH="$(CURDIR)/.tools/bin:$$PATH" uv build --wheel --quiet
+build: setup ## a wheel and an sdist in dist/
+	@PATH="$(CURDIR)/.tools/bin:$$PATH" uv build --quiet
+
+executable: setup ## one file with the interpreter inside, in dist/
+	@PATH="$(CURDIR)/.tools/bin:$$PATH" $(PYTHON) scripts/executable.py
+
+site: setup ## the documents as pages, in site/
+	@PATH="$(CURDIR)/.tools/bin:$$PATH" UV_PROJECT_ENVIRONMENT=.tools/site \
+		uv sync --frozen --quiet --only-group docs
+	@NO_MKDOCS_2_WARNING=1 .tools/site/bin/mkdocs build --quiet --strict
 
 clean: ## forget what was set up or made here
-	rm -rf .venv .tools dist demo-output demo-home .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .tools dist site demo-output demo-home .mypy_cache .ruff_cache .pytest_cache
