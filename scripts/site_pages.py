@@ -26,8 +26,7 @@ def on_config(config: Any, **_: object) -> Any:
 def on_page_markdown(markdown: str, **_: object) -> str:
     """Name the file in the repository where a page links to it; list the decisions."""
     if _LIST_HERE in markdown:
-        markdown = markdown.replace(_LIST_HERE, "\n".join(_decisions()))
-        return markdown
+        return markdown.replace(_LIST_HERE, "\n".join(_decisions()))
     return _OUTSIDE.sub(_named, markdown)
 
 
