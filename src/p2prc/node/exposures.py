@@ -35,6 +35,7 @@ from p2prc.node.inside import Inside
 from p2prc.node.post import Post
 from p2prc.node.splicing import splice
 from p2prc.node.tasks import Tasks, Work
+from p2prc.protocol.domains import PROOF_LABEL
 from p2prc.protocol.forwarding import THIS_MACHINE, UDP, Protocol
 from p2prc.protocol.messages import (
     Done,
@@ -245,6 +246,9 @@ class Exposures:
             if isinstance(each, PeerError) and not isinstance(each, PeerBusy):
                 continue
             if not isinstance(each, PolicyRefuses) or exposed.exposure.wanted_port:
+                raise each
+            # One that would give it says what is missing.
+            if exposed.exposure.domain and PROOF_LABEL in each.hint:
                 raise each
         if exposed.exposure.domain:
             raise NoNodeMatches(

@@ -26,6 +26,7 @@ HEAD_S = 15.0
 """A head is there after so long, or its sender is one who means to hold us up."""
 KEEP_ALIVE_S = 30.0
 HEAD_LIMIT_BYTES = 64 << 10
+_AT_ONCE_BYTES = 64 << 10
 _LINGER_S = 2.0
 _PARTING_S = 1.0
 _LINGER_BYTES = 1 << 20
@@ -62,17 +63,21 @@ class _Service:
         """Send what h11 makes of it. Raises OSError."""
         await self.link.write(self.http.send(event) or b"")
 
-    async def next_event(self) -> h11.Event:
-        """Return the next of its events. Raises _ServiceBroke."""
+    def ready_event(self) -> h11.Event | None:
+        """Return the next of its events; None where more must come first. Raises _ServiceBroke."""
         try:
-            while True:
-                event = self.http.next_event()
-                if event is h11.PAUSED or isinstance(event, h11.ConnectionClosed):
-                    raise _ServiceBroke
-                if isinstance(event, h11.Event):
-                    return event
-                self.http.receive_data(await self.link.read())
-        except (OSError, h11.RemoteProtocolError) as error:
+            event = self.http.next_event()
+        except h11.RemoteProtocolError as error:
+            raise _ServiceBroke from error
+        if event is h11.PAUSED or isinstance(event, h11.ConnectionClosed):
+            raise _ServiceBroke
+        return event if isinstance(event, h11.Event) else None
+
+    async def receive(self) -> None:
+        """Wait for more. Raises _ServiceBroke."""
+        try:
+            self.http.receive_data(await self.link.read())
+        except OSError as error:
             raise _ServiceBroke from error
 
     def rest(self) -> bool:
@@ -169,9 +174,9 @@ class HttpClient:
         except OSError as error:
             raise _ClientGone from error
 
-    async def _write(self, event: h11.Event) -> None:
+    async def _write(self, content: bytes) -> None:
         try:
-            await self._near.write(self._http.send(event) or b"")
+            await self._near.write(content)
         except OSError as error:
             raise _ClientGone from error
 
@@ -298,26 +303,38 @@ class HttpClient:
 
     async def _answer(self, service: _Service) -> bool:
         """Bring the answer; say whether both speak another protocol from now on."""
+        # What came at once goes on at once: a head alone would be a packet of its own.
+        waiting = b""
         while True:
-            event = await service.next_event()
+            event = service.ready_event()
+            if waiting and (event is None or len(waiting) > _AT_ONCE_BYTES):
+                await self._write(waiting)
+                waiting = b""
+            if event is None:
+                await service.receive()
+                continue
             match event:
                 case h11.InformationalResponse():
                     if event.status_code == _SWITCHING:
                         self._has_begun = True
-                        await self._write(informational_of(event))
+                        await self._write(waiting + self._said(informational_of(event)))
                         return True
                     if self._http.their_http_version != b"1.0":
-                        await self._write(informational_of(event))
+                        waiting += self._said(informational_of(event))
                 case h11.Response():
                     answer = answer_of(event)
                     self._has_begun = True
-                    await self._write(answer)
+                    waiting += self._said(answer)
                 case h11.EndOfMessage():
                     kept = [pair for pair in event.headers if pair[0] != b"connection"]
-                    await self._write(h11.EndOfMessage(headers=self._trailers(kept)))
+                    end = h11.EndOfMessage(headers=self._trailers(kept))
+                    await self._write(waiting + self._said(end))
                     return False
                 case _:
-                    await self._write(event)
+                    waiting += self._said(event)
+
+    def _said(self, event: h11.Event) -> bytes:
+        return self._http.send(event) or b""
 
     def _trailers(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         return [] if self._http.their_http_version == b"1.0" else headers
