@@ -1,6 +1,6 @@
 """A job of many short tasks while nodes die and the network is cut (as root, in namespaces).
 
-`python -m benchmarks.chaos` runs 500 tasks of 0.05 to 4 s on five nodes. Every few seconds one of
+`python -m benchmarks.chaos` runs 500 tasks of 0.5 to 9.5 s on five nodes. Every few seconds one of
 them, the submitter too, is killed with -9 and started again some seconds later, or its cable is
 pulled for a while. Then a submitter is killed for good: a keeper takes over, and a node with the
 job's key collects everything. The seed fixes what happens to whom, and after how many seconds.
@@ -30,12 +30,12 @@ TASKS = 500
 SEEDS = 20
 GIVE_UP_S = 900.0
 TAKEN_OVER_WITHIN_S = 15.0
-_EVERY_S = (2.0, 5.0)
+_EVERY_S = (2.0, 4.0)
 _AWAY_S = (1.0, 6.0)
 _CUT_S = (2.0, 12.0)
 _TASK = """
-sleep 0.$(( {i} * 37 % 10 ))5
-if [ $(( {i} % 17 )) = 0 ]; then sleep 3; fi
+sleep $(( {i} * 37 % 6 )).5
+if [ $(( {i} % 17 )) = 0 ]; then sleep 4; fi
 echo {i} > {i}.out
 """
 

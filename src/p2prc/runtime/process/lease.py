@@ -259,17 +259,21 @@ class Supervisor:
 
     def _stop(self, number: int, code: str, reason: str) -> None:
         """Kill a command that runs, for a reason; the first reason counts."""
+        is_again = bool(self._running[number].cause[0])
         self._running[number].because(code, reason)
-        self._kill_in_haste()
+        self._kill_in_haste(is_again=is_again)
         self._look_at = time.monotonic() + _LOOK_S
 
-    def _kill_in_haste(self) -> None:
-        """Kill all, and let the dying have their turn: at a busy machine they starve else."""
+    def _kill_in_haste(self, *, is_again: bool = False) -> None:
+        """Kill all, and let the dying have their turn: on a busy machine they would starve.
+
+        Whose death takes long gets a normal priority for its sessions, too.
+        """
         if init := self._place.init():
             with own_power(self._start.uid):
                 watch.hasten(init)
         self._kill()
-        self._hurry()
+        self._hurry(is_late=is_again)
 
     def _kill(self) -> None:
         # The kernel does not credit a killed tree's time to anyone, so it is read before.
@@ -352,7 +356,8 @@ class Supervisor:
         return bool(self._running)
 
     def _look_at_busy(self, now: float, pids: list[int]) -> None:
-        watch.be_polite(pids)
+        if not any(running.cause[0] for running in self._running.values()):
+            watch.be_polite(pids)
         if self._is_suspended:
             self._suspend(is_suspended=True)
         for number, running in list(self._running.items()):
@@ -470,6 +475,7 @@ class Supervisor:
             self._settle()
             if now >= kill_again_at:
                 self._place.kill()
+                self._hurry(is_late=True)
                 kill_again_at = now + _LOOK_S
         self._settle()
         for number in list(self._running):
@@ -477,7 +483,7 @@ class Supervisor:
         delete(self._start, self._parent)
         self._keeping.forget()
 
-    def _hurry(self) -> None:
+    def _hurry(self, *, is_late: bool = False) -> None:
         """Let what was killed use every core to die, and a normal priority where it has a user."""
         uid = self._start.uid
         with own_power(uid):
@@ -487,7 +493,8 @@ class Supervisor:
             # Their user tells them apart faster than who started whom.
             dying = watch.owned_by(uid) if uid else self._place.processes()
             watch.spread(dying, sorted(os.sched_getaffinity(0)))
-            watch.be_impolite(dying)
+            if is_late:
+                watch.be_impolite(dying)
 
 
 def delete(start: Start, parent: int) -> None:
