@@ -149,11 +149,27 @@ async def test_what_the_gateways_owner_ended_is_not_had_again(state: State) -> N
     gateway = _gateway(_Owners(), state)
     await _opened(gateway, ADA)
     await gateway.end(ADA, NAME)
-    answer = await _ask(gateway, ADA, OpenMapping(NAME))
-    assert isinstance(answer, Refused)
-    assert answer.code == "policy-refuses"
+    # Nor in its next life.
+    for each in (gateway, _gateway(_Owners(), state)):
+        answer = await _ask(each, ADA, OpenMapping(NAME))
+        assert isinstance(answer, Refused)
+        assert answer.code == "policy-refuses"
     await _opened(gateway, GRACE)
     await gateway.stop()
+
+
+async def test_no_more_of_what_was_ended_is_remembered_than_there_is_room_for(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("p2prc.node.gateway._ENDED_LIMIT", 1)
+    gateway = _gateway(_Owners(), state)
+    for owner in (ADA, GRACE):
+        await _opened(gateway, owner)
+        await gateway.end(owner, NAME)
+    again = _gateway(_Owners(), state)
+    assert isinstance(await _ask(again, GRACE, OpenMapping(NAME)), Refused)
+    await _opened(again, ADA)
+    await again.stop()
 
 
 async def test_who_takes_nothing_makes_the_client_wait(state: State) -> None:

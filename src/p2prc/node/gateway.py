@@ -45,6 +45,7 @@ KEPT_AGAIN_S = 300.0
 """So often, not with each asking, the disk is told that an owner was there."""
 _KEY = "gateway:"
 _DAY_KEY = "gateway-day"
+_ENDED_KEY = "gateway-ended:"
 _ENDED_LIMIT = 1000
 _EVERYWHERE = ("::", "0.0.0.0")  # noqa: S104 - a public port is for everybody
 
@@ -89,7 +90,7 @@ class Gateway:
         self._hosts = hosts
         self._lent: dict[tuple[NodeId, str], Lent] = {}
         self._open: Counter[NodeId] = Counter()
-        self._ended: dict[tuple[NodeId, str], None] = {}
+        self._ended = _ended_before(state)
         self._asking = asyncio.Lock()
         self._counted = 0
         self.listen: str | None = None
@@ -268,9 +269,14 @@ class Gateway:
         granted = self._book.get(owner, identity)
         if granted is None:
             raise NotFound("that public port is lent no more")
-        self._ended[granted.key] = None
-        if len(self._ended) > _ENDED_LIMIT:
-            del self._ended[next(iter(self._ended))]
+        key, now = _ENDED_KEY + ":".join(granted.key), time.time()
+        changes: dict[str, bytes | None] = {key: msgspec.json.encode(now)}
+        self._ended[granted.key] = now
+        while len(self._ended) > _ENDED_LIMIT:
+            oldest = min(self._ended, key=lambda each: self._ended[each])
+            del self._ended[oldest]
+            changes[_ENDED_KEY + ":".join(oldest)] = None
+        self._state.set_values(changes)
         await self._end(granted, "this node's owner ended it")
 
     async def _end(self, granted: Granted, reason: str) -> None:
@@ -463,6 +469,16 @@ def _closing(server: asyncio.Server) -> Callable[[], Awaitable[None]]:
 
 def _no_domains(granted: Granted) -> MappingOpened:
     raise PolicyRefuses("this node routes no domains")
+
+
+def _ended_before(state: State) -> dict[tuple[NodeId, str], float]:
+    """Return what this node's owner ended in its lives before, and when."""
+    ended: dict[tuple[NodeId, str], float] = {}
+    for key, content in state.values().items():
+        if key.startswith(_ENDED_KEY):
+            owner, _, identity = key.removeprefix(_ENDED_KEY).partition(":")
+            ended[NodeId(owner), identity] = msgspec.json.decode(content, type=float)
+    return ended
 
 
 def _name(granted: Granted) -> str:
