@@ -215,6 +215,15 @@ async def test_one_address_has_so_many_connections(
     assert (await _said(port, GET.replace(b"app", b"no"))).startswith(b"HTTP/1.1 404 ")
 
 
+def test_a_household_of_ipv6_is_one_address() -> None:
+    same = {domain_door._household(f"2001:db8:1:2::{number:x}") for number in range(3)}
+    assert same == {"2001:db8:1:2::/64"}
+    assert domain_door._household("2001:db8:1:3::1") not in same
+    assert domain_door._household("192.0.2.7") == "192.0.2.7"
+    assert domain_door._household("fe80::1%eth0") == domain_door._household("fe80::2%eth0")
+    assert domain_door._household("") == ""
+
+
 async def test_no_room_is_said_and_a_gone_service_too(standing: _Standing) -> None:
     rules = GatewayRules(domains=standing.rules.domains, per_mapping_connections=1)
     standing.gateway.change_rules(rules)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import ipaddress
 import logging
 import time
 from collections import Counter
@@ -214,26 +215,27 @@ class DomainDoor:
         def on_client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             peer = writer.get_extra_info("peername")
             host = str(peer[0]).removeprefix("::ffff:") if peer else ""
+            household = _household(host)
             is_full = len(self._clients) >= CLIENTS_LIMIT
-            if is_full or self._by_address[host] >= PER_ADDRESS_LIMIT:
+            if is_full or self._by_address[household] >= PER_ADDRESS_LIMIT:
                 writer.transport.abort()
                 return
             name = f"[{host}]:{peer[1]}" if ":" in host else f"{host}:{peer[1] if peer else 0}"
-            self._by_address[host] += 1
+            self._by_address[household] += 1
             task = asyncio.create_task(
                 self._client(SocketBytes(reader, writer), Origin(host, scheme, port), name),
                 name="a domain's client",
             )
             self._clients.add(task)
-            task.add_done_callback(lambda done: self._gone(done, host))
+            task.add_done_callback(lambda done: self._gone(done, household))
 
         return on_client
 
-    def _gone(self, task: asyncio.Task[None], host: str) -> None:
+    def _gone(self, task: asyncio.Task[None], household: str) -> None:
         self._clients.discard(task)
-        self._by_address[host] -= 1
-        if self._by_address[host] <= 0:
-            del self._by_address[host]
+        self._by_address[household] -= 1
+        if self._by_address[household] <= 0:
+            del self._by_address[household]
 
     async def _client(self, client: Link, origin: Origin, name: str) -> None:
         try:
@@ -317,6 +319,17 @@ async def _hello(client: Link) -> tuple[bytes, str | None]:
                 raise WireError("the hello is cut short")
             early += content
     return early, hello.server_name
+
+
+def _household(host: str) -> str:
+    """Return what one customer of a provider has: an address, of IPv6 a /64."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    if address.version == 4:
+        return host
+    return str(ipaddress.ip_network((int(address), 64), strict=False))
 
 
 def _port_of(server: asyncio.Server) -> int:

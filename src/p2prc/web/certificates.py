@@ -60,7 +60,7 @@ class Certificates:
 
     def all(self) -> list[Certificate]:
         """Return them, by file."""
-        return [self._found[path] for path in sorted(self._found)]
+        return sorted(self._found.values(), key=lambda each: each.path)
 
     def find(self, host: str) -> Certificate | None:
         """Return the one for a host: of its own name before one of a wildcard."""
@@ -69,7 +69,9 @@ class Certificates:
 
     def look(self, folders: tuple[Path, ...]) -> None:
         """Read what is new or other, and forget what is gone. May take a while."""
+        # In a thread: what others look at meanwhile is replaced as a whole.
         stamps: dict[Path, Stamp] = {}
+        known, troubles = dict(self._found), dict(self.troubles)
         for chain, key in _pairs(folders):
             stamp = _stamp(chain, key)
             if stamp is None:
@@ -78,16 +80,15 @@ class Certificates:
             if self._stamps.get(chain) == stamp:
                 continue
             try:
-                self._found[chain] = _read(chain, key)
+                known[chain] = _read(chain, key)
             except (OSError, ValueError, InvalidInput) as error:
                 # What was read before goes on: half a renewal is no reason to be away.
-                self.troubles[chain] = f"`{chain}` cannot be used: {error}"
+                troubles[chain] = f"`{chain}` cannot be used: {error}"
                 log.warning("a certificate", extra={"file": str(chain), "reason": str(error)})
             else:
-                self.troubles.pop(chain, None)
-        for gone in set(self._found) - set(stamps):
-            del self._found[gone]
-        self.troubles = {path: why for path, why in self.troubles.items() if path in stamps}
+                troubles.pop(chain, None)
+        self._found = {path: each for path, each in known.items() if path in stamps}
+        self.troubles = {path: why for path, why in troubles.items() if path in stamps}
         self._stamps = stamps
         by_name: dict[str, Certificate] = {}
         for each in sorted(self._found.values(), key=lambda found: found.ends_at):
