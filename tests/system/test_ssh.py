@@ -414,6 +414,14 @@ def test_a_plugin_on_a_group(pair: tuple[NodeUnderTest, NodeUnderTest], tmp_path
     assert ada.json("plugin", "list")[0]["used_by"] == {
         each["id"]: each["ports"] for each in said.data
     }
+    # One that needs more ports than there are has the container made again.
+    (folder / "ports.json").write_text('{"NumOfPorts": 2}')
+    ada.p2prc("plugin", "pull", str(folder))
+    [made] = ada.json("plugin", "run", "setup", "w-2", "--recreate")
+    assert (made["name"], made["ok"], len(made["ports"])) == ("w-2", True, 2)
+    assert made["id"] != bad["id"]
+    [group] = ada.json("group", "show", "web")
+    assert sorted(group["names"]) == ["w-1", "w-2"]
     ada.p2prc("rm", "web")
     ada.p2prc("plugin", "rm", "setup")
     assert ada.json("plugin", "list") == []

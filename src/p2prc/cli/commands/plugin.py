@@ -32,6 +32,7 @@ from p2prc.plugins.playbook import HostResult, Target, find_ansible, run_playboo
 
 _AT_ONCE = 8
 _PREFIX_LEAST = 6
+_RUNTIMES = ("auto", "docker", "process")
 _turns = threading.Lock()
 
 
@@ -275,7 +276,9 @@ def _make_again(
     limits = row.limits
     request = CreateRequest(
         target=row.node,
-        image=row.image if row.image not in ("", "process") else "",
+        # A container of no image in particular says what it runs in.
+        image="" if row.image in _RUNTIMES else row.image,
+        runtime=row.image if row.image in _RUNTIMES else "auto",
         cpus=limits.cpus,
         memory_bytes=limits.memory_bytes,
         disk_bytes=limits.disk_bytes,
