@@ -135,6 +135,8 @@ def _environment(mine: Mapping[str, str], room: str) -> dict[str, str]:
     kept = {name: value for name, value in mine.items() if not name.startswith("ANSIBLE_")}
     return {
         **kept,
+        # Its own ten seconds are short for a busy machine on the other side of a relay.
+        "ANSIBLE_TIMEOUT": "60",
         **{
             name: value
             for name, value in mine.items()
