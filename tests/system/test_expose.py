@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import socketserver
+import ssl
+import threading
 from pathlib import Path
 
 import pytest
+from websockets.sync.client import connect
+from websockets.sync.server import ServerConnection, serve
 
 from tests.system.conftest import MakeNodes
 from tests.system.echo import Threaded, echoing, talk
 from tests.system.nodes import NodeUnderTest, at_once, wait_until
+from tests.unit.certificate_fake import written
 
 
 def _lends(node: NodeUnderTest, ports: str = "20000-29999") -> None:
@@ -73,6 +79,44 @@ def test_a_service_has_a_public_port_over_restarts_and_moves_when_asked_to(
     assert [each["id"] for each in ada.json("tunnels")] == [datagrams["id"]]
 
 
+def _speaks_tls_and_websocket(owner: NodeUnderTest, gateway: NodeUnderTest, folder: Path) -> None:
+    chain = written(folder, "*.example.org")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    gateway.p2prc("policy", "set", "gateway.certificates", str(folder))
+    gateway.p2prc("policy", "set", "gateway.https", str(port))
+
+    def echo(connection: ServerConnection) -> None:
+        for message in connection:
+            connection.send(message)
+
+    def exposed() -> bool:
+        words = ("expose", str(service_port), "--domain", "ws.example.org", "--name", "ws")
+        return owner.p2prc(*words, status=None).status == 0
+
+    with serve(echo, "127.0.0.1", 0, max_size=None) as service:
+        service_port = service.socket.getsockname()[1]
+        thread = threading.Thread(target=service.serve_forever, daemon=True)
+        thread.start()
+        wait_until(exposed, "the gateway has a certificate")
+        row = _row(owner, "ws")
+        assert row["remote"] == f"https://ws.example.org:{port}"
+        assert row["certificate_expires_at"]
+        with connect(
+            f"wss://ws.example.org:{port}/",
+            sock=socket.create_connection(("127.0.0.1", port)),
+            ssl=ssl.create_default_context(cafile=str(chain)),
+            max_size=None,
+        ) as client:
+            for message in ("hello", random.Random(1).randbytes(1 << 20)):
+                client.send(message)
+                assert client.recv(timeout=60) == message
+        service.shutdown()
+        thread.join()
+    owner.p2prc("unexpose", "ws")
+    gateway.p2prc("policy", "set", "gateway.https", "none")
+
+
 def test_bad_input_and_other_rules_are_said(make_nodes: MakeNodes, tmp_path: Path) -> None:
     ada, grace = make_nodes(2)
     with socket.create_server(("127.0.0.1", 0)) as taken, echoing(Threaded) as port:
@@ -124,6 +168,7 @@ def test_bad_input_and_other_rules_are_said(make_nodes: MakeNodes, tmp_path: Pat
             "it is freed",
         )
         grace.p2prc("policy", "set", "gateway.http", "none")
+        _speaks_tls_and_websocket(ada, grace, tmp_path)
 
         # So much and no more.
         grace.p2prc("policy", "set", "gateway.per_peer.ports", "2")
