@@ -272,6 +272,32 @@ def test_a_plugin_has_a_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         )
 
 
+@needs_git
+def test_a_repository_has_a_size(
+    tmp_path: Path, plugins: PluginFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = repository(tmp_path / "web")
+    (source / "large").write_bytes(os.urandom(3 << 20))
+    git(source, "add", ".")
+    git(source, "commit", "-qm", "large")
+    with pytest.raises(LimitExceeded):
+        monkeypatch.setattr(pulling, "SIZE_LIMIT_BYTES", 1 << 20)
+        pulling.pull(plugins, f"file://{source}", quiet)
+    # A tree that names itself again and again is small to fetch and endless to list.
+    tree = git(source, "rev-parse", "HEAD^{tree}")
+    for _ in range(8):
+        listing = "".join(f"040000 tree {tree}\td{number}\n" for number in range(10))
+        made = subprocess.run(
+            ["git", "-C", str(source), "mktree"], input=listing, capture_output=True, text=True,
+            check=True,
+        )  # fmt: skip
+        tree = made.stdout.strip()
+    git(source, "update-ref", "HEAD", git(source, "commit-tree", "-m", "bomb", tree))
+    with pytest.raises(LimitExceeded):
+        pulling.pull(plugins, f"file://{source}", quiet)
+    assert plugins.names() == []
+
+
 @pytest.mark.parametrize(
     "source",
     ["ext::sh -c true", "--upload-pack=x", "/nonesuch", "https://", "..", "ftp://example.org/x"],

@@ -255,12 +255,16 @@ class Git:
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said,
                 env=self._environment(os.environ), start_new_session=True, cwd=self.home,
             )  # fmt: skip
+        largest = 0
         try:
-            self._watch(running)
+            largest = self._watch(running)
         finally:
             if running.poll() is None:
                 os.killpg(running.pid, 9)
                 running.wait()
+        if running.returncode != 0 and largest > CLONE_LIMIT_BYTES // 2:
+            # A process of git's met the bound of its files, and git says less than that.
+            raise _too_large()
         if running.returncode != 0:
             raise _failure(url, errors.read_text(errors="replace"))
 
@@ -305,17 +309,21 @@ class Git:
             raise InvalidInput("the repository is empty or damaged")
         return content
 
-    def _watch(self, running: subprocess.Popen[bytes]) -> None:
+    def _watch(self, running: subprocess.Popen[bytes]) -> int:
+        """Wait for its end; return the most bytes that were seen on disk."""
         ends_at = time.monotonic() + FETCH_TIMEOUT_S
+        largest = 0
         while running.poll() is None:
             if time.monotonic() > ends_at:
                 raise TimedOut(f"the repository did not come within {FETCH_TIMEOUT_S:.0f} s")
-            if _size(self.repository) > CLONE_LIMIT_BYTES:
-                raise LimitExceeded(f"the repository is larger than {CLONE_LIMIT_BYTES >> 20} MiB")
+            largest = max(largest, _size(self.repository))
+            if largest > CLONE_LIMIT_BYTES:
+                raise _too_large()
             try:
                 running.wait(_POLL_S)
             except subprocess.TimeoutExpired:
                 continue
+        return largest
 
     def _environment(self, mine: Mapping[str, str]) -> dict[str, str]:
         kept = ("PATH", "HOME", "LANG", "SSH_AUTH_SOCK", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY",
@@ -334,6 +342,10 @@ class Git:
         }
 
 
+def _too_large() -> LimitExceeded:
+    return LimitExceeded(f"the repository is larger than {CLONE_LIMIT_BYTES >> 20} MiB")
+
+
 def _failure(url: str, said: str) -> Exception:
     told = shown(url)
     lines = [line for line in said.splitlines() if line.startswith(("fatal:", "error:"))]
@@ -344,7 +356,7 @@ def _failure(url: str, said: str) -> Exception:
             hint="clone it yourself, then `p2prc plugin pull PATH`",
         )
     if "file size limit" in said.lower() or "File too large" in said:
-        return LimitExceeded(f"the repository is larger than {CLONE_LIMIT_BYTES >> 20} MiB")
+        return _too_large()
     return PeerUnreachable(
         f"{told} cannot be fetched: {last[:200]}", hint="see whether the URL is right"
     )
