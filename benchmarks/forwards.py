@@ -48,7 +48,7 @@ def measure(rounds: int) -> Record:
     found: dict[str, dict[str, list[float]]] = {}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="p2prc-bench-")))
-        port = stack.enter_context(_service())
+        port = stack.enter_context(serving())
         ways = {"p2prc": stack.enter_context(_ours(folder, port))}
         if shutil.which("/usr/sbin/sshd") and shutil.which("ssh"):
             ways["ssh -L"] = stack.enter_context(_ssh(folder, port))
@@ -192,12 +192,13 @@ async def _serve(port: int) -> None:
         finally:
             writer.close()
 
-    server = await asyncio.start_server(answer, "127.0.0.1", port)
+    server = await asyncio.start_server(answer, "127.0.0.1", port, backlog=1024)
     await server.serve_forever()
 
 
 @contextmanager
-def _service() -> Iterator[int]:
+def serving() -> Iterator[int]:
+    """Run the service until the block ends; the block has its port."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = int(free.getsockname()[1])
     words = [sys.executable, "-m", "benchmarks.forwards", "--serve", str(port)]

@@ -64,7 +64,7 @@ def _watch(groups: Sequence[Sequence[int]], *, window_s: float = WINDOW_S) -> li
     found = []
     for pids, ticks in zip(groups, before, strict=True):
         used_s = (sum(map(_ticks, pids)) - ticks) / _TICKS_PER_S
-        resident = sum(map(_resident_bytes, pids)) / 1e6
+        resident = sum(map(resident_bytes, pids)) / 1e6
         found.append(Cost(100 * used_s / took_s, resident))
     return found
 
@@ -74,7 +74,8 @@ def _ticks(pid: int) -> int:
     return int(fields[11]) + int(fields[12])
 
 
-def _resident_bytes(pid: int) -> int:
+def resident_bytes(pid: int) -> int:
+    """Return what of a process is in memory now."""
     for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * _KIB

@@ -119,6 +119,8 @@ class PipeConnection:
     async def path(self) -> Way:
         return Way("direct", "")
 
+    def allow_streams(self, count: int) -> None: ...
+
     async def remote_address(self) -> str:
         return ""
 

@@ -115,6 +115,7 @@ class Exposures:
         tasks: Tasks,
         carriages: Carriages,
         gateways: Callable[[], Sequence[NodeId]],
+        widen: Callable[[NodeId], None],
     ) -> None:
         self._inside = inside
         self._state = state
@@ -122,6 +123,7 @@ class Exposures:
         self._tasks = tasks
         self._carriages = carriages
         self._gateways = gateways
+        self._widen = widen
         self._exposed: dict[str, Exposed] = {}
 
     def start(self) -> None:
@@ -314,6 +316,7 @@ class Exposures:
             raise NotFound("that public port is no longer wanted")
         if exposed.connections >= CONNECTIONS_LIMIT:
             raise PeerBusy(f"{CONNECTIONS_LIMIT} connections at once: more are refused")
+        self._widen(peer)
         task = asyncio.current_task()
         exposed.connections += 1
         if task is not None:

@@ -47,6 +47,8 @@ _KEY = "gateway:"
 _DAY_KEY = "gateway-day"
 _ENDED_KEY = "gateway-ended:"
 _ENDED_LIMIT = 1000
+_BACKLOG = 1024
+"""Clients that come all at once wait this many deep; the rest knock again after a second."""
 _EVERYWHERE = ("::", "0.0.0.0")  # noqa: S104 - a public port is for everybody
 
 log = logging.getLogger(__name__)
@@ -305,7 +307,9 @@ class Gateway:
             if lent.granted.protocol == UDP:
                 lent.close = await self._bind_udp(lent, port)
             else:
-                server = await asyncio.start_server(self._on_client(lent), self.listen, port)
+                server = await asyncio.start_server(
+                    self._on_client(lent), self.listen, port, backlog=_BACKLOG
+                )
                 lent.close = _closing(server)
         except PermissionError as error:
             raise MachineCannot(

@@ -16,6 +16,7 @@ from p2prc.errors import P2prcError, PeerLost, PeerMisbehaved, WireError, from_f
 from p2prc.errors import PeerRefused as _PeerRefused
 from p2prc.model.identity import NodeId, short
 from p2prc.node.handshake import Introduction
+from p2prc.node.room import Room
 from p2prc.protocol.messages import (
     AskClock,
     Clock,
@@ -93,6 +94,8 @@ class Link:
         self._stream = introduction.stream
         self._reader = introduction.reader
         self._receive = receive
+        self.room = Room()
+        """For the streams that the peer opens on this connection."""
         self._outbox: list[bytes] = []
         self._outbox_bytes = 0
         self._has_mail = asyncio.Event()

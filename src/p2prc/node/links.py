@@ -30,6 +30,7 @@ from p2prc.node.handshake import (
 )
 from p2prc.node.lanes import Lanes, Surroundings
 from p2prc.node.link import Answer, Link
+from p2prc.node.room import Room
 from p2prc.node.standing import Standing
 from p2prc.node.tasks import Tasks, Work
 from p2prc.protocol.messages import AskBulkDoor, Control, Goodbye, Join
@@ -43,7 +44,6 @@ NEWS_PATIENCE_S = 2.0
 """A dial that knows no relay of the peer begins anew after this long: it may know one by then."""
 NEWS_PAUSE_S = 0.2
 HANDSHAKES_LIMIT = 64
-STREAMS_LIMIT = 512
 CONNECTIONS_PER_PEER = 4
 """Of each channel; an honest peer has one, two after dialling at once, one more that just died."""
 
@@ -140,6 +140,11 @@ class Links:
             return False
         link.tell(body)
         return True
+
+    def widen(self, peer: NodeId) -> None:
+        """Serve far more streams of a peer than others get: this node's owner depends on it."""
+        for link in self._links.get(peer, ()):
+            link.room.widen(link.connection)
 
     async def reach(self, peer: NodeId) -> Link:
         """Return a link to the peer, dialling when there is none. Raises PeerError, NotAllowed."""
@@ -431,7 +436,7 @@ class Links:
 
     async def _keep(self, link: Link) -> None:
         streams = self._tasks.start_for_peer(
-            self._serve_streams(link.connection, self._board.session),
+            self._serve_streams(link.connection, self._board.session, link.room),
             f"sessions of {short(link.peer)}",
         )
         try:
@@ -500,14 +505,17 @@ class Links:
                 self._forget_bulk_member(connection.peer)
 
     async def _serve_streams(
-        self, connection: Connection, serve: Callable[[NodeId, Stream], Awaitable[None]]
+        self,
+        connection: Connection,
+        serve: Callable[[NodeId, Stream], Awaitable[None]],
+        room: Room | None = None,
     ) -> None:
-        room = asyncio.Semaphore(STREAMS_LIMIT)
+        room = room or Room()
         try:
             async with asyncio.TaskGroup() as group:
                 while True:
                     stream = await connection.accept_stream()
-                    await room.acquire()
+                    await room.enter()
                     group.create_task(self._serve_one(connection.peer, stream, serve, room))
         except* PeerError:
             await _hang_up(connection, "")
@@ -517,7 +525,7 @@ class Links:
         peer: NodeId,
         stream: Stream,
         serve: Callable[[NodeId, Stream], Awaitable[None]],
-        room: asyncio.Semaphore,
+        room: Room,
     ) -> None:
         try:
             await self._tasks.for_peer(_serve(peer, stream, serve), f"stream of {short(peer)}")
@@ -529,7 +537,7 @@ class Links:
             await stream.abort()
             raise
         finally:
-            room.release()
+            room.leave()
 
 
 async def _serve(

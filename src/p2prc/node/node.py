@@ -285,6 +285,7 @@ class Node:
             self.post,
             tasks=tasks,
             carriages=self.carriages,
+            widen=self.links.widen,
             gateways=self._gateways,
         )
         self.runs = Runs(

@@ -18,8 +18,8 @@ from p2prc.protocol.forwarding import Protocol
 ABSENCE_S = 3600.0
 """So long a port waits for an owner that says nothing."""
 DAY_S = 86400
-OWNER_CONNECTIONS_LIMIT = 384
-"""One link serves 512 streams: its owner's other conversations with this node need some too."""
+OWNER_CONNECTIONS_LIMIT = 2304
+"""An owner serves 2,560 streams of its gateway: other conversations with it need some too."""
 _TRIES = 200
 _PRIME = 7919
 

@@ -24,6 +24,7 @@ class IrohConnection:
         self._connection = connection
         self._calls = calls
         self._accepted = 0
+        self._streams_limit = STREAMS_LIMIT
         self.peer = NodeId(str(connection.remote_id()))
         self.channel = Channel(connection.alpn())
 
@@ -40,11 +41,16 @@ class IrohConnection:
         # The first stream is where a stranger introduces itself. Only a peer that is asked for
         # more gets more than iroh's 100, each of which may hold 1.25 MB that nobody has read.
         if self._accepted == 1:
-            self._connection.set_max_concurrent_bi_streams(STREAMS_LIMIT)
+            self._connection.set_max_concurrent_bi_streams(self._streams_limit)
         with errors_of(self.peer):
             pair = await self._connection.accept_bi()
         self._accepted += 1
         return IrohStream(pair, self.peer, self._calls)
+
+    def allow_streams(self, count: int) -> None:
+        self._streams_limit = count
+        if self._accepted > 1:
+            self._connection.set_max_concurrent_bi_streams(count)
 
     async def path(self) -> Path:
         selected = self._selected()

@@ -16,6 +16,8 @@ from p2prc.transport.iroh_errors import lost
 from p2prc.transport.port import READ_SIZE_BYTES
 
 _ABORTED = 1
+_SIP_BYTES = 8 * 1024
+"""A read that waits holds as much memory as it may bring: one that is idle has little."""
 _ABORT_TIMEOUT_S = 2.0
 
 
@@ -78,13 +80,17 @@ class IrohStream:
         self._reader = calls.reader(self._receive)
         self._reading = _Direction(peer)
         self._writing = _Direction(peer)
+        self._appetite_bytes = _SIP_BYTES
         self._is_aborted = False
         self._is_torn = False
         self._has_finished = False
 
     async def read(self, limit_bytes: int = READ_SIZE_BYTES) -> bytes:
         with self._reading:
-            return await self._reader.read(limit_bytes)
+            content = await self._reader.read(min(limit_bytes, self._appetite_bytes))
+        # Much follows on much.
+        self._appetite_bytes = READ_SIZE_BYTES if len(content) >= _SIP_BYTES else _SIP_BYTES
+        return content
 
     async def write(self, payload: bytes | bytearray | memoryview) -> None:
         with self._writing:

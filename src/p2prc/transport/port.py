@@ -90,6 +90,10 @@ class Connection(Protocol):
         """Wait for a stream that the peer opened. Raises PeerLost once the connection ended."""
         ...
 
+    def allow_streams(self, count: int) -> None:
+        """Let the peer have so many streams open at once, where there is a bound at all."""
+        ...
+
     async def path(self) -> Path:
         """Return the way that it takes now: it may change while the connection lives."""
         ...

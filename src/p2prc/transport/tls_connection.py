@@ -49,6 +49,9 @@ class TlsConnection:
     async def path(self) -> Path:
         return Path("direct", self._remote)
 
+    def allow_streams(self, count: int) -> None:
+        """There is no bound here: each stream has a connection of its own."""
+
     async def remote_address(self) -> str:
         return self._remote
 
