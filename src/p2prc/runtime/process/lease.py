@@ -52,7 +52,7 @@ _LOOK_S = 0.1
 _LOOK_AT_DISK_S = 0.5
 _LOOK_WHEN_IDLE_S = 5.0
 _SHARE_OF_LOOKING = 20
-_LAST_KILL_S = 4.0
+_LAST_KILL_S = 12.0
 _LONGEST_PAUSE_S = 0.02
 _LONGEST_WAIT_S = 86400.0
 """The kernel takes no more than 24 days, and a lease may have no end."""
