@@ -40,6 +40,7 @@ root="${{P2PRC_UNPACKED:-${{XDG_CACHE_HOME:-$HOME/.cache}}/p2prc}}/{mark}"
 if [ ! -e "$root/complete" ]; then
     mkdir -p "${{root%/*}}"
     room=$(mktemp -d "$root.XXXXXX")
+    chmod 755 "$room"
     tail -c +{offset} "$0" | tar -xzf - -C "$room"
     : > "$room/complete"
     mv "$room" "$root" 2>/dev/null || rm -rf "$room"
