@@ -342,7 +342,10 @@ class Places:
         if place.is_busy:
             raise PeerBusy("the lease runs another command at present")
         if place.is_suspended:
-            raise PeerBusy("the owner needs the machine at present: the lease is suspended")
+            raise PeerBusy(
+                "the owner needs the machine at present: the lease is suspended",
+                hint="it goes on by itself when the owner is done: try again later",
+            )
         place.idle.clear()
         place.is_cancelled = False
         started = asyncio.get_running_loop().time()

@@ -147,7 +147,10 @@ async def _execute(place: Place, framed: FramedStream[Session], request: Exec) -
 
 def _refuse_suspended(place: Place) -> None:
     if place.is_suspended:
-        raise PeerBusy("the owner needs the machine at present: the lease is suspended")
+        raise PeerBusy(
+            "the owner needs the machine at present: the lease is suspended",
+            hint="it goes on by itself when the owner is done: try again later",
+        )
 
 
 async def _listen(execution: Execution, framed: FramedStream[Session]) -> bool:
