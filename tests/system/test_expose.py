@@ -94,11 +94,11 @@ def _speaks_tls_and_websocket(owner: NodeUnderTest, gateway: NodeUnderTest, fold
         words = ("expose", str(service_port), "--domain", "ws.example.org", "--name", "ws")
         return owner.p2prc(*words, status=None).status == 0
 
-    with serve(echo, "127.0.0.1", 0, max_size=None) as service:
+    with serve(echo, "127.0.0.1", 0, max_size=None, open_timeout=90, ping_interval=None) as service:
         service_port = service.socket.getsockname()[1]
         thread = threading.Thread(target=service.serve_forever, daemon=True)
         thread.start()
-        wait_until(exposed, "the gateway has a certificate")
+        wait_until(exposed, "the gateway has a certificate", timeout_s=90)
         row = _row(owner, "ws")
         assert row["remote"] == f"https://ws.example.org:{port}"
         assert row["certificate_expires_at"]
@@ -107,10 +107,12 @@ def _speaks_tls_and_websocket(owner: NodeUnderTest, gateway: NodeUnderTest, fold
             sock=socket.create_connection(("127.0.0.1", port)),
             ssl=ssl.create_default_context(cafile=str(chain)),
             max_size=None,
+            open_timeout=90,
+            ping_interval=None,
         ) as client:
             for message in ("hello", random.Random(1).randbytes(1 << 20)):
                 client.send(message)
-                assert client.recv(timeout=60) == message
+                assert client.recv(timeout=90) == message
         service.shutdown()
         thread.join()
     owner.p2prc("unexpose", "ws")
@@ -153,6 +155,7 @@ def test_bad_input_and_other_rules_are_said(make_nodes: MakeNodes, tmp_path: Pat
         wait_until(
             lambda: ada.p2prc("expose", *words, "--name", "app", status=None).status == 0,
             "the gateway listens for domains",
+            timeout_s=90,
         )
         assert _row(ada, "app")["remote"] == f"http://app.example.org:{http_port}"
         here = f"127.0.0.1:{http_port}"
@@ -166,6 +169,7 @@ def test_bad_input_and_other_rules_are_said(make_nodes: MakeNodes, tmp_path: Pat
         wait_until(
             lambda: talk(here, request % b"app.example.org").startswith(b"HTTP/1.1 404 "),
             "it is freed",
+            timeout_s=90,
         )
         grace.p2prc("policy", "set", "gateway.http", "none")
         _speaks_tls_and_websocket(ada, grace, tmp_path)
