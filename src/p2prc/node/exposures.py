@@ -286,6 +286,12 @@ class Exposures:
             # It was the gateway's choice, and it may choose again.
             request = msgspec.structs.replace(request, port=0)
             opened = await self._post.ask(gateway, request, MappingOpened, timeout_s=_ASK_S)
+        except PeerError:
+            if exposure.id not in self._exposed:
+                # It may have been granted all the same, and would keep its domain for an hour.
+                end = self._post.ask(gateway, EndMapping(exposure.id), Done)
+                self._tasks.start(end, "a public port's end")
+            raise
         changed = msgspec.structs.replace(
             exposure,
             gateway=gateway,
