@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 
-from distributed import Client, LocalCluster  # type: ignore[import-not-found]
+from distributed import Client, LocalCluster
 
 WORKERS = 3
 

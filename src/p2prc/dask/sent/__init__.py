@@ -1,0 +1,1 @@
+"""What a cluster sends to its workers; stands alone there, so it imports nothing of p2prc."""
