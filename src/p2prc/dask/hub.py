@@ -53,10 +53,11 @@ class Hub:
     async def dial(self, target: str) -> socket.socket:
         """Connect the scheduler, or the client, which both are in this process. Raises OSError."""
         if target == SCHEDULER:
+            listener = self._listener()
             ours, theirs = socket.socketpair()
             ours.setblocking(False)
             theirs.setblocking(False)
-            self._start(self._listener()(theirs, "client"))
+            self._start(listener(theirs, "client"))
             return ours
         member = self._members.get(target)
         if member is None:
@@ -91,9 +92,10 @@ class Hub:
 
     async def _connect_worker(self, member: Member, number: str, target: str) -> None:
         try:
+            listener = self._listener() if target == SCHEDULER else None
             near = await _connect(member.path, comm.head("take", number))
-            if target == SCHEDULER:
-                self._start(self._listener()(near, member.name))
+            if listener is not None:
+                self._start(listener(near, member.name))
                 return
             try:
                 far = await _connect(self._members[target].path, comm.head("serve", member.name))
