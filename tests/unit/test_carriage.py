@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2prc.errors import PeerMisbehaved
+from p2prc.errors import PeerLost, PeerMisbehaved
 from p2prc.model.identity import NodeId
 from p2prc.node import carriage
 from p2prc.node.carriage import Carriage
@@ -291,3 +291,30 @@ async def test_a_conversation_has_one_faster_stream() -> None:
         await one.write(b"still there")
         assert await other.read() == b"still there"
         assert not lanes.opened
+
+
+@pytest.mark.parametrize("refusal", [None, PeerLost("not here")])
+async def test_what_is_written_goes_before_the_peers_word_and_a_refusal_breaks_the_link(
+    refusal: PeerLost | None,
+) -> None:
+    word = asyncio.Event()
+
+    async def opening() -> bytes:
+        await word.wait()
+        if refusal is not None:
+            raise refusal
+        return data_head(0, 3) + b"abc"
+
+    base, other_base = _streams()
+    one = Carriage(base, b"", opening=opening)
+    other = Carriage(other_base, b"")
+    async with asyncio.timeout(30):
+        await one.write(b"early")
+        assert await other.read() == b"early"
+        word.set()
+        if refusal is None:
+            assert await one.read() == b"abc"
+        else:
+            with pytest.raises(ConnectionResetError, match="not here"):
+                await one.read()
+        await asyncio.gather(one.close(), other.close())

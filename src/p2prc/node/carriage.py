@@ -44,6 +44,8 @@ LOOK_S = 2.0
 STRIKES = 3
 """So many looks without progress, each answered on the first stream, and a lane is given up."""
 FAREWELL_S = 5.0
+Opening = Callable[[], Awaitable[bytes]]
+"""Wait for the peer's word that it serves us; return what came behind it. Raises P2prcError."""
 OpenFast = Callable[[], Awaitable[Stream | None]]
 """Open a faster stream and announce on it whose it is; None where there is no such way now."""
 
@@ -53,8 +55,16 @@ log = logging.getLogger(__name__)
 class Carriage:
     """One side of a carried conversation: `runtime.port.Link` over one stream, or two."""
 
-    def __init__(self, base: Stream, rest: bytes, *, open_fast: OpenFast | None = None) -> None:
+    def __init__(
+        self,
+        base: Stream,
+        rest: bytes,
+        *,
+        open_fast: OpenFast | None = None,
+        opening: Opening | None = None,
+    ) -> None:
         self._base = base
+        self._opening = opening
         self._open_fast = open_fast
         self._sending, self._receiving = Sending(), Receiving()
         self._ends_after: int | None = None
@@ -164,6 +174,8 @@ class Carriage:
         if self._open_fast is None or self._fast is not None or self._next_carrier is not None:
             return
         if self._sending.given + self._receiving.received < FAST_FROM_BYTES or self._is_closed:
+            return
+        if self._opening is not None:
             return
         is_trying = self._trying is not None and not self._trying.done()
         if is_trying or asyncio.get_running_loop().time() < self._fast_again_at:
@@ -293,6 +305,9 @@ class Carriage:
 
     async def _read_base(self, rest: bytes) -> None:
         try:
+            if self._opening is not None:
+                rest = await self._opening()
+                self._opening = None
             await self._take_frames(self._base, rest)
         except P2prcError as error:
             self._break(error.message)

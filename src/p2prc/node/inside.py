@@ -11,7 +11,7 @@ from contextlib import aclosing
 
 import msgspec
 
-from p2prc.errors import PeerLost, PeerMisbehaved, PeerRefused, from_fields
+from p2prc.errors import P2prcError, PeerLost, PeerMisbehaved, PeerRefused, from_fields
 from p2prc.model.identity import LeaseId, NodeId
 from p2prc.model.workload import Outcome
 from p2prc.node.carriage import Carriage, new_token
@@ -51,6 +51,8 @@ from p2prc.wire.framing import frame
 
 ANSWER_TIMEOUT_S = 30.0
 Serve = Callable[[NodeId, Stream], Awaitable[None]]
+Answered = Callable[[P2prcError | None], None]
+"""Hears whether a peer serves us: why not, or None."""
 
 
 class RemoteCommand:
@@ -163,6 +165,34 @@ class Inside:
         """
         return await self._open_raw(node, DialService(service, protocol))
 
+    async def begin_service(
+        self, node: NodeId, service: str, protocol: Protocol, answered: Answered
+    ) -> Link:
+        """Like `open_service`, without waiting: what is written meanwhile goes along.
+
+        A refusal goes to `answered` and breaks the link. Raises PolicyRefuses, PortClosed,
+        PeerError where there is something to wait for after all.
+        """
+        token = await self._carriage_token(node)
+        if not token:
+            link = await self.open_service(node, service, protocol)
+            answered(None)
+            return link
+        framed = await self._open(node, DialService(service, protocol, carriage=token))
+
+        async def opening() -> bytes:
+            try:
+                await _expect_done(framed)
+            except P2prcError as error:
+                answered(error)
+                raise
+            answered(None)
+            return framed.take_raw()
+
+        return Carriage(
+            framed.stream, b"", open_fast=lambda: self._open_fast(node, token), opening=opening
+        )
+
     async def dial(self, node: NodeId, lease: LeaseId, port: int) -> Link:
         """Reach a port inside. Raises PortClosed, PeerError."""
         return await self._open_raw(node, DialPort(lease, port))
@@ -196,13 +226,10 @@ class Inside:
         token = await self._carriage_token(node)
         framed = await self._open(node, msgspec.structs.replace(request, carriage=token))
         try:
-            answer = await _next(framed, timeout_s=ANSWER_TIMEOUT_S)
+            await _expect_done(framed)
         except BaseException:
             await framed.stream.abort()
             raise
-        if not isinstance(answer, Done):
-            await framed.stream.abort()
-            raise PeerMisbehaved("the peer answered with something else")
         if not token:
             return StreamBytes(framed)
         return Carriage(
@@ -256,6 +283,11 @@ async def _next(framed: FramedStream[Session], *, timeout_s: float | None = None
     if isinstance(message, Refused):
         raise from_fields(message.code, message.message, hint=message.hint, otherwise=PeerRefused)
     return message
+
+
+async def _expect_done(framed: FramedStream[Session]) -> None:
+    if not isinstance(await _next(framed, timeout_s=ANSWER_TIMEOUT_S), Done):
+        raise PeerMisbehaved("the peer answered with something else")
 
 
 async def _send(framed: FramedStream[Session], archive: AsyncIterator[bytes]) -> None:
