@@ -97,6 +97,12 @@ class P2PCluster(SpecCluster):
             name=name,
         )
 
+    @property
+    def dashboard_link(self) -> str:
+        """The scheduler's web pages, which are on this machine; "" while it does not run."""
+        port = getattr(getattr(self.scheduler, "http_server", None), "port", None)
+        return f"http://127.0.0.1:{port}/status" if port else ""
+
     async def _close(self) -> None:
         try:
             await super()._close()

@@ -127,10 +127,12 @@ class PeerWorker(ProcessInterface):
             try:
                 return Client(self._place.home).create(node, **self._place.work)
             except P2prcError as error:
+                if len(nodes) == 1:
+                    raise
                 refusals.append(f"{node}: {error.message}")
         raise PeerBusy(
             f"no room for another worker: {'; '.join(refusals)}",
-            hint="name more nodes, ask for less, or `cluster.scale` to fewer",
+            hint="name more nodes, or ask for less",
         )
 
     def _check_versions(self, hello: Mapping[str, Any]) -> None:
