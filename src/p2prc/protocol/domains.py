@@ -6,8 +6,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import idna
-
 from p2prc.errors import DomainTaken, InvalidInput, PolicyRefuses, SettingInvalid
 from p2prc.model.identity import NodeId
 
@@ -36,6 +34,8 @@ def read_domain(text: str) -> str:
     if not name.isascii():
         if len(name) > NAME_LIMIT:
             raise InvalidInput("a domain has at most 253 characters", hint=_HINT)
+        import idna  # noqa: PLC0415 - large tables, for a node that has such a name
+
         try:
             name = idna.encode(name, uts46=True).decode("ascii")
         except (idna.IDNAError, UnicodeError) as error:
