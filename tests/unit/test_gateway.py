@@ -198,3 +198,30 @@ async def test_a_connection_lasts_no_longer_than_is_allowed(state: State) -> Non
     writer.close()
     assert "longer than this node allows" in gateway.all()[0].trouble
     await gateway.stop()
+
+
+async def test_a_connection_on_which_nothing_moves_is_ended(state: State) -> None:
+    gateway = _gateway(_Owners(), state, idle_s=0.05)
+    reader, writer = await asyncio.open_connection("127.0.0.1", await _opened(gateway, ADA))
+    with pytest.raises(ConnectionResetError):
+        await reader.read()
+    writer.close()
+    await gateway.stop()
+
+
+@pytest.mark.parametrize("bound", ["per_peer_connections", "per_mapping_connections"])
+async def test_one_connection_too_many_is_refused_and_said(state: State, bound: str) -> None:
+    gateway = _gateway(_Owners(), state, **{bound: 1})
+    port = await _opened(gateway, ADA)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"hello")
+    assert await reader.readexactly(5) == b"hello"
+    more, more_writer = await asyncio.open_connection("127.0.0.1", port)
+    with pytest.raises(ConnectionResetError):
+        await more.read()
+    more_writer.close()
+    assert "connections" in gateway.all()[0].trouble
+    writer.write(b"again")
+    assert await reader.readexactly(5) == b"again"
+    writer.close()
+    await gateway.stop()
