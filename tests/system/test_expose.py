@@ -57,6 +57,12 @@ def test_a_service_has_a_public_port_over_restarts_and_moves_when_asked_to(
                 client.send(content)
                 assert client.recv(1 << 16) == b"echo " + content
 
+        # What stands behind a third node has no p2prc of its own.
+        linus.p2prc("policy", "set", "forward.ports", f"printer=127.0.0.1:{port}")
+        words = ("printer", "--of", linus.name, "--via", grace.name, "--name", "paper")
+        assert talk(ada.p2prc("expose", *words).out.strip(), b"page") == b"pagebye"
+        ada.p2prc("unexpose", "paper")
+
         # Both sides come back, and the port is the same.
         grace.kill_9()
         ada.kill_9()
