@@ -167,7 +167,7 @@ def is_alive(pid: int) -> bool:
 
 
 def wait_until(
-    is_so: Callable[[], bool], claim: str, *, timeout_s: float = 30.0, poll_s: float = POLL_S
+    is_so: Callable[[], bool], claim: str, *, timeout_s: float = 60.0, poll_s: float = POLL_S
 ) -> float:
     """Wait for something that another process does; fail with the claim; return the seconds."""
     began = time.monotonic()

@@ -27,7 +27,7 @@ os.execv(words[0], words)
 """
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(620)
 def test_everything_holds_for_an_ordinary_user_too(tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("these tests run as an ordinary user already")
@@ -52,7 +52,7 @@ def test_everything_holds_for_an_ordinary_user_too(tmp_path: Path) -> None:
     argv = [sys.executable, "-c", program, root, tmp_path, *needed, "--", *words]
     tmp_path.chmod(0o755)
     result = subprocess.run(
-        [str(word) for word in argv], check=False, capture_output=True, text=True, timeout=290
+        [str(word) for word in argv], check=False, capture_output=True, text=True, timeout=600
     )
     if "PermissionError" in result.stderr and "unshare" in result.stderr:
         pytest.skip("this root may not make mount namespaces")
