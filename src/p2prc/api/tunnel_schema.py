@@ -28,7 +28,8 @@ class ExposeRequest(Request, frozen=True):
     `service` is a port, or with a node the name of a service there. `via` is the node to listen at,
     "" any that lends public ports; `public_port` 0 is any. It ends after `lifetime_s`; null never.
     With `follow` it moves to another gateway when its own is gone. With `domain` what is asked of
-    that name comes to it: requests of HTTP, or with `tls` TLS that the service speaks itself.
+    that name comes to it: requests of HTTP, or with `tls` TLS that the service speaks itself. With
+    `proxy_protocol` each connection of TCP begins with who it is from (PROXY protocol, version 2).
     """
 
     service: Annotated[str, Meta(min_length=1, max_length=63)]
@@ -41,6 +42,7 @@ class ExposeRequest(Request, frozen=True):
     follow: bool = False
     domain: Annotated[str, Meta(max_length=253)] = ""
     tls: bool = False
+    proxy_protocol: bool = False
 
 
 class EndTunnelRequest(Request, frozen=True):

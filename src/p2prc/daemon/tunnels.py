@@ -71,6 +71,7 @@ class TunnelDesk:
             follows=request.follow,
             domain=domain,
             is_tls=request.tls,
+            tells_client=request.proxy_protocol,
         )
         return self._exposed_row(await self._node.exposures.add(exposure, via))
 
@@ -202,6 +203,13 @@ def _check_domain(request: schema.ExposeRequest) -> None:
         raise InvalidInput(
             "a domain is asked for at the gateway's own ports, by HTTP or TLS",
             hint="leave out `--udp` and `--public`",
+        )
+    if request.proxy_protocol and request.protocol == UDP:
+        raise InvalidInput("the PROXY protocol precedes connections, not datagrams")
+    if request.proxy_protocol and request.domain and not request.tls:
+        raise InvalidInput(
+            "requests of HTTP tell whose they are in `X-Forwarded-For`",
+            hint="leave out `--proxy-protocol`",
         )
 
 

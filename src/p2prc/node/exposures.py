@@ -45,6 +45,7 @@ from p2prc.protocol.messages import (
     Session,
     TakeConnection,
 )
+from p2prc.protocol.proxy_header import proxy_header
 from p2prc.runtime.port import Link
 from p2prc.storage.state import State
 
@@ -89,6 +90,8 @@ class Exposure(msgspec.Struct, frozen=True):
     is_secured: bool = False
     """Of a domain: it is reached by TLS."""
     certificate_ends_at: float | None = None
+    tells_client: bool = False
+    """The service is told who connects, by a header of the PROXY protocol."""
 
 
 @dataclass(slots=True)
@@ -328,14 +331,18 @@ class Exposures:
         if task is not None:
             exposed.carrying.add(task)
         try:
-            await self._carried(exposed, peer, session, request.carriage)
+            await self._carried(exposed, peer, session, request)
         finally:
             exposed.connections -= 1
             if task is not None:
                 exposed.carrying.discard(task)
 
     async def _carried(
-        self, exposed: Exposed, peer: NodeId, session: FramedStream[Session], token: bytes
+        self,
+        exposed: Exposed,
+        peer: NodeId,
+        session: FramedStream[Session],
+        request: TakeConnection,
     ) -> None:
         exposure = exposed.exposure
         try:
@@ -345,10 +352,12 @@ class Exposures:
             raise PortClosed("nothing serves there") from error
         try:
             exposed.trouble = ""
+            if exposure.tells_client:
+                await service.write(proxy_header(request.client, exposure.port))
             await session.send(Done())
             own = Traffic()
             idle_s = UDP_IDLE_S if exposure.protocol == UDP else IDLE_S
-            async with self._carriages.served(peer, session, token) as remote:
+            async with self._carriages.served(peer, session, request.carriage) as remote:
                 counted = CountedLink(remote, own, exposed.traffic)
                 await until_idle(splice(counted, service), own, idle_s=idle_s)
         finally:

@@ -67,6 +67,9 @@ def forward_command(invocation: Invocation, /, *, target: str, ports: str, udp: 
 @click.option(
     "--tls", is_flag=True, help="With --domain: the service speaks TLS itself, handed over unread."
 )
+@click.option(
+    "--proxy-protocol", is_flag=True, help="Tell the service who connects (PROXY protocol 2)."
+)
 @click.option("--follow", is_flag=True, help="Move to another gateway when its own is gone.")
 @click.pass_obj
 def expose_command(
@@ -82,6 +85,7 @@ def expose_command(
     lifetime: float | None,
     domain: str,
     tls: bool,
+    proxy_protocol: bool,
     follow: bool,
 ) -> None:
     """Give a port of mine a public address on a reachable node.
@@ -103,6 +107,7 @@ def expose_command(
             follow=follow,
             domain=domain,
             tls=tls,
+            proxy_protocol=proxy_protocol,
         )
     )
     if invocation.as_json:
