@@ -64,8 +64,8 @@ def test_a_service_has_a_public_port_over_restarts_and_moves_when_asked_to(
         ada.p2prc("unexpose", "paper")
 
         # A service that wants to know who connects is told, before anything else.
-        words = (str(port), "--proxy-protocol", "--via", grace.name, "--name", "told")
-        said = talk(ada.p2prc("expose", *words).out.strip(), b"hello")
+        knowing = (str(port), "--proxy-protocol", "--via", grace.name, "--name", "told")
+        said = talk(ada.p2prc("expose", *knowing).out.strip(), b"hello")
         assert (said[12:20], said[28:]) == (b"\x21\x11\x00\x0c\x7f\x00\x00\x01", b"hellobye")
         ada.p2prc("unexpose", "told")
 
