@@ -6,12 +6,14 @@ render. A server that died is started once more by whoever asks next.
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import socket
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +100,12 @@ def serve() -> None:
         import bpy  # noqa: PLC0415 - only the server needs it
     except ImportError as error:
         sys.exit(f"openjd_fail: Blender cannot be loaded on this node: {error}")
-    bpy.ops.wm.open_mainfile(filepath=os.path.abspath(orders["scene"]), load_ui=False)  # noqa: PTH100
+    # Scripts and drivers of the scene belong to it, and run here, where nothing is but the scene.
+    bpy.ops.wm.open_mainfile(
+        filepath=os.path.abspath(orders["scene"]),  # noqa: PTH100
+        load_ui=False,
+        use_scripts=True,
+    )
     missing = missing_files(bpy)
     if missing:
         told = ", ".join(missing[:5])
@@ -125,14 +132,28 @@ def missing_files(bpy: Any) -> list[str]:
     """Return files that the scene uses, which are neither packed into it nor here."""
     found = []
     for image in bpy.data.images:
-        if image.source == "FILE" and image.users and not image.packed_file and image.filepath:
-            path = bpy.path.abspath(image.filepath, library=image.library)
-            if not os.path.exists(path):  # noqa: PTH110
-                found.append(image.filepath)
+        is_file = image.source in ("FILE", "SEQUENCE", "MOVIE", "TILED")
+        if is_file and image.users and not image.packed_file and not is_there(bpy, image):
+            found.append(image.filepath)
+    others = (bpy.data.fonts, bpy.data.movieclips, bpy.data.volumes, bpy.data.cache_files)
+    for one in (each for several in others for each in several):
+        if one.users and not getattr(one, "packed_file", None) and not is_there(bpy, one):
+            found.append(one.filepath)
     for library in bpy.data.libraries:
-        if not os.path.exists(bpy.path.abspath(library.filepath)):  # noqa: PTH110
+        if not library.packed_file and not is_there(bpy, library):
             found.append(library.filepath)
     return sorted(set(found))
+
+
+def is_there(bpy: Any, used: Any) -> bool:
+    """Say whether the file is here that something in the scene names; of tiles any one."""
+    if not used.filepath or used.filepath == "<builtin>":
+        return True
+    path = Path(bpy.path.abspath(used.filepath, library=used.library))
+    for mark in ("<UDIM>", "<UVTILE>"):
+        if mark in path.name:
+            return any(path.parent.glob(glob.escape(path.name).replace(mark, "*")))
+    return path.exists()
 
 
 def prepare(bpy: Any, options: dict[str, Any]) -> dict[str, Any]:
@@ -157,6 +178,9 @@ def prepare(bpy: Any, options: dict[str, Any]) -> dict[str, Any]:
         sys.exit("openjd_fail: the scene has no camera")
     render.threads_mode = "FIXED"
     render.threads = len(os.sched_getaffinity(0))
+    if hasattr(render.image_settings, "media_type"):
+        # From Blender 5.0 on, a scene that was saved for video offers no pictures before this.
+        render.image_settings.media_type = "IMAGE"
     render.image_settings.file_format = "PNG"
     render.use_overwrite, render.use_placeholder = True, False
     samples, device = 0, "CPU"
@@ -228,4 +252,13 @@ if __name__ == "__main__":
     elif sys.argv[1] == "frames":
         frames(*sys.argv[2:])
     else:
-        serve()
+        try:
+            serve()
+        except SystemExit as end:
+            print(end.code, flush=True)
+        except BaseException:  # noqa: BLE001 - whatever it is, whoever waits must hear of it
+            traceback.print_exc()
+        # Threads of Blender's may keep the interpreter from coming to its end.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
