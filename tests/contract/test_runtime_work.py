@@ -145,7 +145,10 @@ async def test_the_dead_do_not_pile_up(bench: Bench) -> None:
     for _ in range(3):
         script = "for n in 1 2 3 4 5 6 7 8 9 10; do (true &) ; done"
         assert (await run(sandbox, ["sh", "-c", script]))[0].status == 0
-    assert (await sandbox.usage()).processes == 0
+    async with asyncio.timeout(PATIENCE_S):
+        # The last of them may still be on its way out.
+        while (await sandbox.usage()).processes:
+            await asyncio.sleep(0.05)
 
 
 @pytest.mark.parametrize("variant", ["shared", "isolated", CONTAINED])

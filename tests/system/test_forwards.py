@@ -37,7 +37,8 @@ def test_ports_of_a_node_only_where_its_owner_names_them(
         assert talk(str(path), b"by name") == b"by namebye"
         rows = ada.json("tunnels")
         assert rows[0]["bytes_in"] == len(large) + 3
-        assert rows[0]["bytes_out"] == len(large)
+        # What was said to the closed door may have left before the answer came.
+        assert rows[0]["bytes_out"] in (len(large), len(large) + len(b"hello"))
         assert [row["trouble"] for row in rows] == ["", ""]
 
         row = ada.json("forward", grace.name, f"0:{datagram_port}", "--udp")

@@ -22,6 +22,7 @@ ORDERS = ".blender.json"
 LOG = ".blender.log"
 READY_S = 900
 FRAME_S = 6 * 3600
+OTHER_FILES = ("fonts", "movieclips", "volumes", "cache_files")
 GPU_KINDS = ("OPTIX", "CUDA", "HIP", "ONEAPI", "METAL")
 
 
@@ -135,12 +136,13 @@ def missing_files(bpy: Any) -> list[str]:
         is_file = image.source in ("FILE", "SEQUENCE", "MOVIE", "TILED")
         if is_file and image.users and not image.packed_file and not is_there(bpy, image):
             found.append(image.filepath)
-    others = (bpy.data.fonts, bpy.data.movieclips, bpy.data.volumes, bpy.data.cache_files)
+    # An older Blender has not all of these.
+    others = [getattr(bpy.data, kind, ()) for kind in OTHER_FILES]
     for one in (each for several in others for each in several):
         if one.users and not getattr(one, "packed_file", None) and not is_there(bpy, one):
             found.append(one.filepath)
     for library in bpy.data.libraries:
-        if not library.packed_file and not is_there(bpy, library):
+        if not getattr(library, "packed_file", None) and not is_there(bpy, library):
             found.append(library.filepath)
     return sorted(set(found))
 
